@@ -1,0 +1,2 @@
+//! The beckon binary.
+fn main() {}
