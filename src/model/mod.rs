@@ -1,0 +1,18 @@
+//! Plain types that every layer speaks: ids, identities, events.
+//!
+//! Construction validates, so a value of one of these types is always good and nothing inside the
+//! engine checks it again. This module does no I/O, reads no clock and draws no randomness; times
+//! and ids are arguments.
+
+mod event;
+mod identity;
+mod ids;
+
+pub use event::{Call, Dialect, Event, EventKind, EventName, MessageId, RawJson};
+pub use identity::{Identity, IdentityKind};
+pub use ids::{CampaignId, EventId, KeyId, PersonId, ProjectId, SegmentId};
+
+/// Why a value was refused. The text is complete without the value that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub &'static str);
