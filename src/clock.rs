@@ -21,7 +21,10 @@ impl Clock {
     }
 
     /// The current time, to the microsecond (what Postgres keeps).
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the clock"
+    )]
     pub fn now(&self) -> DateTime<Utc> {
         let now = Utc::now() + TimeDelta::milliseconds(self.offset_ms.load(Ordering::Relaxed));
         now - TimeDelta::nanoseconds(i64::from(now.timestamp_subsec_nanos() % 1_000))

@@ -153,7 +153,9 @@ impl FieldError {
     ) -> Self {
         Self {
             kind: "field",
-            value: value.cloned().unwrap_or_else(|| Value::String(String::new())),
+            value: value
+                .cloned()
+                .unwrap_or_else(|| Value::String(String::new())),
             msg: msg.into(),
             path: path.to_owned(),
             location,
@@ -237,7 +239,10 @@ pub enum Error {
 impl Error {
     /// One refused field.
     pub fn field(field: FieldError) -> Self {
-        Self::Validation { code: Code::InvalidField, fields: vec![field] }
+        Self::Validation {
+            code: Code::InvalidField,
+            fields: vec![field],
+        }
     }
 
     /// The stable code.

@@ -6,3 +6,5 @@ pub mod clock;
 pub mod error;
 pub mod ingest;
 pub mod model;
+pub mod store;
+pub mod targeting;

@@ -143,7 +143,11 @@ impl RawJson {
 
     /// True for the object without members, however it is spaced.
     pub fn is_empty(&self) -> bool {
-        let inner = self.as_str().trim().trim_start_matches('{').trim_end_matches('}');
+        let inner = self
+            .as_str()
+            .trim()
+            .trim_start_matches('{')
+            .trim_end_matches('}');
         inner.trim().is_empty()
     }
 }

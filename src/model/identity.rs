@@ -59,7 +59,10 @@ impl Identity {
         if memchr::memchr(0, value.as_bytes()).is_some() {
             return Err(Invalid("id must not contain \\u0000"));
         }
-        Ok(Self { kind, value: value.to_owned() })
+        Ok(Self {
+            kind,
+            value: value.to_owned(),
+        })
     }
 
     /// The application's own id for a user.

@@ -1,0 +1,17 @@
+DROP TABLE audit_log;
+DROP TABLE feature_flags;
+DROP TABLE segments;
+DROP TABLE campaign_history;
+DROP TABLE campaigns;
+DROP TABLE rejected_events;
+DROP TABLE events;
+DROP TABLE message_buckets;
+DROP TABLE message_ids_1;
+DROP TABLE message_ids_0;
+DROP TABLE identities;
+DROP TABLE persons;
+DROP SEQUENCE persons_id_seq;
+DROP TABLE api_keys;
+DROP TABLE project_origins;
+DROP TABLE project_revisions;
+DROP TABLE projects;

@@ -1,0 +1,83 @@
+//! Brings a database to the schema of this binary, one node at a time.
+
+use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::{Pg, PgConnection};
+use diesel::sql_types::BigInt;
+use diesel::{RunQueryDsl, sql_query};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+/// Every migration, compiled into the binary. Each has a `down.sql`.
+pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// The advisory lock that one migrating node holds.
+const MIGRATION_LOCK: i64 = 0x6265_636b_6f6e_0001;
+
+/// Why a database could not be brought to this binary's schema.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The database has migrations this binary does not know: a newer Beckon wrote it.
+    #[error(
+        "the database schema is newer than this binary (it has migration {0}); \
+         run the version of beckon that migrated it, or a newer one"
+    )]
+    NewerSchema(String),
+    /// A migration failed; it was rolled back.
+    #[error("migration failed: {0}")]
+    Failed(String),
+    /// The database could not be asked.
+    #[error(transparent)]
+    Database(#[from] diesel::result::Error),
+}
+
+/// Runs what is pending and returns the versions that were run. Waits for another node that is
+/// migrating.
+pub fn migrate(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
+    sql_query("SELECT pg_advisory_lock($1)")
+        .bind::<BigInt, _>(MIGRATION_LOCK)
+        .execute(connection)?;
+    let outcome = refuse_newer(connection).and_then(|()| {
+        connection
+            .run_pending_migrations(MIGRATIONS)
+            .map(|versions| versions.iter().map(ToString::to_string).collect())
+            .map_err(|error| MigrateError::Failed(error.to_string()))
+    });
+    // The lock belongs to the session, so a failure to release it ends with the connection.
+    let released =
+        connection.batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"));
+    let versions = outcome?;
+    released?;
+    Ok(versions)
+}
+
+/// The versions that are pending, oldest first; refuses a schema that is newer than the binary.
+pub fn pending(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
+    refuse_newer(connection)?;
+    connection
+        .pending_migrations(MIGRATIONS)
+        .map(|list| {
+            list.iter()
+                .map(|migration| migration.name().version().to_string())
+                .collect()
+        })
+        .map_err(|error| MigrateError::Failed(error.to_string()))
+}
+
+fn refuse_newer(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let known: Vec<String> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
+        .map_err(|error| MigrateError::Failed(error.to_string()))?
+        .iter()
+        .map(|migration: &Box<dyn Migration<Pg>>| migration.name().version().to_string())
+        .collect();
+    let applied = connection
+        .applied_migrations()
+        .map_err(|error| MigrateError::Failed(error.to_string()))?;
+    match applied
+        .iter()
+        .map(ToString::to_string)
+        .find(|version| !known.contains(version))
+    {
+        Some(version) => Err(MigrateError::NewerSchema(version)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,247 @@
+//! Postgres: connections, schema, migrations and the queries that more than one caller needs.
+//!
+//! Query functions take `&mut PgConnection` and return `QueryResult`; [`Store::run`] is the one
+//! bridge from async code. It never blocks an async thread, holds one of a bounded number of
+//! permits until the library call really ends, and gives the caller up at its deadline: a stopped
+//! Postgres blocks inside the library, where no database timeout reaches.
+//!
+//! Every query is scoped by project; one that is not says why.
+
+pub mod migrate;
+pub mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
+use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
+use diesel::{Connection, PgConnection, QueryResult};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::error::Error;
+
+/// How the pool behaves. Every figure is a setting.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// A libpq URL or connection string; TLS is asked for there (`sslmode`).
+    pub url: String,
+    /// Connections that reads and admin writes share.
+    pub pool_size: u32,
+    /// How long a caller waits for an answer before it gives up.
+    pub deadline: Duration,
+}
+
+/// The shared pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool<ConnectionManager<PgConnection>>,
+    permits: Arc<Semaphore>,
+    options: Arc<StoreOptions>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("pool", &self.pool.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every session is set to. UTC makes `current_date` the same on every server.
+const SESSION_SETUP: &str = "SET timezone = 'UTC'; SET synchronous_commit = on; \
+     SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
+     SET idle_in_transaction_session_timeout = '60s'";
+
+#[derive(Debug)]
+struct SessionSetup;
+
+impl CustomizeConnection<PgConnection, diesel::r2d2::Error> for SessionSetup {
+    fn on_acquire(&self, connection: &mut PgConnection) -> Result<(), diesel::r2d2::Error> {
+        connection
+            .batch_execute(SESSION_SETUP)
+            .map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+/// Opens a connection of one's own, set up like the pool's.
+pub fn connect(url: &str) -> Result<PgConnection, ConnectionError> {
+    let mut connection = PgConnection::establish(&with_timeouts(url))?;
+    connection
+        .batch_execute(SESSION_SETUP)
+        .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(connection)
+}
+
+/// Adds what makes a dead peer noticed, unless the URL says otherwise: a bound on connecting and on
+/// unacknowledged data.
+fn with_timeouts(url: &str) -> String {
+    let mut text = url.to_owned();
+    let is_uri = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    for (name, value) in [
+        ("connect_timeout", "2"),
+        ("tcp_user_timeout", "10000"),
+        ("application_name", "beckon"),
+    ] {
+        if url.contains(&format!("{name}=")) {
+            continue;
+        }
+        if is_uri {
+            text.push(if text.contains('?') { '&' } else { '?' });
+        } else {
+            text.push(' ');
+        }
+        text.push_str(name);
+        text.push('=');
+        text.push_str(value);
+    }
+    text
+}
+
+impl Store {
+    /// Makes the pool without connecting, so that a database that is absent now may come later.
+    pub fn new(options: StoreOptions) -> Self {
+        let manager = ConnectionManager::<PgConnection>::new(with_timeouts(&options.url));
+        let pool = Pool::builder()
+            .max_size(options.pool_size)
+            .min_idle(Some(0))
+            .connection_timeout(options.deadline)
+            .idle_timeout(Some(Duration::from_secs(300)))
+            .connection_customizer(Box::new(SessionSetup))
+            .error_handler(Box::new(diesel::r2d2::NopErrorHandler))
+            .build_unchecked(manager);
+        let permits = Arc::new(Semaphore::new(options.pool_size as usize * 4));
+        Self {
+            pool,
+            permits,
+            options: Arc::new(options),
+        }
+    }
+
+    /// The database this pool talks to.
+    pub fn url(&self) -> &str {
+        &self.options.url
+    }
+
+    /// Runs a query on a blocking thread and answers by the deadline, with
+    /// [`Error::DatabaseUnavailable`] when there is no answer. The query itself may still finish.
+    pub async fn run<T, F>(&self, query: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> QueryResult<T> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.options.deadline;
+        self.run_by(deadline, |connection| {
+            query(connection).map_err(Error::from)
+        })
+        .await
+    }
+
+    /// Runs work in one transaction that is rolled back by any error, the domain's own included.
+    pub async fn transact<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.options.deadline;
+        self.run_by(deadline, |connection| connection.transaction(work))
+            .await
+    }
+
+    async fn run_by<T, F>(&self, deadline: Instant, query: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        let acquire = Arc::clone(&self.permits).acquire_owned();
+        let permit = tokio::time::timeout_at(deadline, acquire)
+            .await
+            .map_err(|_| Error::DatabaseUnavailable)?
+            .map_err(|_| Error::ShuttingDown)?;
+        let pool = self.pool.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let _held_until_the_call_ends = permit;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut connection = pool.get_timeout(left).map_err(|error| {
+                tracing::warn!(error = %error, "no database connection");
+                Error::DatabaseUnavailable
+            })?;
+            query(&mut connection)
+        });
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panicked)) => Err(Error::Internal(panicked.to_string())),
+            Err(_) => {
+                tracing::warn!("the database did not answer in time");
+                Err(Error::DatabaseUnavailable)
+            }
+        }
+    }
+}
+
+/// Turns a database failure into the domain's words: a lost or refusing server is not available, a
+/// violated constraint is a conflict, anything else is a defect.
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        into_error(error)
+    }
+}
+
+fn into_error(error: DieselError) -> Error {
+    if is_unavailable(&error) {
+        tracing::warn!(error = %error, "the database is not available");
+        return Error::DatabaseUnavailable;
+    }
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, info) => {
+            Error::Conflict(match info.constraint_name() {
+                Some("campaigns_pkey") => "A campaign with this id exists already.".to_owned(),
+                Some("segments_pkey") => "A segment with this id exists already.".to_owned(),
+                Some("api_keys_hash_key") => "This key exists already.".to_owned(),
+                Some("projects_name_key") => "A project of this name exists already.".to_owned(),
+                _ => "The object exists already.".to_owned(),
+            })
+        }
+        other => Error::Internal(other.to_string()),
+    }
+}
+
+/// True when trying again later can help: the connection broke, the server is starting, stopping,
+/// out of connections, memory or disk, or gave up waiting for a lock.
+pub fn is_unavailable(error: &DieselError) -> bool {
+    match error {
+        DieselError::BrokenTransactionManager => true,
+        DieselError::DatabaseError(kind, info) => {
+            matches!(
+                kind,
+                DatabaseErrorKind::ClosedConnection
+                    | DatabaseErrorKind::UnableToSendCommand
+                    | DatabaseErrorKind::SerializationFailure
+                    | DatabaseErrorKind::ReadOnlyTransaction
+            ) || TRANSIENT_MESSAGES
+                .iter()
+                .any(|text| info.message().contains(text))
+        }
+        _ => false,
+    }
+}
+
+/// The library gives no SQLSTATE, so these stable English messages stand in for their classes
+/// (53 insufficient resources, 55P03, 57014, 57P01 to 57P03, 40P01).
+const TRANSIENT_MESSAGES: [&str; 14] = [
+    "No space left on device",
+    "could not extend file",
+    "too many clients",
+    "remaining connection slots",
+    "out of memory",
+    "lock timeout",
+    "statement timeout",
+    "deadlock detected",
+    "terminating connection",
+    "server closed the connection",
+    "the database system is",
+    "SSL connection has been closed",
+    "could not receive data from server",
+    "no connection to the server",
+];
