@@ -4,7 +4,10 @@
 
 pub mod clock;
 pub mod error;
+pub mod hub;
 pub mod ingest;
+pub mod matcher;
 pub mod model;
+pub mod segments;
 pub mod store;
 pub mod targeting;

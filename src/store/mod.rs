@@ -7,7 +7,9 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod live;
 pub mod migrate;
+pub mod persons;
 pub mod schema;
 
 use std::sync::Arc;
