@@ -3,8 +3,10 @@
 //! `ARCHITECTURE.md` is the map of the modules and of the direction in which they import.
 
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod ingest;
 pub mod model;
 pub mod store;
 pub mod targeting;
+pub mod telemetry;

@@ -8,6 +8,7 @@
 //! Every query is scoped by project; one that is not says why.
 
 pub mod migrate;
+pub mod partitions;
 pub mod schema;
 
 use std::sync::Arc;
