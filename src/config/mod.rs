@@ -169,10 +169,6 @@ const FOREIGN: [&str; 2] = ["BECKON_SERVICE_", "BECKON_PORT"];
 
 impl Sources {
     /// The process's own environment, with a file and flags from the command line.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the environment"
-    )]
     pub fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
         // A variable that is not text cannot be one of ours.
         let environment: Vec<(String, String)> = std::env::vars_os()
