@@ -1,1 +1,3 @@
 //! Beckon.
+
+pub mod embedded_pg;
