@@ -22,20 +22,33 @@ use super::wait::wait_until;
 /// The database role Beckon connects as; the cluster's superuser.
 pub(super) const ROLE: &str = "beckon";
 
+/// How the folder of a cluster that is being made is named; a random part follows.
+const UNFINISHED: &str = "postgres.new-";
+
+/// Who may connect.
+const RULES_FILE: &str = "pg_hba.conf";
+
+/// Which operating-system account is which role.
+const MAP_FILE: &str = "pg_ident.conf";
+
 /// How many bytes of initdb's output an error carries.
 const OUTPUT_BYTES_MAX: usize = 2_000;
 
 /// Removing an unfinished cluster is tried this often: an orphaned initdb may still write to it.
 const REMOVE_TRIES_MAX: u32 = 20;
 
-/// Makes the cluster if there is none. What an interrupted attempt left is removed first.
+/// Makes the cluster. What interrupted attempts left is to be removed first.
 pub(super) fn make(
     layout: &Layout,
     account: &Account,
     binaries: &PgBinaries,
     timeout: Duration,
 ) -> Result<(), EmbeddedError> {
-    let unfinished = &layout.unfinished;
+    // The name is a new one each time: an initdb that outlived a killed Beckon may still be at
+    // work under its own.
+    let unfinished = &layout
+        .data_dir
+        .join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4()));
     DirBuilder::new()
         .mode(0o700)
         .create(unfinished)
@@ -50,20 +63,34 @@ pub(super) fn make(
         .while_doing("sync", folder)
 }
 
-/// Removes what an interrupted [`make`] left behind.
+/// Removes what interrupted attempts to [`make`] left behind.
 pub(super) fn remove_unfinished(layout: &Layout) -> Result<(), EmbeddedError> {
+    let folder = &layout.data_dir;
+    for entry in fs::read_dir(folder).while_doing("read", folder)? {
+        let entry = entry.while_doing("read", folder)?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            remove_folder(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_folder(path: &Path) -> Result<(), EmbeddedError> {
     let mut tries = 0;
     loop {
-        match fs::remove_dir_all(&layout.unfinished) {
-            Ok(()) => tracing::info!("removed a PostgreSQL cluster that was never completed"),
+        match fs::remove_dir_all(path) {
+            Ok(()) => {
+                tracing::info!("removed a PostgreSQL cluster that was never completed");
+                return Ok(());
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                 tries += 1;
                 if tries == REMOVE_TRIES_MAX {
-                    return Err(error).while_doing("remove", &layout.unfinished);
+                    return Err(error).while_doing("remove", path);
                 }
             }
-            Err(error) => return Err(error).while_doing("remove", &layout.unfinished),
+            Err(error) => return Err(error).while_doing("remove", path),
         }
     }
 }
@@ -139,12 +166,12 @@ pub(super) fn configure(
     let settings = settings_file(layout, extra)?;
     replace(&layout.cluster.join("postgresql.conf"), &settings, account)?;
     let rules = "# Written by beckon at every start.\nlocal all all peer map=beckon\n";
-    replace(&layout.cluster.join("pg_hba.conf"), rules, account)?;
+    replace(&layout.cluster.join(RULES_FILE), rules, account)?;
     let map = format!(
         "# Written by beckon at every start.\nbeckon \"{}\" {ROLE}\n",
         account.client_name.replace('"', "\"\"")
     );
-    replace(&layout.cluster.join("pg_ident.conf"), &map, account)
+    replace(&layout.cluster.join(MAP_FILE), &map, account)
 }
 
 fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, EmbeddedError> {
@@ -156,6 +183,8 @@ fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, 
         ("lc_messages", "C"),
     ];
     let socket_dir = layout.socket_dir.to_string_lossy();
+    let rules = layout.cluster.join(RULES_FILE);
+    let map = layout.cluster.join(MAP_FILE);
     let port = PORT.to_string();
     let fixed = [
         ("fsync", "on"),
@@ -167,8 +196,8 @@ fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, 
         ("unix_socket_permissions", "0700"),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
-        ("hba_file", "pg_hba.conf"),
-        ("ident_file", "pg_ident.conf"),
+        ("hba_file", &rules.to_string_lossy()),
+        ("ident_file", &map.to_string_lossy()),
     ];
     let mut text = String::from("# Written by beckon at every start; changes here are lost.\n");
     for (name, value) in defaults {
@@ -239,6 +268,8 @@ pub(super) fn tail(text: &str, bytes_max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
     use super::*;
     use std::path::PathBuf;
 
@@ -246,7 +277,6 @@ mod tests {
         Layout {
             data_dir: PathBuf::from("/d"),
             cluster: PathBuf::from("/d/postgres"),
-            unfinished: PathBuf::from("/d/postgres.new"),
             log: PathBuf::from("/d/postgres.log"),
             socket_dir: PathBuf::from("/d/it's, \"here\""),
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! <data_dir>/beckon.lock       the flock, with the holder's process id
 //! <data_dir>/postgres/         the cluster; appears by one rename, whole or not at all
-//! <data_dir>/postgres.new/     a cluster being made; whatever a kill left of it is thrown away
+//! <data_dir>/postgres.new-*/   a cluster being made; whatever a kill left of it is thrown away
 //! <data_dir>/postgres.log      the server's log, and postgres.log.1, the part before it
 //! <data_dir>/run/              the socket, when the path is short enough for one
 //! ```
@@ -30,7 +30,6 @@ const SOCKET_PATH_BYTES_MAX: usize = 103;
 pub(super) struct Layout {
     pub(super) data_dir: PathBuf,
     pub(super) cluster: PathBuf,
-    pub(super) unfinished: PathBuf,
     pub(super) log: PathBuf,
     pub(super) socket_dir: PathBuf,
 }
@@ -52,7 +51,6 @@ impl Layout {
         let data_dir = data_dir.canonicalize().while_doing("resolve", data_dir)?;
         Ok(Self {
             cluster: data_dir.join("postgres"),
-            unfinished: data_dir.join("postgres.new"),
             log: data_dir.join("postgres.log"),
             socket_dir: socket_dir(&data_dir, is_root),
             data_dir,

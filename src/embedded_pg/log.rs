@@ -132,6 +132,8 @@ impl Drop for LogKeeper {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
     use super::*;
     use std::io::Write;
 

@@ -237,6 +237,9 @@ impl EmbeddedPostgres {
             return Ok(());
         };
         server.stop(self.stop_timeout)?;
+        // The server has removed its socket. An empty folder is only untidy, so a failure to
+        // remove it is not worth a word.
+        let _ = std::fs::remove_dir(self.address.socket_dir());
         tracing::info!(pid = self.pid, "PostgreSQL has stopped");
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -27,6 +27,10 @@ pub(super) struct Address {
 }
 
 impl Address {
+    pub(super) fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
     pub(super) fn url(&self, database: &str) -> String {
         format!(
             "postgresql:///{}?host={}&port={}&user={}",
