@@ -50,6 +50,7 @@ pub use self::binaries::{PgBinaries, find_binaries};
 pub use self::error::EmbeddedError;
 
 use self::account::Account;
+use self::error::IoContext;
 use self::layout::Layout;
 use self::lock::FolderLock;
 use self::log::LogKeeper;
@@ -250,6 +251,28 @@ impl Drop for EmbeddedPostgres {
         if let Err(error) = self.stop_server() {
             tracing::error!(%error, "could not stop PostgreSQL");
         }
+    }
+}
+
+/// Whether a server's data could live in `data_dir`, as far as entering the folders above it goes.
+///
+/// For choosing a default folder: as root, a folder below `/root` is out of the reach of the
+/// unprivileged account that the server runs as. `user` is as in [`EmbeddedOptions::user`].
+///
+/// # Errors
+/// See [`EmbeddedError`]; among them that there is no such account.
+pub fn is_reachable(data_dir: &Path, user: Option<&str>) -> Result<bool, EmbeddedError> {
+    let account = Account::resolve(user, None)?;
+    let absolute = std::path::absolute(data_dir).while_doing("resolve", data_dir)?;
+    // The data folder itself is made enterable when the server starts.
+    let above = absolute
+        .ancestors()
+        .skip(1)
+        .find(|ancestor| ancestor.exists());
+    match account.check_reach(above.unwrap_or(Path::new("/"))) {
+        Ok(()) => Ok(true),
+        Err(EmbeddedError::Unreachable { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
