@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod embedded_pg;
 pub mod error;
 pub mod ingest;
 pub mod model;
