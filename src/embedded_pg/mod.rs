@@ -54,7 +54,7 @@ use self::error::IoContext;
 use self::layout::Layout;
 use self::lock::FolderLock;
 use self::log::LogKeeper;
-use self::postmaster::Server;
+use self::postmaster::{PidFile, Process, Server, look_at};
 use self::start::{Address, Start};
 
 /// How to run the private server.
@@ -173,6 +173,20 @@ impl EmbeddedPostgres {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         self.address.url(database)
+    }
+
+    /// The URL of a database of the server that another Beckon runs in `data_dir`; nothing when no
+    /// server is ready there. A command next to a running server shares its Postgres this way.
+    #[must_use]
+    pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
+        let cluster = data_dir.canonicalize().ok()?.join("postgres");
+        let file = PidFile::read(&cluster).ok().flatten()?;
+        if !file.is_ready || look_at(file.pid) != Process::Postgres {
+            return None;
+        }
+        Address::new(file.socket_dir?, file.port?)
+            .url(database)
+            .into()
     }
 
     /// The process id of the server's main process.
