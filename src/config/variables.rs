@@ -254,23 +254,23 @@ pub const VARIABLES: &[Variable] = &[
         "Memory for the state of people seen lately. 1MiB to 64GiB.",
     ),
     Variable::server(
-        "rate_limit_key",
+        "key_requests_per_second",
         "5000",
-        "PER_SECOND",
+        "COUNT",
         "Calls a second of one key, with bursts of twice as many; 0 switches it off. Up to \
          1000000.",
     ),
     Variable::server(
-        "rate_limit_address",
+        "address_requests_per_second",
         "2000",
-        "PER_SECOND",
+        "COUNT",
         "Calls a second of one address, with bursts of twice as many; 0 switches it off. Up to \
          1000000.",
     ),
     Variable::server(
-        "rate_limit_failures",
+        "address_failures_per_minute",
         "60",
-        "PER_MINUTE",
+        "COUNT",
         "Calls a minute with a bad key of one address; 0 switches it off. Up to 1000000.",
     ),
     Variable::server(
