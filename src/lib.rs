@@ -3,6 +3,8 @@
 //! `ARCHITECTURE.md` is the map of the modules and of the direction in which they import.
 
 pub mod clock;
+pub mod config;
+pub mod embedded_pg;
 pub mod error;
 pub mod hub;
 pub mod ingest;
@@ -11,3 +13,4 @@ pub mod model;
 pub mod segments;
 pub mod store;
 pub mod targeting;
+pub mod telemetry;

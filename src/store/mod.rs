@@ -9,7 +9,11 @@
 
 pub mod live;
 pub mod migrate;
+pub mod live;
+pub mod migrate;
+pub mod partitions;
 pub mod persons;
+pub mod schema;
 pub mod schema;
 
 use std::sync::Arc;
