@@ -1,1 +1,7 @@
 //! Tests.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod decode_encoding;
+mod decode_fuzz;
+mod decode_recordings;
+mod decode_rules;

@@ -311,7 +311,7 @@ impl<'a> Pass<'a> {
         let token = self.text.get(start..self.at).unwrap_or_default();
         match serde_json::from_str::<f64>(token) {
             Err(_) => self.replace(start, "null"),
-            Ok(value) if value == 0.0 => self.replace(start, "0"),
+            Ok(0.0) => self.replace(start, "0"),
             Ok(value) if token.len() > NUMBER_CHARS_MAX => {
                 let nearest = serde_json::Number::from_f64(value)
                     .map_or_else(|| "null".to_owned(), |number| number.to_string());

@@ -222,13 +222,8 @@ pub fn decode(
 /// Reads only the key that a body carries, for callers that authenticate before they decode.
 pub fn body_key(body: &[u8]) -> Option<String> {
     let text = utf8(body);
-    match Envelope::split(&text, "", 0) {
-        Some(envelope) => envelope.members.key(),
-        None => {
-            let strict = lenient::strict(&text).ok()?;
-            Envelope::split(&strict.text, "", 0)?.members.key()
-        }
-    }
+    let strict = lenient::strict(&text).ok()?;
+    Envelope::split(&strict.text, "", 0)?.members.key()
 }
 
 fn utf8(body: &[u8]) -> Cow<'_, str> {
