@@ -9,11 +9,8 @@
 
 pub mod live;
 pub mod migrate;
-pub mod live;
-pub mod migrate;
 pub mod partitions;
 pub mod persons;
-pub mod schema;
 pub mod schema;
 
 use std::sync::Arc;
