@@ -1,1 +1,3 @@
 //! Beckon.
+
+pub mod rules;
