@@ -10,6 +10,7 @@ pub mod hub;
 pub mod ingest;
 pub mod matcher;
 pub mod model;
+pub mod rules;
 pub mod segments;
 pub mod store;
 pub mod targeting;
