@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel::sql_types::{Array, BigInt, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -156,7 +156,8 @@ impl Shard {
             return unavailable(error);
         }
         if partition_is_missing
-            && let Err(error) = partitions::ensure_today(connection)
+            && let Err(error) = partitions::database_now(connection)
+                .and_then(|now| partitions::ensure_day(connection, now.date_naive()))
         {
             return unavailable(error);
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::decode::Item;
 use crate::error::Error;
-use crate::model::{Call, Event, Identity, ProjectId};
+use crate::model::{Call, Event, Identity, IdentityKind, ProjectId};
 use crate::targeting::Targeting;
 
 /// The items of one shard, each with its place in the request.
@@ -21,16 +21,10 @@ pub(super) fn identities(event: &Event) -> (Option<&Identity>, Option<&Identity>
     (own, linked.filter(|linked| Some(*linked) != own))
 }
 
-/// Splits a request by shard. Everything that the request itself links, or that leads to one
-/// person, stays together and in order; items without a person go with the first that has one.
-pub(super) async fn split(
-    targeting: &Targeting,
-    project: ProjectId,
-    items: Vec<Item>,
-    shards: usize,
-) -> Result<Vec<Part>, Error> {
+/// Every identity that the items name, each once.
+fn mentioned(items: &[Item]) -> Vec<Identity> {
     let mut wanted: Vec<Identity> = Vec::new();
-    for item in &items {
+    for item in items {
         if let Item::Event(event) = item {
             let (own, linked) = identities(event);
             wanted.extend(own.into_iter().chain(linked).cloned());
@@ -38,7 +32,50 @@ pub(super) async fn split(
     }
     wanted.sort_unstable();
     wanted.dedup();
-    let known = targeting.addresses(project, wanted.clone()).await?;
+    wanted
+}
+
+/// An alias names the previous id without its kind. It is taken for a user's; where no user of that
+/// id is known but an anonymous one is, that one is meant. Returns the places of aliases with the
+/// anonymous identity each might mean.
+fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(place, item)| match item {
+            Item::Event(event) => match &event.call {
+                Call::Alias { previous } if previous.kind() == IdentityKind::User => {
+                    Some((place, Identity::anonymous(previous.value()).ok()?))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// Splits a request by shard. Everything that the request itself links, or that leads to one
+/// person, stays together and in order; items without a person go with the first that has one.
+pub(super) async fn split(
+    targeting: &Targeting,
+    project: ProjectId,
+    mut items: Vec<Item>,
+    shards: usize,
+) -> Result<Vec<Part>, Error> {
+    let twins = anonymous_twins(&items);
+    let mut wanted = mentioned(&items);
+    wanted.extend(twins.iter().map(|(_, twin)| twin.clone()));
+    let known = targeting.addresses(project, wanted).await?;
+    let mentioned_before = mentioned(&items);
+    for (place, twin) in twins {
+        let Some(Item::Event(event)) = items.get_mut(place) else { continue };
+        let Call::Alias { previous } = &mut event.call else { continue };
+        let twin_is_known = known.contains_key(&twin) || mentioned_before.contains(&twin);
+        if !known.contains_key(previous) && twin_is_known {
+            *previous = twin;
+        }
+    }
+    let wanted = mentioned(&items);
 
     let mut groups = Groups::default();
     for identity in &wanted {

@@ -3,13 +3,15 @@
 
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
-use diesel::prelude::*;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::QueryResult;
+use diesel::query_builder::{AstPass, Query, QueryFragment};
 use diesel::sql_types::{
     Array, BigInt, Bytea, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::store::prepared::prepared;
 
 /// Message ids in columns, sorted by (project, digest), each pair once.
 #[derive(Debug, Default)]
@@ -21,7 +23,7 @@ pub(super) struct MessageIds {
 
 /// Claims message ids in bucket `BUCKET`, unless the other bucket has them or another bucket has
 /// become current, and returns those that were *not* claimed.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct ClaimMessageIds<'a, const BUCKET: i16> {
     pub(super) ids: &'a MessageIds,
 }
@@ -54,14 +56,14 @@ impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
     }
 }
 
+prepared!(ClaimMessageIds<'_, const BUCKET: i16>);
+
 impl<const BUCKET: i16> Query for ClaimMessageIds<'_, BUCKET> {
     type SqlType = (BigInt, Bytea);
 }
 
-impl<const BUCKET: i16> RunQueryDsl<PgConnection> for ClaimMessageIds<'_, BUCKET> {}
-
 /// Finds the events that message ids were claimed for, in either bucket.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct FindMessageIds<'a> {
     pub(super) projects: &'a [i64],
     pub(super) digests: &'a [Vec<u8>],
@@ -83,14 +85,10 @@ impl QueryFragment<Pg> for FindMessageIds<'_> {
     }
 }
 
-impl Query for FindMessageIds<'_> {
-    type SqlType = (BigInt, Bytea, SqlUuid);
-}
-
-impl RunQueryDsl<PgConnection> for FindMessageIds<'_> {}
+prepared!(FindMessageIds<'_> => (BigInt, Bytea, SqlUuid));
 
 /// Gives up claims of events that turned out to be invalid.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct ReleaseMessageIds<'a> {
     pub(super) projects: &'a [i64],
     pub(super) digests: &'a [Vec<u8>],
@@ -112,7 +110,7 @@ impl QueryFragment<Pg> for ReleaseMessageIds<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for ReleaseMessageIds<'_> {}
+prepared!(ReleaseMessageIds<'_>);
 
 /// New identities in columns, sorted by key.
 #[derive(Debug, Default)]
@@ -125,7 +123,7 @@ pub(super) struct IdentityRows<'a> {
 }
 
 /// Inserts identities that nobody has; the caller compares the count.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct InsertIdentities<'a> {
     pub(super) rows: &'a IdentityRows<'a>,
 }
@@ -150,7 +148,7 @@ impl QueryFragment<Pg> for InsertIdentities<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for InsertIdentities<'_> {}
+prepared!(InsertIdentities<'_>);
 
 /// New people in columns.
 #[derive(Debug, Default)]
@@ -165,7 +163,7 @@ pub(super) struct PersonRows<'a> {
 }
 
 /// Inserts new people, first and last seen at the same moment.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct InsertPeople<'a> {
     pub(super) rows: &'a PersonRows<'a>,
 }
@@ -195,10 +193,10 @@ impl QueryFragment<Pg> for InsertPeople<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for InsertPeople<'_> {}
+prepared!(InsertPeople<'_>);
 
 /// Writes the traits of people whose rows are locked.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct UpdateTraits<'a> {
     pub(super) ids: &'a [i64],
     pub(super) traits: &'a [Value],
@@ -218,11 +216,11 @@ impl QueryFragment<Pg> for UpdateTraits<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for UpdateTraits<'_> {}
+prepared!(UpdateTraits<'_>);
 
 /// Moves the last-seen time of people forward. Rows that somebody else holds are passed over, since
 /// waiting for them in no particular order could end in a deadlock; the time is coarse anyway.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct TouchPeople<'a> {
     pub(super) ids: &'a [i64],
     pub(super) seen_at: &'a [DateTime<Utc>],
@@ -244,7 +242,7 @@ impl QueryFragment<Pg> for TouchPeople<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for TouchPeople<'_> {}
+prepared!(TouchPeople<'_>);
 
 /// Events in columns.
 #[derive(Debug, Default)]
@@ -264,7 +262,7 @@ pub(super) struct EventRows<'a> {
 }
 
 /// Inserts events into today's partition, by the database's date.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub(super) struct InsertEvents<'a> {
     pub(super) rows: &'a EventRows<'a>,
 }
@@ -309,4 +307,4 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
     }
 }
 
-impl RunQueryDsl<PgConnection> for InsertEvents<'_> {}
+prepared!(InsertEvents<'_>);

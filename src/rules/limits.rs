@@ -144,6 +144,14 @@ impl RuleError {
     }
 }
 
+impl RuleError {
+    /// The same error of a rule that stands inside a larger object.
+    pub fn under(mut self, pointer: &str) -> Self {
+        self.pointer.insert_str(0, pointer);
+        self
+    }
+}
+
 /// Something about a valid rule that its author probably did not mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleWarning {

@@ -11,6 +11,7 @@ pub mod live;
 pub mod migrate;
 pub mod partitions;
 pub mod persons;
+pub(crate) mod prepared;
 pub mod schema;
 
 use std::sync::Arc;

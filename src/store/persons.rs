@@ -2,10 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
-use diesel::prelude::*;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::query_builder::{AstPass, QueryFragment};
 use diesel::sql_types::{Array, BigInt, Jsonb, Nullable, SmallInt, Text, Timestamptz};
+use diesel::{QueryResult, Queryable};
 use serde_json::Value;
+
+use super::prepared::prepared;
 
 /// Which person an identity leads to.
 #[derive(Debug, Clone, Queryable)]
@@ -23,7 +25,7 @@ pub struct AddressRow {
 }
 
 /// Looks identities up, whatever their project; each row of the input names its own.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub struct FindAddresses<'a> {
     /// Projects, one an identity.
     pub projects: &'a [i64],
@@ -52,11 +54,7 @@ impl QueryFragment<Pg> for FindAddresses<'_> {
     }
 }
 
-impl Query for FindAddresses<'_> {
-    type SqlType = (BigInt, SmallInt, Text, BigInt, BigInt);
-}
-
-impl RunQueryDsl<PgConnection> for FindAddresses<'_> {}
+prepared!(FindAddresses<'_> => (BigInt, SmallInt, Text, BigInt, BigInt));
 
 /// A person's state as stored.
 #[derive(Debug, Clone, Queryable)]
@@ -80,7 +78,7 @@ pub struct PersonRow {
 }
 
 /// Loads people by number; the numbers come from identities, which are scoped by project.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub struct LoadPeople<'a> {
     /// The people's numbers.
     pub ids: &'a [i64],
@@ -89,7 +87,7 @@ pub struct LoadPeople<'a> {
 /// Holds the rows of these people until the transaction ends, in the order of numbers so that two
 /// writers cannot wait for each other. Their state is read by a later statement, whose snapshot
 /// then holds whatever the lock waited for.
-#[derive(Debug, QueryId)]
+#[derive(Debug)]
 pub struct LockPeople<'a> {
     /// The people's numbers.
     pub ids: &'a [i64],
@@ -119,11 +117,7 @@ impl QueryFragment<Pg> for LoadPeople<'_> {
     }
 }
 
-impl Query for LoadPeople<'_> {
-    type SqlType = PersonSql;
-}
-
-impl RunQueryDsl<PgConnection> for LoadPeople<'_> {}
+prepared!(LoadPeople<'_> => PersonSql);
 
 impl QueryFragment<Pg> for LockPeople<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
@@ -134,8 +128,4 @@ impl QueryFragment<Pg> for LockPeople<'_> {
     }
 }
 
-impl Query for LockPeople<'_> {
-    type SqlType = BigInt;
-}
-
-impl RunQueryDsl<PgConnection> for LockPeople<'_> {}
+prepared!(LockPeople<'_> => BigInt);

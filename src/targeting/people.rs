@@ -52,7 +52,7 @@ pub struct PersonState {
 impl PersonState {
     /// The traits as an object.
     pub fn traits_object(&self) -> &Map<String, Value> {
-        static NONE: Map<String, Value> = Map::new();
+        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
         self.traits.as_object().unwrap_or(&NONE)
     }
 
