@@ -217,9 +217,9 @@ impl Expr {
                 };
                 computed.into_iter().chain(default.as_deref()).collect()
             }
-            Expr::Exists(value)
-            | Expr::Matches { value, .. }
-            | Expr::WithinLast { value, .. } => vec![value],
+            Expr::Exists(value) | Expr::Matches { value, .. } | Expr::WithinLast { value, .. } => {
+                vec![value]
+            }
         }
     }
 
@@ -229,7 +229,11 @@ impl Expr {
         let mut cost = 1_u64;
         for (index, child) in self.children().into_iter().enumerate() {
             let own = child.cost(max_array_len);
-            let times = if iteration && index == 1 { max_array_len } else { 1 };
+            let times = if iteration && index == 1 {
+                max_array_len
+            } else {
+                1
+            };
             cost = cost.saturating_add(own.saturating_mul(times));
         }
         cost

@@ -46,13 +46,15 @@ fn reads_event(expr: &Expr, in_body: bool) -> bool {
                 VarPath::Dotted(path) => is_event_path(path),
                 VarPath::Computed(_) => true,
             };
-            by_path || default.as_deref().is_some_and(|expr| reads_event(expr, in_body))
+            by_path
+                || default
+                    .as_deref()
+                    .is_some_and(|expr| reads_event(expr, in_body))
         }
         Expr::Call(Operator::Missing, args) => args.iter().any(names_event),
         Expr::Call(Operator::MissingSome, args) => {
             let (count, paths) = (args.first(), args.get(1));
-            count.is_some_and(|count| reads_event(count, in_body))
-                || paths.is_some_and(names_event)
+            count.is_some_and(|count| reads_event(count, in_body)) || paths.is_some_and(names_event)
         }
         Expr::Call(operator, args) if operator.is_iteration() => args
             .iter()
@@ -155,7 +157,11 @@ pub(super) fn holds_when_missing(
         Expr::Call(operator, args) if operator.is_comparison() => {
             let path = args.iter().find_map(|arg| may_be_missing(arg, context))?;
             let plain = |arg: &Expr| match arg {
-                Expr::Literal(_) | Expr::Var { path: VarPath::Dotted(_), .. } => true,
+                Expr::Literal(_)
+                | Expr::Var {
+                    path: VarPath::Dotted(_),
+                    ..
+                } => true,
                 Expr::List(items) => items.iter().all(|item| matches!(item, Expr::Literal(_))),
                 _ => false,
             };

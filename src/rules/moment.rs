@@ -111,7 +111,19 @@ mod tests {
         assert_eq!(window_seconds("1h"), Some(3_600));
         assert_eq!(window_seconds("3d"), Some(259_200));
         assert_eq!(window_seconds("2w"), Some(1_209_600));
-        for bad in ["", "d", "3", "0d", "-1d", "+1d", "1.5d", "3 d", "3y", "3é", "99999999999w"] {
+        for bad in [
+            "",
+            "d",
+            "3",
+            "0d",
+            "-1d",
+            "+1d",
+            "1.5d",
+            "3 d",
+            "3y",
+            "3é",
+            "99999999999w",
+        ] {
             assert_eq!(window_seconds(bad), None, "{bad}");
         }
     }

@@ -72,7 +72,11 @@ fn builder() -> EngineBuilder {
         .add_operator(BOUNDED_MEMORY, BoundedMemory)
         .add_operator(BOUNDED_VALUE, BoundedValue)
         .add_operator(lowered_name(Operator::Between), Between);
-    for operator in [Operator::StartsWith, Operator::EndsWith, Operator::IContains] {
+    for operator in [
+        Operator::StartsWith,
+        Operator::EndsWith,
+        Operator::IContains,
+    ] {
         builder = builder.add_operator(lowered_name(operator), TextTest(operator));
     }
     for operator in [Operator::Before, Operator::After] {
@@ -348,14 +352,21 @@ fn any_missing(args: &[&DataValue<'_>]) -> bool {
 fn text<'a>(value: &'a DataValue<'_>, operator: Operator) -> Result<&'a str> {
     match value {
         DataValue::String(text) => Ok(text),
-        _ => Err(Error::type_error(format!("{} needs texts", operator.name()))),
+        _ => Err(Error::type_error(format!(
+            "{} needs texts",
+            operator.name()
+        ))),
     }
 }
 
 fn number(value: &DataValue<'_>) -> Result<f64> {
     let number = match value {
         DataValue::Number(number) => Some(number.as_f64()),
-        DataValue::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        DataValue::String(text) => text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite()),
         _ => None,
     };
     number.ok_or_else(|| Error::type_error("between needs numbers, or texts only"))

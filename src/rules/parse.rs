@@ -123,11 +123,20 @@ impl Parser<'_> {
         let given = args.as_array().map_or(1, Vec::len);
         if given < least || given > most {
             let message = if least == most {
-                format!("\"{}\" takes {least} arguments, not {given}", operator.name())
+                format!(
+                    "\"{}\" takes {least} arguments, not {given}",
+                    operator.name()
+                )
             } else if most == usize::MAX {
-                format!("\"{}\" takes {least} arguments or more, not {given}", operator.name())
+                format!(
+                    "\"{}\" takes {least} arguments or more, not {given}",
+                    operator.name()
+                )
             } else {
-                format!("\"{}\" takes {least} to {most} arguments, not {given}", operator.name())
+                format!(
+                    "\"{}\" takes {least} to {most} arguments, not {given}",
+                    operator.name()
+                )
             };
             return Err(self.error(RuleErrorCode::WrongArguments, message));
         }
@@ -297,7 +306,10 @@ impl Parser<'_> {
             let refusal = if parser.regexes > limits.max_regexes {
                 format!("a rule may have at most {} patterns", limits.max_regexes)
             } else if pattern.len() > limits.max_regex_bytes {
-                format!("a pattern may have at most {} bytes", limits.max_regex_bytes)
+                format!(
+                    "a pattern may have at most {} bytes",
+                    limits.max_regex_bytes
+                )
             } else {
                 match regex(pattern, limits) {
                     Ok(_) => return Ok(()),

@@ -6,4 +6,6 @@ mod decode_fuzz;
 mod decode_recordings;
 mod decode_rules;
 mod embedded_pg;
+mod rules_official_suite;
+mod rules_seed_vectors;
 mod support;
