@@ -16,3 +16,6 @@ pub use expr::{Expr, Operator, VarPath};
 pub use facts::{EventFacts, Facts, FactsArena, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use seed_list::RuleList;
+
+#[cfg(test)]
+mod tests;
