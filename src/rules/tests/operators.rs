@@ -297,3 +297,52 @@ fn a_body_that_is_a_strict_comparison_takes_absent_for_null() {
         assert_eq!(on_traits(&rule, &items), Ok(expected), "{rule}");
     }
 }
+
+/// The table of the module's documentation.
+#[test]
+fn official_comparisons_follow_the_documented_table() {
+    const T: Option<bool> = Some(true);
+    const F: Option<bool> = Some(false);
+    const FAILS: Option<bool> = None;
+    let missing = || var("nothing");
+    let rows = [
+        (missing(), missing(), [T, T, F, T, F, T]),
+        (missing(), json!(18), [F, F, T, T, F, F]),
+        (missing(), json!(0), [T, F, F, T, F, T]),
+        (missing(), json!("x"), [F, F, F, F, F, F]),
+        (missing(), json!(""), [T, F, F, T, F, T]),
+        (missing(), json!(false), [T, F, F, T, F, T]),
+        (json!(1), json!("1"), [T, F, F, T, F, T]),
+        (json!(1), json!("x"), [FAILS, F, FAILS, FAILS, FAILS, FAILS]),
+        (json!("b"), json!("a"), [F, F, F, F, T, T]),
+        (json!(1), json!(true), [T, F, F, T, F, T]),
+        (
+            var("list"),
+            json!(1),
+            [FAILS, F, FAILS, FAILS, FAILS, FAILS],
+        ),
+        (
+            var("list"),
+            json!("a"),
+            [FAILS, F, FAILS, FAILS, FAILS, FAILS],
+        ),
+    ];
+    let traits = json!({"list": [1]});
+    for (left, right, answers) in rows {
+        for (operator, answer) in ["==", "===", "<", "<=", ">", ">="].into_iter().zip(answers) {
+            let rule = json!({ operator: [left, right] });
+            assert_eq!(on_traits(&rule, &traits).ok(), answer, "{rule}");
+            let negated = json!({ "!": rule });
+            assert_eq!(
+                on_traits(&negated, &traits).ok(),
+                answer.map(|answer| !answer),
+                "{negated}"
+            );
+            if operator.starts_with("==") {
+                let unequal = json!({ operator.replacen('=', "!", 1): [left, right] });
+                let expected = answer.map(|answer| !answer);
+                assert_eq!(on_traits(&unequal, &traits).ok(), expected, "{unequal}");
+            }
+        }
+    }
+}

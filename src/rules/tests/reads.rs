@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{parse, var};
+use super::{NOW, parse, time, var};
+use crate::rules::{Condition, Facts, FactsArena, Prepared, RuleList, UserFacts};
 
 #[test]
 fn mentioning_the_event_is_decided_from_the_rule() {
@@ -109,5 +110,42 @@ fn comparisons_that_hold_on_a_missing_value_are_warned_about() {
         json!({"if": [{"exists": "user.traits.age"}, {"<": [var("age"), 18]}, false]}),
     ] {
         assert_eq!(warned(&rule), Vec::<String>::new(), "{rule}");
+    }
+}
+
+#[test]
+fn a_condition_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Condition>();
+    shared::<RuleList>();
+}
+
+#[test]
+fn the_segment_lookup_may_evaluate_conditions_on_the_same_facts() {
+    let segment = parse(&json!({">=": [var("age"), 18]}));
+    let rule = parse(&json!({"and": [{"in_segment": "adults"}, {"in_segment": "adults"}]}));
+    let traits = json!({"age": 20});
+    for expected in [true, false] {
+        let arena = FactsArena::new();
+        let inner_arena = FactsArena::new();
+        let facts = |segments| Facts {
+            user: UserFacts {
+                id: "u1",
+                traits: &traits,
+                created_at: time(NOW),
+                last_seen_at: time(NOW),
+            },
+            event: None,
+            now: time(NOW),
+            segments,
+        };
+        let nobody = |_: &str| false;
+        let inner = Prepared::new(facts(&nobody), &inner_arena);
+        let lookup = |name: &str| {
+            expected && name == "adults" && segment.matches_prepared(&inner) == Ok(true)
+        };
+        let prepared = Prepared::new(facts(&lookup), &arena);
+        assert_eq!(rule.matches_prepared(&prepared), Ok(expected));
+        assert_eq!(segment.matches_prepared(&prepared), Ok(true));
     }
 }
