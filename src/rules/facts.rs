@@ -53,7 +53,7 @@ pub struct Facts<'a> {
     /// The decision's time.
     pub now: DateTime<Utc>,
     /// Whether the user is a member of the segment with this name or id. Must be pure, and may
-    /// evaluate other conditions on the same [`Prepared`].
+    /// evaluate other conditions.
     pub segments: &'a dyn Fn(&str) -> bool,
 }
 
