@@ -1,7 +1,7 @@
 //! Brings a database to the schema of this binary, one node at a time.
 
 use diesel::connection::SimpleConnection;
-use diesel::migration::{Migration, MigrationSource};
+use diesel::migration::MigrationSource;
 use diesel::pg::{Pg, PgConnection};
 use diesel::sql_types::BigInt;
 use diesel::{RunQueryDsl, sql_query};
@@ -67,7 +67,7 @@ fn refuse_newer(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let known: Vec<String> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
         .map_err(|error| MigrateError::Failed(error.to_string()))?
         .iter()
-        .map(|migration: &Box<dyn Migration<Pg>>| migration.name().version().to_string())
+        .map(|migration| migration.name().version().to_string())
         .collect();
     let applied = connection
         .applied_migrations()
