@@ -2,12 +2,15 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and of the direction in which they import.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod embedded_pg;
 pub mod error;
 pub mod ingest;
 pub mod model;
+pub mod retention;
 pub mod store;
 pub mod targeting;
 pub mod telemetry;
+pub mod transfer;
