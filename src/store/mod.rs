@@ -7,8 +7,11 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod live;
 pub mod migrate;
 pub mod partitions;
+pub mod persons;
+pub(crate) mod prepared;
 pub mod schema;
 
 use std::sync::Arc;
