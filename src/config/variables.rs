@@ -141,10 +141,11 @@ pub const VARIABLES: &[Variable] = &[
          100 to 60000.",
     ),
     Variable::server(
-        "trust_proxy",
-        "false",
-        "true|false",
-        "Whether X-Forwarded-For names the caller's address. Only true behind a proxy that sets it.",
+        "trusted_proxy_hops",
+        "0",
+        "COUNT",
+        "How many reverse proxies stand in front: so many entries of X-Forwarded-For are believed, \
+         counted from the right. 0 ignores the header. 0 to 16.",
     ),
     Variable::server(
         "cors_origins",
@@ -224,6 +225,12 @@ pub const VARIABLES: &[Variable] = &[
         "The largest body, decompressed. 1KiB to 256MiB, and no less than limit_event_bytes.",
     ),
     Variable::server(
+        "limit_admin_body_bytes",
+        "1MiB",
+        "BYTES",
+        "The largest body of an admin call. 1KiB to 64MiB.",
+    ),
+    Variable::server(
         "limit_batch_events",
         "2500",
         "COUNT",
@@ -255,23 +262,23 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "key_requests_per_second",
-        "5000",
+        "10000",
         "COUNT",
         "Calls a second of one key, with bursts of twice as many; 0 switches it off. Up to \
          1000000.",
     ),
     Variable::server(
         "address_requests_per_second",
-        "2000",
+        "10000",
         "COUNT",
-        "Calls a second of one address, with bursts of twice as many; 0 switches it off. Up to \
-         1000000.",
+        "Calls a second of one address, with bursts of twice as many; 0 switches it off. A proxy \
+         or a company's gateway is one address. Up to 1000000.",
     ),
     Variable::server(
-        "address_failures_per_minute",
-        "60",
+        "key_misses_per_minute",
+        "100",
         "COUNT",
-        "Calls a minute with a bad key of one address; 0 switches it off. Up to 1000000.",
+        "How many unknown keys one address may try in a minute; 0 switches it off. Up to 1000000.",
     ),
     Variable::server(
         "retention_schedule",

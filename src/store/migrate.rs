@@ -50,6 +50,30 @@ pub fn migrate(connection: &mut PgConnection) -> Result<Vec<String>, MigrateErro
     Ok(versions)
 }
 
+/// Undoes the newest migration and returns its version; nothing when none has run.
+pub fn revert_newest(connection: &mut PgConnection) -> Result<Option<String>, MigrateError> {
+    sql_query("SELECT pg_advisory_lock($1)")
+        .bind::<BigInt, _>(MIGRATION_LOCK)
+        .execute(connection)?;
+    let outcome = refuse_newer(connection).and_then(|()| {
+        let applied = connection
+            .applied_migrations()
+            .map_err(|error| MigrateError::Failed(error.to_string()))?;
+        if applied.is_empty() {
+            return Ok(None);
+        }
+        connection
+            .revert_last_migration(MIGRATIONS)
+            .map(|version| Some(version.to_string()))
+            .map_err(|error| MigrateError::Failed(error.to_string()))
+    });
+    let released =
+        connection.batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"));
+    let version = outcome?;
+    released?;
+    Ok(version)
+}
+
 /// The versions that are pending, oldest first; refuses a schema that is newer than the binary.
 pub fn pending(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     refuse_newer(connection)?;
