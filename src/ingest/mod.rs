@@ -162,10 +162,12 @@ impl Ingest {
             ));
             let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
             let works = works.clone();
-            std::thread::Builder::new().name(format!("beckon-shard-{number}")).spawn(move || {
-                let _until_it_ends = works;
-                shard.run();
-            })?;
+            std::thread::Builder::new()
+                .name(format!("beckon-shard-{number}"))
+                .spawn(move || {
+                    let _until_it_ends = works;
+                    shard.run();
+                })?;
             queues.push(Queue { jobs, admission });
         }
         Ok(Self(Arc::new(Inner {
@@ -249,6 +251,9 @@ impl Ingest {
             Ok(working) => working,
             Err(poisoned) => poisoned.into_inner(),
         };
-        matches!(working.recv_timeout(limit), Err(RecvTimeoutError::Disconnected))
+        matches!(
+            working.recv_timeout(limit),
+            Err(RecvTimeoutError::Disconnected)
+        )
     }
 }

@@ -30,7 +30,7 @@ fn a_rule_nested_ten_thousand_deep_is_refused() {
     assert_eq!(error.code, RuleErrorCode::TooDeep);
     assert!(error.pointer.starts_with("/0/value/"), "{}", error.pointer);
     // Dropping is the JSON library's own recursion, which is not what is tested here.
-    std::mem::forget((rule, list));
+    let _ = std::mem::ManuallyDrop::new((rule, list));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn data_nested_too_deep_is_a_failure_and_no_overflow() {
         kind(on_traits(&json!({"exists": "user.id"}), &traits)),
         EvalErrorKind::Limit
     );
-    std::mem::forget(traits);
+    let _ = std::mem::ManuallyDrop::new(traits);
 }
 
 #[test]
