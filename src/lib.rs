@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod http;
 pub mod ingest;
 pub mod model;
 pub mod store;
