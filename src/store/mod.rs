@@ -7,9 +7,16 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod analytics;
+pub mod audit;
+pub mod campaigns;
+pub mod events;
+pub mod flags;
 pub mod keys;
 pub mod migrate;
+pub mod people;
 pub mod schema;
+pub mod segments;
 
 use std::sync::Arc;
 use std::time::Duration;
