@@ -1,1 +1,4 @@
-//! Tests.
+//! The integration tests: one binary, whose tree mirrors what it tests.
+
+mod embedded_pg;
+mod support;
