@@ -215,13 +215,24 @@ fn ids_with_a_nul_are_refused_and_never_fail() {
     for body in [
         r#"{"user_id":"a\u0000b","event":"e"}"#,
         r#"{"user_id":"u","event":"a\u0000b"}"#,
-        r#"{"userId":"a\u0000b","event":"e"}"#,
-        r#"{"anonymousId":"a\u0000b","event":"e"}"#,
     ] {
         client
             .post_text("/v1/track", body)
             .expect_problem(400, "invalid_field");
     }
+    // Segment's SDKs would send a refused event again: it is answered 200, and in the ledger.
+    for body in [
+        r#"{"userId":"a\u0000b","event":"e"}"#,
+        r#"{"anonymousId":"a\u0000b","event":"e"}"#,
+        r#"{"userId":"u","event":"a\u0000b"}"#,
+    ] {
+        let answer = client.post_text("/v1/track", body).expect(200);
+        assert_eq!(answer["rejected"][0]["code"], "invalid_field", "{answer}");
+    }
+    let mut sql = app.sql();
+    assert_eq!(sql::number(&mut sql, "SELECT count(*) FROM events"), 0);
+    let ledger = sql::number(&mut sql, "SELECT count(*) FROM rejected_events");
+    assert_eq!(ledger, 3);
     assert_eq!(client.get("/v1/campaigns?user_id=a%00b").status, 400);
     for path in [
         "/v1/admin/users/a%00b",

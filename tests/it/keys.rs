@@ -140,3 +140,41 @@ fn a_key_expires_while_the_server_runs() {
         (fetch() == 401).then_some(())
     });
 }
+
+#[test]
+fn a_key_that_asks_too_much_is_told_when_to_come_back() {
+    let app = TestApp::start_with(&[("BECKON_KEY_REQUESTS_PER_SECOND", "2")]);
+    let client = app.client();
+    let answers: Vec<_> = (0..20).map(|_| client.get("/v1/campaigns")).collect();
+    let taken = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((2..20).contains(&taken), "{taken} of 20");
+    for header in ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
+        let value = answers[0].header(header);
+        assert!(value.parse::<u64>().is_ok(), "{header}: {value:?}");
+    }
+    let refused = answers.iter().find(|answer| answer.status != 200).unwrap();
+    refused.expect_problem(429, "rate_limited");
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=300).contains(&wait), "{wait}");
+    // Another key, and the probes, are not its neighbours' concern.
+    app.admin().get("/v1/admin/users").expect(200);
+    app.nobody().get("/v1/health").expect(200);
+    eventually("the bucket fills again", Duration::from_secs(10), || {
+        (client.get("/v1/campaigns").status == 200).then_some(())
+    });
+}
+
+#[test]
+fn guessing_keys_is_slowed_down() {
+    let app = TestApp::start_with(&[("BECKON_KEY_MISSES_PER_MINUTE", "10")]);
+    let statuses: Vec<u16> = (0..30)
+        .map(|number| {
+            let guess = format!("guess_{number}_0123456789abcdef");
+            app.with_key(&guess).get("/v1/campaigns").status
+        })
+        .collect();
+    assert_eq!(statuses[0], 401);
+    assert_eq!(statuses[29], 429, "{statuses:?}");
+    // Whoever has a good key is let in from the same address.
+    app.client().get("/v1/campaigns").expect(200);
+}

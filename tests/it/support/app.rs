@@ -33,9 +33,10 @@ const LOG_BYTES_MAX: usize = 64 * 1024;
 
 /// Settings that make the tests about something else than rate limits: they all come from one
 /// address, and some send as fast as they can.
-const WITHOUT_RATE_LIMITS: [(&str, &str); 2] = [
+const WITHOUT_RATE_LIMITS: [(&str, &str); 3] = [
     ("BECKON_KEY_REQUESTS_PER_SECOND", "0"),
     ("BECKON_ADDRESS_REQUESTS_PER_SECOND", "0"),
+    ("BECKON_KEY_MISSES_PER_MINUTE", "0"),
 ];
 
 /// How to start a server.
