@@ -50,10 +50,11 @@ pub use self::binaries::{PgBinaries, find_binaries};
 pub use self::error::EmbeddedError;
 
 use self::account::Account;
+use self::error::IoContext;
 use self::layout::Layout;
 use self::lock::FolderLock;
 use self::log::LogKeeper;
-use self::postmaster::Server;
+use self::postmaster::{PidFile, Process, Server, look_at};
 use self::start::{Address, Start};
 
 /// How to run the private server.
@@ -174,6 +175,20 @@ impl EmbeddedPostgres {
         self.address.url(database)
     }
 
+    /// The URL of a database of the server that another Beckon runs in `data_dir`; nothing when no
+    /// server is ready there. A command next to a running server shares its Postgres this way.
+    #[must_use]
+    pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
+        let cluster = data_dir.canonicalize().ok()?.join("postgres");
+        let file = PidFile::read(&cluster).ok().flatten()?;
+        if !file.is_ready || look_at(file.pid) != Process::Postgres {
+            return None;
+        }
+        Address::new(file.socket_dir?, file.port?)
+            .url(database)
+            .into()
+    }
+
     /// The process id of the server's main process.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -250,6 +265,28 @@ impl Drop for EmbeddedPostgres {
         if let Err(error) = self.stop_server() {
             tracing::error!(%error, "could not stop PostgreSQL");
         }
+    }
+}
+
+/// Whether a server's data could live in `data_dir`, as far as entering the folders above it goes.
+///
+/// For choosing a default folder: as root, a folder below `/root` is out of the reach of the
+/// unprivileged account that the server runs as. `user` is as in [`EmbeddedOptions::user`].
+///
+/// # Errors
+/// See [`EmbeddedError`]; among them that there is no such account.
+pub fn is_reachable(data_dir: &Path, user: Option<&str>) -> Result<bool, EmbeddedError> {
+    let account = Account::resolve(user, None)?;
+    let absolute = std::path::absolute(data_dir).while_doing("resolve", data_dir)?;
+    // The data folder itself is made enterable when the server starts.
+    let above = absolute
+        .ancestors()
+        .skip(1)
+        .find(|ancestor| ancestor.exists());
+    match account.check_reach(above.unwrap_or(Path::new("/"))) {
+        Ok(()) => Ok(true),
+        Err(EmbeddedError::Unreachable { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

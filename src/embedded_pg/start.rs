@@ -27,6 +27,10 @@ pub(super) struct Address {
 }
 
 impl Address {
+    pub(super) fn new(socket_dir: PathBuf, port: u16) -> Self {
+        Self { socket_dir, port }
+    }
+
     pub(super) fn socket_dir(&self) -> &Path {
         &self.socket_dir
     }

@@ -7,7 +7,12 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod keys;
+pub mod live;
 pub mod migrate;
+pub mod partitions;
+pub mod persons;
+pub(crate) mod prepared;
 pub mod schema;
 
 use std::sync::Arc;

@@ -13,7 +13,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use beckon::embedded_pg::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, find_binaries};
+use beckon::embedded_pg::{
+    EmbeddedError, EmbeddedOptions, EmbeddedPostgres, find_binaries, is_reachable,
+};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Integer, Text};
@@ -245,7 +247,7 @@ fn hold_a_server_until_killed() {
         return;
     };
     let server = start(Path::new(&folder));
-    println!("server {}", server.pid());
+    eprintln!("server {}", server.pid());
     std::thread::park_timeout(Duration::from_secs(120));
 }
 
@@ -260,14 +262,15 @@ fn holder(folder: &Path) -> Child {
         ])
         .env(HOLD_FOLDER, folder)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap()
 }
 
 /// Waits until the other process has its server, and returns that one's pid.
 fn held_server(holder: &mut Child) -> u32 {
-    let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(holder.stderr.take().unwrap()).lines();
     lines
         .map_while(Result::ok)
         .find_map(|line| line.split_once("server ")?.1.trim().parse().ok())
@@ -431,6 +434,8 @@ fn a_folder_the_server_cannot_reach_is_named() {
     fs::create_dir_all(&closed).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o711)).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(is_reachable(&folder.join("data"), None).unwrap());
+    assert!(!is_reachable(&closed.join("new/data"), None).unwrap());
     let error = try_start(&closed.join("data")).unwrap_err();
     match &error {
         EmbeddedError::Unreachable { blocked, .. } => {

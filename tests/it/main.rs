@@ -1,6 +1,6 @@
 //! The integration tests: one binary, whose tree mirrors what it tests.
 //!
-//! They are black box: each starts the real server on a database of its own, talks to it over
+//! Most are black box: each starts the real server on a database of its own, talks to it over
 //! HTTP, and looks into the database past it.
 
 #![expect(
@@ -14,6 +14,10 @@ mod admin_events;
 mod auth_matrix;
 mod campaign_flow;
 mod crash;
+mod decode_encoding;
+mod decode_fuzz;
+mod decode_recordings;
+mod decode_rules;
 mod docs;
 mod embedded_pg;
 mod golden;
@@ -21,10 +25,13 @@ mod hostile;
 mod identity;
 mod imports_direction;
 mod ingest;
+mod ingest_model;
 mod isolation;
 mod keys;
 mod migrations;
 mod nodes;
 mod readiness;
+mod rules_official_suite;
+mod rules_seed_vectors;
 mod segment_replay;
 mod support;

@@ -316,7 +316,6 @@ impl TestApp {
     pub fn prepared(variables: &[(&str, &str)], prepare: impl FnOnce(&mut PgConnection)) -> Self {
         let database = database();
         let mut sql = database.connect();
-        beckon::store::migrate::migrate(&mut sql).unwrap();
         prepare(&mut sql);
         drop(sql);
         let mut launch = Launch::new(&database.url);
