@@ -113,6 +113,7 @@ fn what_was_acknowledged_survives_the_end_of_postgres() {
     let mut postgres = postgres_server();
     let launch = Launch::new(&postgres.url());
     let server = Server::start(&launch);
+    server.wait_until_ready();
     let load = Load::start(server.base(), CONNECTIONS, "pg");
     for _ in 0..rounds {
         load.wait_for(200, Duration::from_secs(60));

@@ -420,7 +420,7 @@ fn what_is_refused_is_in_the_ledger_with_its_reason() {
             (3, "invalid_field"),
             (4, "invalid_field"),
             (5, "invalid_field"),
-            (6, "unknown_type"),
+            (6, "invalid_field"),
             (7, "invalid_field"),
         ]
     );

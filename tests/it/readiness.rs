@@ -122,9 +122,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
     let postgres = postgres_server();
     let server = Server::start(&Launch::new(&postgres.url()));
     let client = Client::new(server.base()).key(CLIENT_KEY);
-    eventually("ready", RECOVERY_BOUND, || {
-        (Client::new(server.base()).get("/readyz").status == 200).then_some(())
-    });
+    server.wait_until_ready();
     for _ in 0..50 {
         assert_eq!(track(&client, "u"), 200);
     }
@@ -167,6 +165,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
 fn a_killed_postgres_is_used_again_when_it_is_back() {
     let mut postgres = postgres_server();
     let server = Server::start(&Launch::new(&postgres.url()));
+    server.wait_until_ready();
     let client = Client::new(server.base()).key(CLIENT_KEY);
     assert_eq!(track(&client, "u"), 200);
     postgres.kill();

@@ -108,10 +108,11 @@ fn every_call_is_taken_and_every_message_is_stored_once() {
 fn an_event_without_an_id_is_stored_each_time_it_is_sent() {
     let app = start();
     let body = br#"{"batch":[{"type":"track","event":"No Id","userId":"u"}]}"#;
-    let headers = [(
-        "Authorization".to_owned(),
-        "Basic d2tfdGVzdF8xMjM6".to_owned(),
-    )];
+    let headers = [
+        ("Host", "localhost"),
+        ("Authorization", "Basic d2tfdGVzdF8xMjM6"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
     for times in 1..=2 {
         let bytes = raw::request("POST", "/v1/batch", &headers, body);
         let answer = raw::exchange(app.address(), &bytes)

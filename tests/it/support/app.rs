@@ -15,8 +15,8 @@ use diesel::{Connection, PgConnection};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::Client;
-use super::pause;
 use super::postgres::{TestDatabase, database};
+use super::{eventually, pause};
 
 /// The admin key that every server of the tests is started with.
 pub const ADMIN_KEY: &str = "adm_0123456789abcdef0123456789abcdef";
@@ -30,6 +30,8 @@ pub const CORS_ORIGINS: &str = "BECKON_CORS_ORIGINS";
 const START_BOUND: Duration = Duration::from_secs(30);
 /// How much of the server's own log is kept for a failure's message.
 const LOG_BYTES_MAX: usize = 64 * 1024;
+/// How much of it is shown with a failure.
+const SHOWN_LOG_BYTES_MAX: usize = 2 * 1024;
 
 /// Settings that make the tests about something else than rate limits: they all come from one
 /// address, and some send as fast as they can.
@@ -193,6 +195,14 @@ impl Server {
         }
     }
 
+    /// Waits until it says that it can do its work. From then on every call must succeed.
+    pub fn wait_until_ready(&self) {
+        let nobody = Client::new(&self.base);
+        eventually("the server is ready", START_BOUND, || {
+            (nobody.get("/readyz").status == 200).then_some(())
+        });
+    }
+
     /// Where it listens, as `http://127.0.0.1:PORT`.
     pub fn base(&self) -> &str {
         &self.base
@@ -263,7 +273,10 @@ impl Drop for Server {
             let _ended_already = self.process.wait();
         }
         if thread::panicking() {
-            eprintln!("--- the server's log\n{}\n---", self.log());
+            let log = self.log();
+            let start = log.len().saturating_sub(SHOWN_LOG_BYTES_MAX);
+            let shown = log.get(log.ceil_char_boundary(start)..).unwrap_or_default();
+            eprintln!("--- the end of the server's log\n{shown}\n---");
         }
     }
 }
@@ -322,8 +335,10 @@ impl TestApp {
         for (name, value) in variables {
             launch = launch.set(name, value);
         }
+        let server = Server::start(&launch);
+        server.wait_until_ready();
         Self {
-            server: Server::start(&launch),
+            server,
             launch,
             database,
         }
@@ -331,7 +346,9 @@ impl TestApp {
 
     /// A second server on the same database, as another node.
     pub fn another_node(&self) -> Server {
-        Server::start(&self.launch)
+        let server = Server::start(&self.launch);
+        server.wait_until_ready();
+        server
     }
 
     /// The process.
@@ -387,6 +404,7 @@ impl TestApp {
             "the former server still runs"
         );
         self.server = Server::start(&self.launch);
+        self.server.wait_until_ready();
     }
 
     /// A connection of the test's own to the database.
