@@ -1,2 +1,7 @@
-//! The beckon binary.
-fn main() {}
+//! The beckon binary; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    beckon::cli::run()
+}

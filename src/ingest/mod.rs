@@ -1,20 +1,92 @@
 //! From bytes of a request to rows that are committed: decode, admission, per-person order, group
 //! commit and the ledger of rejected events.
+//!
+//! # Shards
+//!
+//! Each person belongs to one shard, by the home hash stored with the person (the hash of the first
+//! identity the person was seen with). A shard is one thread with one connection: it takes whatever
+//! waits, and that is a batch; a batch is a transaction. While one batch commits the next one
+//! gathers, so batches grow with the load and an idle server adds no delay.
+//!
+//! A batch claims its message ids first. Only then does it apply the events, one after the other,
+//! to the state of their people, so a duplicate has no effect to be taken back, and no provisional
+//! state outlives its transaction: the state is published to the caches after the commit, and only
+//! then are the waiting requests answered.
+//!
+//! Ownership gives order and spares locks; it is not what makes the result right. Whoever changes a
+//! person holds the row's lock (see [`people`](crate::targeting::people)), so a second node, or a
+//! link that reaches into another shard's people, is safe as well.
+//!
+//! # Promises
+//!
+//! - An answer says *stored* only after a synchronous commit.
+//! - Every queue is bounded in rows and bytes; when one is full the caller hears so at once.
+//! - A caller waits no longer than its deadline, whatever the database does. Work whose caller has
+//!   given up before it began is dropped; work that had begun may still commit, and the caller's
+//!   repetition is then a duplicate.
 
+mod admission;
+mod batch;
 pub mod decode;
+mod people_of_batch;
+mod route;
+mod shard;
+mod statements;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
+use arc_swap::ArcSwapOption;
+use chrono::TimeDelta;
+use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
-use crate::targeting::LiveCampaign;
+use crate::targeting::{LiveCampaign, Targeting};
+use admission::{Admission, Permit};
 use decode::{Item, Rejection};
 
-/// The service. Cheap to clone.
+/// How far the stored time of a person's last event may lag behind, so that known people are not
+/// written for every event.
+pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
+
+/// How ingest behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
-pub struct Ingest {}
+pub struct IngestOptions {
+    /// The database that the shards connect to.
+    pub url: String,
+    /// How many shards, each a thread with a connection.
+    pub shards: usize,
+    /// The most events of one transaction.
+    pub batch_rows_max: usize,
+    /// The most bytes of events, as received, of one transaction.
+    pub batch_bytes_max: usize,
+    /// The most events waiting for one shard.
+    pub queue_rows_max: usize,
+    /// The most bytes of events waiting for one shard.
+    pub queue_bytes_max: usize,
+    /// How long a caller waits for the commit.
+    pub deadline: Duration,
+    /// The most bytes of one person's merged traits, as JSON.
+    pub traits_bytes_max: usize,
+}
+
+impl Default for IngestOptions {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            shards: 2,
+            batch_rows_max: 2_500,
+            batch_bytes_max: 8 * 1024 * 1024,
+            queue_rows_max: 20_000,
+            queue_bytes_max: 64 * 1024 * 1024,
+            deadline: Duration::from_secs(2),
+            traits_bytes_max: 256 * 1024,
+        }
+    }
+}
 
 /// What became of one item of a request, in the request's order.
 #[derive(Debug)]
@@ -38,18 +110,150 @@ pub struct Stored {
     pub duplicate: bool,
     /// The campaigns this person should see now, best first.
     pub matched: Vec<Arc<LiveCampaign>>,
-    /// The person's traits after the event.
-    pub traits: Arc<Map<String, Value>>,
+    /// The person's traits after the event; always an object.
+    pub traits: Arc<Value>,
+}
+
+/// Part of a request on its way to one shard.
+struct Job {
+    project: ProjectId,
+    /// The items with their places in the request.
+    items: Vec<(usize, Item)>,
+    reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
+    give_up_at: Instant,
+    _permit: Permit,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Ingest(Arc<Inner>);
+
+struct Inner {
+    targeting: Targeting,
+    options: IngestOptions,
+    queues: ArcSwapOption<Vec<Queue>>,
+    /// Every shard holds a sender for as long as it works; nothing is ever sent.
+    working: std::sync::Mutex<Receiver<()>>,
+}
+
+struct Queue {
+    jobs: Sender<Job>,
+    admission: Arc<Admission>,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest")
+            .field("shards", &self.0.options.shards)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Ingest {
+    /// Starts the shards. They connect when there is work, so the database may come later.
+    pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
+        let mut queues = Vec::with_capacity(options.shards);
+        let (works, working) = std::sync::mpsc::channel::<()>();
+        for number in 0..options.shards.max(1) {
+            let (jobs, waiting) = std::sync::mpsc::channel();
+            let admission = Arc::new(Admission::new(
+                options.queue_rows_max,
+                options.queue_bytes_max,
+            ));
+            let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
+            let works = works.clone();
+            std::thread::Builder::new()
+                .name(format!("beckon-shard-{number}"))
+                .spawn(move || {
+                    let _until_it_ends = works;
+                    shard.run();
+                })?;
+            queues.push(Queue { jobs, admission });
+        }
+        Ok(Self(Arc::new(Inner {
+            targeting,
+            options,
+            queues: ArcSwapOption::from_pointee(queues),
+            working: std::sync::Mutex::new(working),
+        })))
+    }
+
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
     pub async fn submit(
         &self,
-        _project: ProjectId,
-        _items: Vec<Item>,
+        project: ProjectId,
+        items: Vec<Item>,
     ) -> Result<Vec<Outcome>, Error> {
-        Err(Error::ShuttingDown)
+        let give_up_at = Instant::now() + self.0.options.deadline;
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.0.targeting.is_ready() {
+            return Err(Error::DatabaseUnavailable);
+        }
+        let queues = self.0.queues.load_full().ok_or(Error::ShuttingDown)?;
+        let count = items.len();
+        let parts = route::split(&self.0.targeting, project, items, queues.len()).await?;
+        // Every permit is taken before anything is sent, so a full queue costs nothing.
+        let mut admitted = Vec::with_capacity(parts.len());
+        for (shard, items) in parts {
+            let queue = queues.get(shard).ok_or(Error::ShuttingDown)?;
+            let permit = queue.admission.admit(&items)?;
+            admitted.push((queue, items, permit));
+        }
+        let mut replies = Vec::with_capacity(admitted.len());
+        for (queue, items, permit) in admitted {
+            let (reply, answer) = oneshot::channel();
+            let job = Job {
+                project,
+                items,
+                reply,
+                give_up_at,
+                _permit: permit,
+            };
+            queue.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
+            replies.push(answer);
+        }
+        drop(queues);
+        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        outcomes.resize_with(count, || None);
+        for answer in replies {
+            let answered = tokio::time::timeout_at(give_up_at.into(), answer)
+                .await
+                .map_err(|_| Error::DatabaseUnavailable)?
+                // The shard let go of the job without an answer: it was too late or the batch died.
+                .map_err(|_| Error::DatabaseUnavailable)??;
+            for (place, outcome) in answered {
+                if let Some(slot) = outcomes.get_mut(place) {
+                    *slot = Some(outcome);
+                }
+            }
+        }
+        outcomes
+            .into_iter()
+            .collect::<Option<Vec<Outcome>>>()
+            .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))
+    }
+
+    /// How many events wait or are being written.
+    pub fn queued_rows(&self) -> usize {
+        self.0.queues.load().as_ref().map_or(0, |queues| {
+            queues.iter().map(|queue| queue.admission.rows()).sum()
+        })
+    }
+
+    /// Takes no more work, lets the shards finish what waits, and waits for them until the limit.
+    /// Returns whether all of them finished. Blocks; for the end of the process.
+    pub fn close(&self, limit: Duration) -> bool {
+        self.0.queues.store(None);
+        let working = match self.0.working.lock() {
+            Ok(working) => working,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        matches!(
+            working.recv_timeout(limit),
+            Err(RecvTimeoutError::Disconnected)
+        )
     }
 }

@@ -1,7 +1,9 @@
 //! One call of a client, typed: what happened, to whom, when.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::{Identity, Invalid};
 
@@ -139,6 +141,13 @@ impl RawJson {
     /// The text as stored.
     pub fn as_str(&self) -> &str {
         self.0.get()
+    }
+
+    /// The object's members, parsed. The nesting was bounded when the text was checked.
+    pub fn to_object(&self) -> Map<String, Value> {
+        let mut parser = serde_json::Deserializer::from_str(self.as_str());
+        parser.disable_recursion_limit();
+        Map::deserialize(&mut parser).unwrap_or_default()
     }
 
     /// True for the object without members, however it is spaced.

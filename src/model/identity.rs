@@ -1,6 +1,8 @@
 //! How people are named from outside.
 
-use super::Invalid;
+use sha2::{Digest, Sha256};
+
+use super::{Invalid, ProjectId};
 
 /// The name space an identity's value lives in. User `abc` and anonymous `abc` are two identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +80,19 @@ impl Identity {
     /// The name space of the value.
     pub fn kind(&self) -> IdentityKind {
         self.kind
+    }
+
+    /// The hash that decides which shard owns the person first seen under this identity: the first
+    /// 8 bytes, big-endian, of SHA-256 over the project's number (8 bytes, big-endian), the kind
+    /// (1 byte) and the value. It is stored with the person and must never change.
+    pub fn home(&self, project: ProjectId) -> i64 {
+        let mut hasher = Sha256::new();
+        hasher.update(project.0.to_be_bytes());
+        hasher.update([self.kind as u8]);
+        hasher.update(self.value.as_bytes());
+        let mut first = [0_u8; 8];
+        first.copy_from_slice(&hasher.finalize()[..8]);
+        i64::from_be_bytes(first)
     }
 
     /// The value as the caller wrote it.

@@ -1,7 +1,7 @@
 //! Brings a database to the schema of this binary, one node at a time.
 
 use diesel::connection::SimpleConnection;
-use diesel::migration::{Migration, MigrationSource};
+use diesel::migration::MigrationSource;
 use diesel::pg::{Pg, PgConnection};
 use diesel::sql_types::BigInt;
 use diesel::{RunQueryDsl, sql_query};
@@ -50,6 +50,30 @@ pub fn migrate(connection: &mut PgConnection) -> Result<Vec<String>, MigrateErro
     Ok(versions)
 }
 
+/// Undoes the newest migration and returns its version; nothing when none has run.
+pub fn revert_newest(connection: &mut PgConnection) -> Result<Option<String>, MigrateError> {
+    sql_query("SELECT pg_advisory_lock($1)")
+        .bind::<BigInt, _>(MIGRATION_LOCK)
+        .execute(connection)?;
+    let outcome = refuse_newer(connection).and_then(|()| {
+        let applied = connection
+            .applied_migrations()
+            .map_err(|error| MigrateError::Failed(error.to_string()))?;
+        if applied.is_empty() {
+            return Ok(None);
+        }
+        connection
+            .revert_last_migration(MIGRATIONS)
+            .map(|version| Some(version.to_string()))
+            .map_err(|error| MigrateError::Failed(error.to_string()))
+    });
+    let released =
+        connection.batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"));
+    let version = outcome?;
+    released?;
+    Ok(version)
+}
+
 /// The versions that are pending, oldest first; refuses a schema that is newer than the binary.
 pub fn pending(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     refuse_newer(connection)?;
@@ -67,7 +91,7 @@ fn refuse_newer(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let known: Vec<String> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
         .map_err(|error| MigrateError::Failed(error.to_string()))?
         .iter()
-        .map(|migration: &Box<dyn Migration<Pg>>| migration.name().version().to_string())
+        .map(|migration| migration.name().version().to_string())
         .collect();
     let applied = connection
         .applied_migrations()

@@ -13,8 +13,12 @@ pub mod campaigns;
 pub mod events;
 pub mod flags;
 pub mod keys;
+pub mod live;
 pub mod migrate;
+pub mod partitions;
 pub mod people;
+pub mod persons;
+pub(crate) mod prepared;
 pub mod schema;
 pub mod segments;
 

@@ -50,6 +50,13 @@ diesel::table! {
     }
 }
 diesel::table! {
+    message_buckets (singleton) {
+        singleton -> Bool,
+        current_bucket -> Int2,
+        rotated_at -> Timestamptz,
+    }
+}
+diesel::table! {
     events (received_on, id) {
         received_on -> Date,
         id -> Uuid,

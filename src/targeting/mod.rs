@@ -1,129 +1,81 @@
 //! Who sees what now: the state of people, the snapshot of each project's live campaigns, and the
-//! writes that change either.
+//! writes that change what matches.
+//!
+//! Reads never wait: a snapshot is an `Arc` behind one atomic pointer, replaced whole by a newer
+//! one. A change goes through [`Targeting::change`], which commits, bumps the project's revision,
+//! notifies the other nodes and swaps this node's snapshot before it returns. Other nodes reload
+//! when the hub wakes them or when they find a newer revision.
+//!
+//! Invariant: a snapshot is only ever replaced by one of a higher revision.
 
+pub mod people;
+
+mod check;
+mod live;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use diesel::PgConnection;
+use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use serde_json::{Map, Value};
 
+use crate::clock::Clock;
 use crate::error::Error;
+use crate::hub::{Hub, HubOptions, Signal};
+use crate::matcher::{Decision, Occurrence, Snapshot, Subject};
 use crate::model::{Identity, PersonId, ProjectId};
+use crate::rules::Limits;
+use crate::store::persons::{FindAddresses, LoadPeople, PersonRow};
+use crate::store::{Store, live as rows};
+use people::{Address, People};
 
-/// What decisions know of a person.
+pub use crate::matcher::Campaign as LiveCampaign;
+pub use people::PersonState;
+
+/// How targeting behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
-pub struct PersonState {
-    /// The internal number.
-    pub id: PersonId,
-    /// The application's own id, once one is linked.
-    pub user_id: Option<String>,
-    /// Traits, merged over all identifies.
-    pub traits: Map<String, Value>,
-    /// When the person was first seen.
-    pub created_at: DateTime<Utc>,
-    /// When the person was last seen, as stored (coalesced).
-    pub last_seen_at: DateTime<Utc>,
+pub struct TargetingOptions {
+    /// The most memory that remembered people take, in bytes.
+    pub people_cache_bytes: u64,
+    /// How often other nodes' changes are looked for without a notification.
+    pub poll: Duration,
+    /// The bounds of rules.
+    pub rules: Limits,
+}
+
+impl Default for TargetingOptions {
+    fn default() -> Self {
+        Self {
+            people_cache_bytes: 256 * 1024 * 1024,
+            poll: Duration::from_millis(500),
+            rules: Limits::default(),
+        }
+    }
 }
 
 /// The service. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Targeting {}
+#[derive(Clone)]
+pub struct Targeting(Arc<Inner>);
 
-/// A live campaign as clients receive it.
-#[derive(Debug)]
-pub struct LiveCampaign {
-    /// The campaign as one JSON object, ready to be sent.
-    pub json: String,
+struct Inner {
+    store: Store,
+    clock: Clock,
+    options: TargetingOptions,
+    people: People,
+    snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
+    is_ready: AtomicBool,
+    rule_errors: AtomicU64,
 }
 
-impl Targeting {
-    /// Runs a change of campaigns, segments, flags, keys or origins in one transaction, bumps the
-    /// project's revision, notifies the other nodes, and returns after this node's snapshot holds
-    /// the change. Any error rolls back.
-    pub async fn change<T, F>(&self, _project: ProjectId, _work: F) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
-    {
-        Err(Error::ShuttingDown)
-    }
-
-    /// The state of the person an identity names, from the cache or the database; `None` for
-    /// somebody never seen.
-    pub async fn person(
-        &self,
-        _project: ProjectId,
-        _identity: &Identity,
-    ) -> Result<Option<Arc<PersonState>>, Error> {
-        Err(Error::ShuttingDown)
-    }
-
-    /// The live campaigns whose gates pass without an event, best first. `None` is somebody never
-    /// seen or nobody: no traits.
-    pub fn campaigns_on_fetch(
-        &self,
-        _project: ProjectId,
-        _identity: Option<&Identity>,
-        _person: Option<&PersonState>,
-        _now: DateTime<Utc>,
-    ) -> Vec<Arc<LiveCampaign>> {
-        Vec::new()
-    }
-
-    /// The flag for this person: whether it is on, and its value.
-    pub fn flag(
-        &self,
-        _project: ProjectId,
-        _key: &str,
-        _identity: Option<&Identity>,
-        _person: Option<&PersonState>,
-        _now: DateTime<Utc>,
-    ) -> FlagDecision {
-        FlagDecision {
-            enabled: false,
-            value: None,
-        }
-    }
-
-    /// The names and ids of the segments this person is in now.
-    pub fn segments_of(
-        &self,
-        _project: ProjectId,
-        _identity: &Identity,
-        _person: &PersonState,
-        _now: DateTime<Utc>,
-    ) -> Vec<SegmentMembership> {
-        Vec::new()
-    }
-
-    /// Checks what an admin wants to save, without saving it: status, schedule, segments, rules and
-    /// targeting. `project` matters for the segments it names.
-    pub fn check_campaign(
-        &self,
-        _project: ProjectId,
-        _body: &Map<String, Value>,
-    ) -> Result<Vec<Warning>, Error> {
-        Ok(Vec::new())
-    }
-
-    /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and
-    /// that no segment would contain itself.
-    pub fn check_segment(
-        &self,
-        _project: ProjectId,
-        _id: Option<&str>,
-        _body: &Map<String, Value>,
-    ) -> Result<Vec<Warning>, Error> {
-        Ok(Vec::new())
-    }
-
-    /// Checks a flag's targeting before it is saved.
-    pub fn check_flag(
-        &self,
-        _project: ProjectId,
-        _targeting: Option<&Value>,
-    ) -> Result<Vec<Warning>, Error> {
-        Ok(Vec::new())
+impl std::fmt::Debug for Targeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Targeting")
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,4 +106,386 @@ pub struct Warning {
     pub pointer: String,
     /// What may surprise.
     pub message: String,
+}
+
+/// How long a node that finds others waits until they have noticed it and stopped caching people.
+const INTRODUCTION: Duration = Duration::from_millis(1_500);
+
+impl Targeting {
+    /// Makes the service without touching the database; [`Targeting::start`] connects it.
+    pub fn new(store: Store, clock: Clock, options: TargetingOptions) -> Self {
+        let people = People::new(options.people_cache_bytes);
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            options,
+            people,
+            snapshots: ArcSwap::default(),
+            is_ready: AtomicBool::new(false),
+            rule_errors: AtomicU64::new(0),
+        }))
+    }
+
+    /// Starts the thread that loads every project's snapshot and keeps them current. The service is
+    /// ready once the first load is done; a database that is absent is waited for.
+    pub fn start(&self) -> std::io::Result<Hub> {
+        let this = self.clone();
+        let options = HubOptions {
+            url: self.0.store.url().to_owned(),
+            poll: self.0.options.poll,
+        };
+        Hub::start(options, move |signal, connection| {
+            this.on_signal(&signal, connection)
+        })
+    }
+
+    /// Whether every project's snapshot was loaded at least once.
+    pub fn is_ready(&self) -> bool {
+        self.0.is_ready.load(Ordering::Acquire)
+    }
+
+    /// How many conditions have failed at run time since the start.
+    pub fn rule_errors(&self) -> u64 {
+        self.0.rule_errors.load(Ordering::Relaxed)
+    }
+
+    /// The caches of people, for the shards that change people's state.
+    pub fn people(&self) -> &People {
+        &self.0.people
+    }
+
+    /// The project's current snapshot; an empty one for a project that has none yet.
+    pub fn snapshot(&self, project: ProjectId) -> Arc<Snapshot> {
+        self.0
+            .snapshots
+            .load()
+            .get(&project)
+            .map(Arc::clone)
+            .unwrap_or_default()
+    }
+
+    /// Runs a change of campaigns, segments, flags, keys or origins in one transaction, bumps the
+    /// project's revision, notifies the other nodes, and returns after this node's snapshot holds
+    /// the change. Any error rolls back. Changes of one project are made one after the other.
+    pub async fn change<T, F>(&self, project: ProjectId, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        let outcome = self
+            .0
+            .store
+            .transact(move |connection| {
+                rows::bump_revision(connection, project.0)?.ok_or(Error::NotFound("Project"))?;
+                let outcome = work(connection)?;
+                rows::notify_change(connection, project.0)?;
+                Ok(outcome)
+            })
+            .await?;
+        let this = self.clone();
+        self.0
+            .store
+            .run(move |connection| this.reload(connection, project))
+            .await?;
+        Ok(outcome)
+    }
+
+    /// The state of the person an identity names, from the cache or the database; `None` for
+    /// somebody never seen.
+    pub async fn person(
+        &self,
+        project: ProjectId,
+        identity: &Identity,
+    ) -> Result<Option<Arc<PersonState>>, Error> {
+        if let Some(address) = self.0.people.address(project, identity)
+            && let Some(state) = self.0.people.state(address.person)
+        {
+            return Ok(Some(state));
+        }
+        let (this, identity) = (self.clone(), identity.clone());
+        self.0
+            .store
+            .run(move |connection| this.load_person(connection, project, &identity))
+            .await
+    }
+
+    /// Where identities lead: remembered addresses, and the others from the database in one query.
+    /// Identities nobody has seen are left out.
+    pub async fn addresses(
+        &self,
+        project: ProjectId,
+        identities: Vec<Identity>,
+    ) -> Result<HashMap<Identity, Address>, Error> {
+        let mut found = HashMap::with_capacity(identities.len());
+        let mut unknown = Vec::new();
+        for identity in identities {
+            match self.0.people.address(project, &identity) {
+                Some(address) => {
+                    found.insert(identity, address);
+                }
+                None => unknown.push(identity),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(found);
+        }
+        let loaded = self
+            .0
+            .store
+            .run(move |connection| load_addresses(connection, project, &unknown))
+            .await?;
+        for (identity, address) in loaded {
+            self.0.people.remember_address(project, &identity, address);
+            found.insert(identity, address);
+        }
+        Ok(found)
+    }
+
+    /// The live campaigns whose gates pass without an event, best first. `None` is somebody never
+    /// seen or nobody: no traits.
+    pub fn campaigns_on_fetch(
+        &self,
+        project: ProjectId,
+        identity: Option<&Identity>,
+        person: Option<&PersonState>,
+        now: DateTime<Utc>,
+    ) -> Vec<Arc<LiveCampaign>> {
+        let nothing = Value::Object(Map::new());
+        let subject = subject(identity, person, &nothing, now);
+        self.counted(self.snapshot(project).on_fetch(subject, now))
+    }
+
+    /// Counts what failed and passes on what matched.
+    pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
+        if decision.errors > 0 {
+            self.0
+                .rule_errors
+                .fetch_add(u64::from(decision.errors), Ordering::Relaxed);
+        }
+        decision.matched
+    }
+
+    /// The live campaigns to show on an event, best first.
+    pub fn campaigns_on_event(
+        &self,
+        snapshot: &Snapshot,
+        identity: &Identity,
+        person: &PersonState,
+        event: Occurrence<'_>,
+        now: DateTime<Utc>,
+    ) -> Vec<Arc<LiveCampaign>> {
+        let subject = Subject {
+            id: person.user_id.as_deref().unwrap_or(identity.value()),
+            traits: &person.traits,
+            created_at: person.created_at,
+            last_seen_at: person.last_seen_at,
+        };
+        self.counted(snapshot.on_event(subject, event, now))
+    }
+
+    /// The flag for this person: whether it is on, and its value.
+    pub fn flag(
+        &self,
+        project: ProjectId,
+        key: &str,
+        identity: Option<&Identity>,
+        person: Option<&PersonState>,
+        now: DateTime<Utc>,
+    ) -> FlagDecision {
+        let nothing = Value::Object(Map::new());
+        let snapshot = self.snapshot(project);
+        match snapshot.flag(key, subject(identity, person, &nothing, now), now) {
+            Some((true, flag)) => FlagDecision {
+                enabled: true,
+                value: flag.value.clone(),
+            },
+            _ => FlagDecision {
+                enabled: false,
+                value: None,
+            },
+        }
+    }
+
+    /// The segments this person is in now.
+    pub fn segments_of(
+        &self,
+        project: ProjectId,
+        identity: &Identity,
+        person: &PersonState,
+        now: DateTime<Utc>,
+    ) -> Vec<SegmentMembership> {
+        let nothing = Value::Object(Map::new());
+        let snapshot = self.snapshot(project);
+        snapshot
+            .segments_of(subject(Some(identity), Some(person), &nothing, now), now)
+            .into_iter()
+            .map(|segment| SegmentMembership {
+                id: segment.id.clone(),
+                name: segment.name.clone(),
+            })
+            .collect()
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs on the hub's own thread, which may block"
+    )]
+    fn on_signal(&self, signal: &Signal, connection: &mut PgConnection) -> QueryResult<()> {
+        match *signal {
+            Signal::Connected { other_nodes } => {
+                // What happened while nobody listened is unknown.
+                self.0.people.set_shared(other_nodes > 0);
+                self.0.people.forget_all();
+                self.reload_changed(connection)?;
+                if other_nodes > 0 && !self.is_ready() {
+                    std::thread::sleep(INTRODUCTION);
+                }
+                self.0.is_ready.store(true, Ordering::Release);
+                Ok(())
+            }
+            Signal::Changed(project) => self.reload(connection, ProjectId(project)),
+            Signal::PeopleChanged(project) => {
+                self.0.people.forget_all();
+                self.reload(connection, ProjectId(project))
+            }
+            Signal::Poll { other_nodes } => {
+                self.0.people.set_shared(other_nodes > 0);
+                self.reload_changed(connection)
+            }
+        }
+    }
+
+    fn reload_changed(&self, connection: &mut PgConnection) -> QueryResult<()> {
+        for (project, revision) in rows::revisions(connection)? {
+            let project = ProjectId(project);
+            let is_current = {
+                let snapshots = self.0.snapshots.load();
+                snapshots
+                    .get(&project)
+                    .is_some_and(|held| held.revision() >= revision)
+            };
+            if !is_current {
+                self.reload(connection, project)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reload(&self, connection: &mut PgConnection, project: ProjectId) -> QueryResult<()> {
+        let held = self.snapshot(project);
+        let Some(fresh) = live::load(connection, project, &held, &self.0.options.rules)? else {
+            return Ok(());
+        };
+        let fresh = Arc::new(fresh);
+        self.0.snapshots.rcu(|snapshots| {
+            let is_newer = snapshots
+                .get(&project)
+                .is_none_or(|held| held.revision() < fresh.revision());
+            let mut snapshots = HashMap::clone(snapshots);
+            if is_newer {
+                snapshots.insert(project, Arc::clone(&fresh));
+            }
+            snapshots
+        });
+        Ok(())
+    }
+
+    fn load_person(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+        identity: &Identity,
+    ) -> QueryResult<Option<Arc<PersonState>>> {
+        // A merge between the two reads repoints the identity, so a second look finds the survivor.
+        for _ in 0..3 {
+            let wanted = std::slice::from_ref(identity);
+            let Some((_, address)) = load_addresses(connection, project, wanted)?.pop() else {
+                return Ok(None);
+            };
+            let observed = self.0.people.observe(address.person);
+            let row: Option<PersonRow> = LoadPeople {
+                ids: &[address.person.0],
+            }
+            .load(connection)?
+            .pop();
+            match row {
+                Some(row) if row.merged_into.is_none() => {
+                    let state = Arc::new(PersonState::from(row));
+                    self.0.people.remember_address(project, identity, address);
+                    self.0.people.remember_loaded(observed, &state);
+                    return Ok(Some(state));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The clock decisions are made by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+/// Looks identities of one project up.
+pub(crate) fn load_addresses(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    identities: &[Identity],
+) -> QueryResult<Vec<(Identity, Address)>> {
+    let projects = vec![project.0; identities.len()];
+    let kinds: Vec<i16> = identities
+        .iter()
+        .map(|identity| identity.kind().as_i16())
+        .collect();
+    let values: Vec<&str> = identities.iter().map(Identity::value).collect();
+    let query = FindAddresses {
+        projects: &projects,
+        kinds: &kinds,
+        values: &values,
+    };
+    let found: Vec<crate::store::persons::AddressRow> = query.load(connection)?;
+    let by_key: HashMap<(i16, &str), &Identity> = identities
+        .iter()
+        .map(|identity| ((identity.kind().as_i16(), identity.value()), identity))
+        .collect();
+    Ok(found
+        .iter()
+        .filter_map(|row| {
+            let identity = by_key.get(&(row.kind, row.value.as_str()))?;
+            let address = Address {
+                person: PersonId(row.person_id),
+                home: row.home,
+            };
+            Some(((*identity).clone(), address))
+        })
+        .collect())
+}
+
+impl From<PersonRow> for PersonState {
+    fn from(row: PersonRow) -> Self {
+        Self {
+            id: PersonId(row.id),
+            home: row.home,
+            user_id: row.user_id,
+            traits: Arc::new(row.traits),
+            created_at: row.created_at,
+            last_seen_at: row.last_seen_at,
+        }
+    }
+}
+
+fn subject<'a>(
+    identity: Option<&'a Identity>,
+    person: Option<&'a PersonState>,
+    nothing: &'a Value,
+    now: DateTime<Utc>,
+) -> Subject<'a> {
+    let id = person.and_then(|person| person.user_id.as_deref());
+    Subject {
+        id: id.or(identity.map(Identity::value)).unwrap_or_default(),
+        traits: person.map_or(nothing, |person| &person.traits),
+        created_at: person.map_or(now, |person| person.created_at),
+        last_seen_at: person.map_or(now, |person| person.last_seen_at),
+    }
 }

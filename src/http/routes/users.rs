@@ -63,7 +63,7 @@ struct User {
     id: String,
     /// Traits, merged over all identifies.
     #[schema(value_type = Object)]
-    traits: Map<String, Value>,
+    traits: Value,
     /// All names.
     identities: Vec<IdentityAnswer>,
     /// The segments the person is in now.
@@ -134,22 +134,7 @@ pub(super) async fn get_user(
             Ok((stored, names))
         })
         .await?;
-    let stored = stored.ok_or(NOT_FOUND)?;
-    let (created_at, last_seen_at) = (stored.created_at, stored.last_seen_at);
-    let Value::Object(traits) = stored.traits else {
-        return Err(Error::Internal("traits are no object".to_owned()).into());
-    };
-    let user_id = names
-        .iter()
-        .find(|name| name.kind == IdentityKind::User.as_i16())
-        .map(|name| name.value.clone());
-    let decided = PersonState {
-        id: person,
-        user_id,
-        traits,
-        created_at,
-        last_seen_at,
-    };
+    let decided = PersonState::from(stored.ok_or(NOT_FOUND)?);
     let now = state.clock.now();
     let segments = state
         .targeting
@@ -164,10 +149,10 @@ pub(super) async fn get_user(
             .first()
             .map_or_else(|| identity.value().to_owned(), |name| name.value.clone()),
         segments: segments.collect(),
-        traits: decided.traits,
+        traits: Value::clone(&decided.traits),
         identities: names.into_iter().map(IdentityAnswer::from).collect(),
-        created_at,
-        last_seen_at,
+        created_at: decided.created_at,
+        last_seen_at: decided.last_seen_at,
     }))
 }
 

@@ -1,11 +1,55 @@
 //! From the bytes of a request to typed events.
+//!
+//! Pure over bytes: it knows no HTTP types, no database and no clock (the time is an argument).
+//! The journey of a body:
+//!
+//! 1. [`decompress`] undoes the content encoding, capped.
+//! 2. Invalid UTF-8 becomes U+FFFD, a byte order mark is dropped, and one iterative pass checks the
+//!    text and makes it strict where real serializers are not (see `lenient`).
+//! 3. The envelope is split into events, each a slice of the text. Each is decoded alone, so an
+//!    odd one costs only itself: it becomes a [`Rejection`] and its neighbours live.
+//! 4. The dialect's rules (`seed`, `segment`, `leads`) turn members into an
+//!    [`Event`](crate::model::Event). Properties, traits and context stay text.
+//!
+//! Decisions worth knowing:
+//! - A list with more events than the limit is refused whole with `batch_too_large`: nothing of it
+//!   is stored, so a client that halves it and sends it again loses nothing, and no client can
+//!   fill the ledger with one body of a million empty events.
+//! - An event over the size or nesting limit is rejected alone. Its payload, which is not safe to
+//!   store as JSON, is kept as a JSON string of its text, cut at the event limit.
+//! - Sizes are those of the event's strict text, which differs from the bytes received only where
+//!   the text had to be changed.
+//! - An envelope's `context` is copied into each event of the batch; when the copies together
+//!   would outgrow the body limit the batch is refused with `body_too_large`.
+//! - `integrations` name destinations of the client's vendor; the engine has none and drops them.
+
+mod encoding;
+mod leads;
+mod lenient;
+mod members;
+mod seed;
+mod segment;
+mod text;
+mod time;
+
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
 
 use crate::error::{Code, Error, FieldError};
-use crate::model::{Dialect, Event};
+use crate::model::{Dialect, Event, EventKind};
+
+pub use encoding::decompress;
+use members::{AllMembers, Envelope, Field, List, Members};
+use text::Text;
+use time::{Stamp, Stamps};
+
+/// The most characters of a client's message id that a rejection keeps.
+const REJECTED_MESSAGE_ID_CHARS_MAX: usize = 1_024;
 
 /// One element of a request, decoded on its own so that an odd one costs only itself.
 #[derive(Debug, Clone)]
@@ -25,17 +69,26 @@ pub struct Rejection {
     pub code: Code,
     /// The reason in words.
     pub message: String,
-    /// Each refused field, for the seed's `details`.
+    /// Each refused field, for the seed's `details`. Never empty.
     pub fields: Vec<FieldError>,
     /// The event as received, made valid JSON text where it was not; cut at the event limit.
+    ///
+    /// An event that is over the size or nesting limit is a JSON string of its text.
     pub payload: String,
-    /// The client's id of the call, if one could be read.
+    /// The client's id of the call, if one could be read; shortened and without `\0` when the id
+    /// itself is what is wrong.
     pub message_id: Option<String>,
 }
 
 impl Rejection {
     /// The rejection as the answer to a request that held only this event.
     pub fn into_error(self) -> Error {
+        if self.code == Code::EventTooLarge {
+            return Error::TooLarge {
+                code: self.code,
+                message: self.message,
+            };
+        }
         Error::Validation {
             code: self.code,
             fields: self.fields,
@@ -106,31 +159,333 @@ pub struct Decoded {
     pub body_key: Option<String>,
     /// True for the routes that answer with a list.
     pub is_batch: bool,
-    /// How a single event was read, also a rejected one.
+    /// How a single event was read, also a rejected one; a batch is Segment's and its events say
+    /// for themselves.
     pub dialect: Dialect,
 }
 
-/// Undoes the encodings of `Content-Encoding`, the last one first, else sniffs gzip.
-pub fn decompress<'a>(
-    _content_encoding: Option<&str>,
-    body: &'a [u8],
-    _limits: &DecodeLimits,
-) -> Result<Cow<'a, [u8]>, Error> {
-    Ok(Cow::Borrowed(body))
-}
-
 /// Decodes a decompressed body.
+///
+/// Fails with [`Error::MalformedJson`] when the body is no JSON object or array, with
+/// [`Error::Validation`] when the envelope lacks its list, with [`Error::TooLarge`] when the list
+/// is too long. What is wrong with one event is an [`Item::Rejected`].
 pub fn decode(
-    _route: Route,
-    _body: &[u8],
-    _now: DateTime<Utc>,
-    _limits: &DecodeLimits,
-    _defaults: Defaults<'_>,
+    route: Route,
+    body: &[u8],
+    now: DateTime<Utc>,
+    limits: &DecodeLimits,
+    defaults: Defaults<'_>,
 ) -> Result<Decoded, Error> {
-    Err(Error::MalformedJson)
+    if route == Route::Metrics {
+        return Ok(Decoded {
+            items: vec![Item::Ignored],
+            body_key: body_key(body),
+            is_batch: false,
+            dialect: Dialect::Segment,
+        });
+    }
+    let text = utf8(body);
+    // The seed's body parser read an empty body as an empty object.
+    let text = if text.is_empty() { "{}" } else { &text };
+    let strict = lenient::strict(text).map_err(|_| Error::MalformedJson)?;
+    let text = strict.text.trim_matches([' ', '\t', '\n', '\r']);
+    if !text.starts_with(['{', '[']) {
+        return Err(Error::MalformedJson);
+    }
+    let request = Request {
+        now,
+        limits,
+        sent_at: defaults.sent_at.and_then(Stamp::parse),
+        context: None,
+        deep: strict.depth > limits.nesting_max,
+    };
+    let kind = match route {
+        Route::Batch => return request.batch(text),
+        Route::Leads => return request.leads(text),
+        Route::Track | Route::Metrics => EventKind::Track,
+        Route::Identify => EventKind::Identify,
+        Route::Page => EventKind::Page,
+        Route::Screen => EventKind::Screen,
+        Route::Group => EventKind::Group,
+        Route::Alias => EventKind::Alias,
+    };
+    let members = Members::split(text).unwrap_or_default();
+    let dialect = single_dialect(kind, &members);
+    Ok(Decoded {
+        items: vec![request.item(Some(kind), dialect, text, &members)],
+        body_key: members.key(),
+        is_batch: false,
+        dialect,
+    })
 }
 
 /// Reads only the key that a body carries, for callers that authenticate before they decode.
-pub fn body_key(_body: &[u8]) -> Option<String> {
-    None
+pub fn body_key(body: &[u8]) -> Option<String> {
+    let text = utf8(body);
+    let strict = lenient::strict(&text).ok()?;
+    Envelope::split(&strict.text, "", 0)?.members.key()
+}
+
+fn utf8(body: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body))
+}
+
+/// A body on the shared routes is the seed's when it names its user the seed's way, and when it
+/// names nobody at all: then the seed's clients understand the refusal.
+fn single_dialect(kind: EventKind, members: &Members<'_>) -> Dialect {
+    let shared = matches!(kind, EventKind::Track | EventKind::Identify);
+    let camel = members.raw(Field::UserId).is_some() || members.raw(Field::AnonymousId).is_some();
+    if shared && (members.raw(Field::SnakeUserId).is_some() || !camel) {
+        Dialect::Seed
+    } else {
+        Dialect::Segment
+    }
+}
+
+/// What all events of one request share.
+struct Request<'a> {
+    now: DateTime<Utc>,
+    limits: &'a DecodeLimits,
+    /// When the request was sent, for events that do not say themselves.
+    sent_at: Option<Stamp>,
+    /// The envelope's context.
+    context: Option<AllMembers<'a>>,
+    /// True when some part of the body is nested deeper than one event may be.
+    deep: bool,
+}
+
+impl<'a> Request<'a> {
+    fn batch(mut self, text: &'a str) -> Result<Decoded, Error> {
+        let (envelope, list) = self.envelope(text, "batch")?;
+        if let Some(sent) = envelope.get(Field::SentAt).and_then(Stamp::read) {
+            self.sent_at = Some(sent);
+        }
+        self.share_context(envelope.get(Field::Context), list.items.len())?;
+        let items = list.items.iter().map(|raw| self.batched(raw.get()));
+        Ok(Decoded {
+            items: items.collect(),
+            body_key: envelope.key(),
+            is_batch: true,
+            dialect: Dialect::Segment,
+        })
+    }
+
+    fn leads(self, text: &'a str) -> Result<Decoded, Error> {
+        let (envelope, list) = self.envelope(text, "leads")?;
+        let items = list.items.iter().map(|raw| {
+            let members = Members::split(raw.get()).unwrap_or_default();
+            self.bounded(raw.get(), &members)
+                .unwrap_or_else(|| leads::item(&self, raw))
+        });
+        Ok(Decoded {
+            items: items.collect(),
+            body_key: envelope.key(),
+            is_batch: true,
+            dialect: Dialect::Seed,
+        })
+    }
+
+    fn envelope(&self, text: &'a str, list_key: &str) -> Result<(Members<'a>, List<'a>), Error> {
+        let envelope =
+            Envelope::split(text, list_key, self.limits.batch_events_max).unwrap_or_default();
+        let Some(list) = envelope.list else {
+            let message = format!("{list_key} must be an array");
+            return Err(Error::field(FieldError::body(list_key, None, message)));
+        };
+        if list.over {
+            return Err(Error::TooLarge {
+                code: Code::BatchTooLarge,
+                message: format!(
+                    "The list holds more than {} events",
+                    self.limits.batch_events_max
+                ),
+            });
+        }
+        Ok((envelope.members, list))
+    }
+
+    fn share_context(&mut self, context: Option<&'a RawValue>, events: usize) -> Result<(), Error> {
+        let Some(context) = context.filter(|value| members::is_object(value)) else {
+            return Ok(());
+        };
+        let text = context.get();
+        if self.deep && lenient::depth(text) >= self.limits.nesting_max {
+            return Err(Error::Validation {
+                code: Code::TooDeep,
+                fields: vec![FieldError::body("context", None, self.too_deep())],
+            });
+        }
+        if text.len().saturating_mul(events) > self.limits.body_bytes_max {
+            return Err(Error::TooLarge {
+                code: Code::BodyTooLarge,
+                message: format!(
+                    "The batch's context, copied into each event, is larger than {} bytes",
+                    self.limits.body_bytes_max
+                ),
+            });
+        }
+        self.context = AllMembers::split(text).filter(|members| !members.0.is_empty());
+        Ok(())
+    }
+
+    /// One element of a batch, whose `type` says what it is.
+    fn batched(&self, text: &str) -> Item {
+        let members = Members::split(text).unwrap_or_default();
+        let kind = match Text::of(members.raw(Field::Kind)) {
+            Text::Is(word) => EVENT_KINDS
+                .into_iter()
+                .find(|kind| kind.as_str().eq_ignore_ascii_case(word.trim())),
+            Text::Absent if members.get(Field::Event).is_some() => Some(EventKind::Track),
+            Text::Absent | Text::Odd => None,
+        };
+        let seed = members.raw(Field::SnakeUserId).is_some()
+            && members.raw(Field::UserId).is_none()
+            && members.raw(Field::AnonymousId).is_none()
+            && matches!(kind, Some(EventKind::Track | EventKind::Identify));
+        let dialect = if seed {
+            Dialect::Seed
+        } else {
+            Dialect::Segment
+        };
+        self.item(kind, dialect, text, &members)
+    }
+
+    fn item(
+        &self,
+        kind: Option<EventKind>,
+        dialect: Dialect,
+        text: &str,
+        members: &Members<'_>,
+    ) -> Item {
+        if let Some(rejected) = self.bounded(text, members) {
+            return rejected;
+        }
+        let decoded = match (dialect, kind) {
+            (Dialect::Seed, Some(EventKind::Identify)) => seed::identify(self, text, members),
+            (Dialect::Seed, Some(EventKind::Track)) => seed::track(self, text, members),
+            _ if !text.starts_with('{') => Err(Refusal::field("", None, "event must be an object")),
+            (_, Some(kind)) => segment::event(self, kind, text, members),
+            (_, None) => Err(Refusal::one(
+                Code::UnknownType,
+                "type",
+                members.raw(Field::Kind),
+                "type must be one of track, identify, page, screen, group, alias",
+            )),
+        };
+        match decoded {
+            Ok(event) => Item::Event(Box::new(event)),
+            Err(refusal) => Item::Rejected(refusal.into_rejection(text.to_owned(), members)),
+        }
+    }
+
+    /// The rejection of an event that is over the size or nesting limit.
+    fn bounded(&self, text: &str, members: &Members<'_>) -> Option<Item> {
+        let refusal = if text.len() > self.limits.event_bytes_max {
+            let message = format!(
+                "The event is larger than {} bytes",
+                self.limits.event_bytes_max
+            );
+            Refusal::one(Code::EventTooLarge, "", None, message)
+        } else if self.deep && lenient::depth(text) > self.limits.nesting_max {
+            Refusal::one(Code::TooDeep, "", None, self.too_deep())
+        } else {
+            return None;
+        };
+        let payload = quoted_within(text, self.limits.event_bytes_max);
+        Some(Item::Rejected(refusal.into_rejection(payload, members)))
+    }
+
+    fn too_deep(&self) -> String {
+        format!(
+            "The JSON is nested deeper than {} levels",
+            self.limits.nesting_max
+        )
+    }
+
+    /// When the event happened.
+    fn timestamp(&self, members: &Members<'_>) -> DateTime<Utc> {
+        let read = |field| members.get(field).and_then(Stamp::read);
+        let stamps = Stamps {
+            timestamp: read(Field::Timestamp),
+            original: read(Field::OriginalTimestamp),
+            sent_at: read(Field::SentAt).or(self.sent_at),
+        };
+        stamps.settle(self.now)
+    }
+}
+
+const EVENT_KINDS: [EventKind; 6] = [
+    EventKind::Track,
+    EventKind::Identify,
+    EventKind::Page,
+    EventKind::Screen,
+    EventKind::Group,
+    EventKind::Alias,
+];
+
+/// Why one event is refused, before its payload is known.
+struct Refusal {
+    code: Code,
+    fields: Vec<FieldError>,
+}
+
+impl Refusal {
+    fn one(code: Code, path: &str, value: Option<&RawValue>, message: impl Into<String>) -> Self {
+        let value = text::shown(value);
+        Self {
+            code,
+            fields: vec![FieldError::body(path, value.as_ref(), message)],
+        }
+    }
+
+    fn field(path: &str, value: Option<&RawValue>, message: impl Into<String>) -> Self {
+        Self::one(Code::InvalidField, path, value, message)
+    }
+
+    fn into_rejection(self, payload: String, members: &Members<'_>) -> Rejection {
+        let message = self.fields.first().map(|field| field.msg.clone());
+        Rejection {
+            code: self.code,
+            message: message.unwrap_or_default(),
+            fields: self.fields,
+            payload,
+            message_id: rejected_message_id(members),
+        }
+    }
+}
+
+fn rejected_message_id(members: &Members<'_>) -> Option<String> {
+    let ids = [Field::MessageId, Field::EventId];
+    ids.into_iter().find_map(|field| {
+        let Text::Is(id) = Text::of(members.raw(field)) else {
+            return None;
+        };
+        if id.trim().is_empty() {
+            return None;
+        }
+        let kept = id.chars().take(REJECTED_MESSAGE_ID_CHARS_MAX);
+        Some(
+            kept.map(|c| if c == '\0' { '\u{fffd}' } else { c })
+                .collect(),
+        )
+    })
+}
+
+/// The JSON string of as much of a text as stays within the limit when written.
+fn quoted_within(text: &str, bytes_max: usize) -> String {
+    let mut room = bytes_max.saturating_sub(2);
+    let mut end = text.len();
+    for (at, c) in text.char_indices() {
+        let written = match c {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            c if c < ' ' => 6,
+            c => c.len_utf8(),
+        };
+        if written > room {
+            end = at;
+            break;
+        }
+        room -= written;
+    }
+    members::quoted(text.get(..end).unwrap_or_default())
 }

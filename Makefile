@@ -1,0 +1,57 @@
+# `make help` lists the targets.
+
+# Every cargo call uses Cargo.lock as it is committed.
+CARGO := cargo
+LOCKED := --locked
+# Snapshots that differ fail; they are never rewritten by a run of these targets.
+export INSTA_UPDATE := no
+
+.PHONY: help setup demo test ci fmt fmt-check lint doc deny sdk-test bench soak
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (apt; Debian and its like)
+	@scripts/setup
+
+demo: setup ## Build Beckon and run it with a private PostgreSQL and sample data
+	$(CARGO) build --release $(LOCKED)
+	./target/release/beckon demo
+
+test: setup ## Run all tests but the SDKs', on a PostgreSQL they start themselves
+	$(CARGO) test $(LOCKED)
+
+ci: setup fmt-check lint doc deny test sdk-test ## Everything a change must pass
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+fmt-check:
+	$(CARGO) fmt --check
+
+lint: setup ## Run clippy; a warning is an error
+	$(CARGO) clippy --all-targets $(LOCKED) -- -D warnings
+
+doc: setup ## Build the documentation; a broken link is an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps $(LOCKED)
+
+# The tool is built once a machine, without optimisation: it has little to do here, and building
+# it optimised takes longer than everything else in `make ci`. Advisories are left out, as they
+# change from day to day and would fail a change that has nothing to do with them.
+deny: ## Check the dependencies' licences, bans and sources
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		$(CARGO) install --locked --debug --quiet cargo-deny
+	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+
+sdk-test: setup ## Run the real Segment SDKs against a running Beckon
+	@scripts/setup sdk
+	$(CARGO) build $(LOCKED)
+	BECKON_BIN=target/debug/beckon tests/sdk/run
+
+bench: setup ## Run the benches
+	$(CARGO) bench $(LOCKED)
+
+# proptest reads PROPTEST_CASES itself; tests that have a long form look for BECKON_SOAK.
+soak: setup ## Run the long forms of the tests
+	BECKON_SOAK=1 PROPTEST_CASES=10000 $(CARGO) test --release $(LOCKED)

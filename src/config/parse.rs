@@ -1,0 +1,271 @@
+//! One function a kind of value: from text to the value, or what is wrong with it.
+//!
+//! The reasons never repeat the value of a secret.
+
+use std::path::PathBuf;
+
+use super::{CorsOrigins, LogFormat, Mode};
+
+/// The shortest key outside the demo, in characters.
+const KEY_CHARS_MIN: usize = 16;
+
+/// The longest key, in characters.
+const KEY_CHARS_MAX: usize = 200;
+
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let problem = || format!("`{text}` is not HOST:PORT, as in 127.0.0.1:8080");
+    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    port.parse::<u16>().map_err(|_| problem())?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || (host.contains(':') && !bracketed) || host.contains(char::is_whitespace) {
+        return Err(problem());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("a folder is needed".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+pub(super) fn database_url(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
+    let is_pairs = !text.contains("://") && text.contains('=');
+    if is_url || is_pairs {
+        return Ok(Some(text.to_owned()));
+    }
+    Err(
+        "it is neither a URL (postgres://user:password@host:5432/database) nor a libpq connection \
+         string (host=… dbname=…)"
+            .to_owned(),
+    )
+}
+
+pub(super) fn key(text: &str, mode: Mode) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a key is made of printable ASCII characters without spaces".to_owned());
+    }
+    if text.contains(':') {
+        return Err("a key must not contain a colon, which HTTP Basic would cut it at".to_owned());
+    }
+    if mode == Mode::Normal && text.len() < KEY_CHARS_MIN {
+        return Err(format!(
+            "a key needs at least {KEY_CHARS_MIN} characters (shorter ones work in the demo only)"
+        ));
+    }
+    if text.len() > KEY_CHARS_MAX {
+        return Err(format!("a key has at most {KEY_CHARS_MAX} characters"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("`{text}` is no log filter: {error}"))
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err(format!("`{text}` is none of auto, json and text")),
+    }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+pub(super) fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
+    let plain = text.replace('_', "");
+    within(
+        plain.parse::<u64>().ok(),
+        text,
+        "a whole number",
+        least,
+        most,
+    )
+}
+
+pub(super) fn bytes<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '_')
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let factor = match unit.trim() {
+        "" | "B" => Some(1),
+        "KiB" | "K" => Some(1 << 10),
+        "MiB" | "M" => Some(1 << 20),
+        "GiB" | "G" => Some(1 << 30),
+        _ => None,
+    };
+    let value = digits
+        .replace('_', "")
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor));
+    within(value, text, "a size such as 65536 or 8MiB", least, most)
+}
+
+fn within<T: TryFrom<u64>>(
+    value: Option<u64>,
+    text: &str,
+    shape: &str,
+    least: u64,
+    most: u64,
+) -> Result<T, String> {
+    let value = value.ok_or_else(|| format!("`{text}` is not {shape}"))?;
+    if !(least..=most).contains(&value) {
+        return Err(format!("{text} is out of range: {least} to {most}"));
+    }
+    T::try_from(value).map_err(|_| format!("{text} is too large for this machine"))
+}
+
+pub(super) fn origins(text: &str) -> Result<CorsOrigins, String> {
+    if text == "*" {
+        return Ok(CorsOrigins::All);
+    }
+    let mut origins = Vec::new();
+    for origin in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() && !host.contains(['/', '*', '?', '#', ' ']) => {
+                origins.push(origin.to_ascii_lowercase());
+            }
+            _ => {
+                return Err(format!(
+                    "`{origin}` is no origin, as in https://app.example.com (no path, no wildcard)"
+                ));
+            }
+        }
+    }
+    Ok(CorsOrigins::Listed(origins))
+}
+
+/// The schedule with its seconds, which may be left out.
+pub(super) fn cron(text: &str) -> Result<String, String> {
+    let full = match text.split_whitespace().count() {
+        5 => format!("0 {text}"),
+        _ => text.to_owned(),
+    };
+    full.parse::<cron::Schedule>()
+        .map(|_| full)
+        .map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default();
+            format!("`{text}` is no schedule, as in `0 17 3 * * *`: {reason}")
+        })
+}
+
+/// A hint at a name that was perhaps meant, or nothing.
+pub(super) fn suggestion(name: &str, known: impl Iterator<Item = String>) -> String {
+    known
+        .map(|candidate| (distance(name, &candidate), candidate))
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map_or_else(String::new, |(_, candidate)| {
+            format!(" (did you mean {candidate}?)")
+        })
+}
+
+/// How many letters have to be added, taken or changed to make one name of the other.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().take(100).enumerate() {
+        let mut diagonal = i;
+        let mut last = i + 1;
+        for (b, cell) in right.iter().zip(row.iter_mut().skip(1)) {
+            let changed = diagonal + usize::from(a != *b);
+            diagonal = *cell;
+            *cell = changed.min(*cell + 1).min(last + 1);
+            last = *cell;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+pub(super) fn redact_url(url: &str) -> String {
+    let mut text = url.to_owned();
+    if let Some((scheme, rest)) = url.split_once("://") {
+        let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(authority_end);
+        // The last @ ends the user's part: a password may hold one that was not escaped.
+        if let Some((user, host)) = authority.rsplit_once('@') {
+            let user = user
+                .split_once(':')
+                .map_or(user.to_owned(), |(name, _)| format!("{name}:[redacted]"));
+            text = format!("{scheme}://{user}@{host}{tail}");
+        }
+    }
+    for word in ["password", "sslpassword"] {
+        text = redact_pair(&text, word);
+    }
+    text
+}
+
+/// Replaces the value of `word=value`, which ends at a space or `&`, or is in single quotes.
+fn redact_pair(text: &str, word: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, from) = rest.split_at(at);
+        let after = from.get(word.len()..).unwrap_or_default();
+        let is_name_start = before
+            .chars()
+            .next_back()
+            .is_none_or(|c| !c.is_ascii_alphanumeric());
+        let value = after.trim_start();
+        out.push_str(before);
+        out.push_str(word);
+        rest = after;
+        if let Some(value) = value.strip_prefix('=').filter(|_| is_name_start) {
+            let value = value.trim_start();
+            out.push_str("=[redacted]");
+            rest = match value.strip_prefix('\'') {
+                Some(quoted) => after_quote(quoted),
+                None => value
+                    .find([' ', '&'])
+                    .and_then(|end| value.get(end..))
+                    .unwrap_or_default(),
+            };
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// What follows the quote that ends a quoted value; a backslash hides the next character.
+fn after_quote(quoted: &str) -> &str {
+    let mut escaped = false;
+    for (at, c) in quoted.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '\'' => return quoted.get(at + 1..).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    ""
+}

@@ -1,0 +1,243 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+fn sources(environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
+    Sources {
+        file: None,
+        environment: environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        flags: flags
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+    }
+}
+
+fn check(environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    sources(environment, &[])
+        .read()
+        .unwrap()
+        .check(Mode::Normal)
+}
+
+fn errors(environment: &[(&str, &str)]) -> String {
+    check(environment).unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_good_and_every_variable_is_read() {
+    let config = check(&[]).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:8080");
+    assert_eq!(config.limit_event_bytes, 1 << 20);
+    let source = include_str!("mod.rs");
+    for variable in VARIABLES {
+        let quoted = format!("\"{}\"", variable.name);
+        assert!(
+            source.contains(&quoted),
+            "{quoted} is documented but never read"
+        );
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file_and_that_over_the_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b.toml");
+    std::fs::write(
+        &path,
+        "# a comment\npool_size = 3\npartitions_ahead_days = 9\nlog = \"warn\"\n",
+    )
+    .unwrap();
+    let mut sources = sources(
+        &[
+            ("BECKON_POOL_SIZE", "4"),
+            ("BECKON_PARTITIONS_AHEAD_DAYS", "10"),
+        ],
+        &[("pool_size", "5")],
+    );
+    sources.file = Some(path.clone());
+    let settings = sources.read().unwrap();
+    let config = settings.check(Mode::Normal).unwrap();
+    assert_eq!(config.pool_size, 5);
+    assert_eq!(config.partitions_ahead_days, 10);
+    assert_eq!(config.log, "warn");
+    assert_eq!(config.dedupe_window_days, 7);
+    let origin = |name| {
+        let shown = settings.redacted();
+        shown.into_iter().find(|s| s.name == name).unwrap().origin
+    };
+    assert_eq!(origin("pool_size"), "flag --pool-size");
+    assert_eq!(origin("log"), format!("{}:4", path.display()));
+    assert_eq!(origin("dedupe_window_days"), "default");
+}
+
+#[test]
+fn every_error_is_reported_at_once_and_names_variable_and_place() {
+    let text = errors(&[
+        ("BECKON_LISTEN", "nowhere"),
+        ("BECKON_POOL_SIZE", "0"),
+        ("BECKON_LIMIT_EVENT_BYTES", "12 parsecs"),
+        ("BECKON_ADMIN_KEY", "short"),
+        ("BECKON_LOG", "a=b=c=d"),
+        ("BECKON_RETENTION_SCHEDULE", "at noon"),
+        ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+    ]);
+    assert_eq!(text.lines().count(), 7, "{text}");
+    for part in [
+        "listen (environment variable BECKON_LISTEN): `nowhere` is not HOST:PORT",
+        "pool_size (environment variable BECKON_POOL_SIZE): 0 is out of range: 1 to 200",
+        "at least 16 characters",
+        "`at noon` is no schedule",
+        "DATABASE_URL",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    assert!(
+        !text.contains("hunter2") && !text.contains("short\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_key_of_the_file_that_is_no_setting_is_refused_with_its_line() {
+    let refused = file::parse("log = \"info\"\n\npoolsize = 3\n[limits]\nx = 1\n").unwrap_err();
+    let expected = vec![
+        (
+            3,
+            "there is no setting named poolsize (did you mean pool_size?)".to_owned(),
+        ),
+        (4, "there is no setting named limits".to_owned()),
+    ];
+    assert_eq!(refused, expected);
+    let broken = file::parse("log = \"info\"\nlisten 3\n").unwrap_err();
+    assert_eq!(broken.first().unwrap().0, 2);
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_a_warning_unless_kubernetes_set_it() {
+    let settings = sources(
+        &[
+            ("BECKON_LISTN", "x"),
+            ("BECKON_PORT_8080_TCP", "x"),
+            ("BECKON_SERVICE_HOST", "x"),
+            ("HOME", "x"),
+        ],
+        &[],
+    )
+    .read()
+    .unwrap();
+    assert_eq!(
+        settings.warnings(),
+        [
+            "the environment variable BECKON_LISTN is no setting of Beckon (did you mean \
+          BECKON_LISTEN?)"
+        ]
+    );
+}
+
+#[test]
+fn the_demo_takes_short_keys_and_all_origins() {
+    let settings = sources(
+        &[("BECKON_ADMIN_KEY", "a"), ("BECKON_CLIENT_KEY", "b")],
+        &[],
+    )
+    .read()
+    .unwrap();
+    assert!(settings.check(Mode::Normal).is_err());
+    let config = settings.check(Mode::Demo).unwrap();
+    assert_eq!(config.admin_key.as_deref(), Some("a"));
+    assert_eq!(config.cors_origins, CorsOrigins::All);
+    assert!(
+        errors(&[
+            ("BECKON_ADMIN_KEY", "0123456789abcdef"),
+            ("BECKON_CLIENT_KEY", "0123456789abcdef"),
+        ])
+        .contains("the same key")
+    );
+}
+
+#[test]
+fn what_is_shown_holds_no_key_and_no_password() {
+    let settings = sources(
+        &[
+            ("BECKON_ADMIN_KEY", "hunter2hunter2hunter2"),
+            (
+                "DATABASE_URL",
+                "postgres://me:hunter2@h:5432/d?sslmode=require&password=hunter2",
+            ),
+        ],
+        &[],
+    )
+    .read()
+    .unwrap();
+    let shown = format!("{:?} {settings:?}", settings.redacted());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(
+        shown.contains("postgres://me:[redacted]@h:5432/d?sslmode=require"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn passwords_are_found_wherever_a_connection_string_keeps_them() {
+    for (url, redacted) in [
+        ("postgres://u@h/d", "postgres://u@h/d"),
+        ("postgres://u:a@b@h/d", "postgres://u:[redacted]@h/d"),
+        (
+            "host=h password=secret dbname=d",
+            "host=h password=[redacted] dbname=d",
+        ),
+        (r"password = 'a \' b' user=u", "password=[redacted] user=u"),
+        (
+            "postgresql:///d?host=/x&password=s",
+            "postgresql:///d?host=/x&password=[redacted]",
+        ),
+        (
+            "host=h sslpassword=s x=y",
+            "host=h sslpassword=[redacted] x=y",
+        ),
+        ("passwordless=yes", "passwordless=yes"),
+    ] {
+        assert_eq!(redact_url(url), redacted);
+    }
+}
+
+#[test]
+fn the_example_file_is_a_good_file_once_its_comments_are_taken_away() {
+    let text: String = example_file()
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let parsed = file::parse(&text).unwrap();
+    assert_eq!(parsed.len(), VARIABLES.len());
+    for (name, value, _) in parsed {
+        let variable = VARIABLES.iter().find(|v| v.name == name).unwrap();
+        assert_eq!(value, variable.default);
+    }
+}
+
+#[test]
+fn sizes_and_schedules_read_as_people_write_them() {
+    let config = check(&[
+        ("BECKON_LIMIT_BODY_BYTES", "16MiB"),
+        ("BECKON_INGEST_QUEUE_EVENTS", "100_000"),
+        ("BECKON_RETENTION_SCHEDULE", "30 4 * * *"),
+        ("BECKON_LISTEN", "[::1]:0"),
+        (
+            "BECKON_CORS_ORIGINS",
+            "https://A.example, http://localhost:3000",
+        ),
+    ])
+    .unwrap();
+    assert_eq!(config.limit_body_bytes, 16 << 20);
+    assert_eq!(config.ingest_queue_events, 100_000);
+    assert_eq!(config.retention_schedule, "0 30 4 * * *");
+    let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
+    assert_eq!(config.cors_origins, CorsOrigins::Listed(origins.to_vec()));
+    assert!(errors(&[("BECKON_LIMIT_BODY_BYTES", "1KiB")]).contains("smaller than"));
+}

@@ -1,0 +1,302 @@
+//! Every setting there is, documented here and nowhere else: the help texts, the checks, the
+//! example file and `config show` are made from this list.
+//!
+//! One name has three spellings: `limit_event_bytes` in the file, `BECKON_LIMIT_EVENT_BYTES` in the
+//! environment, `--limit-event-bytes` as a flag. Only `database_url` has another name in the
+//! environment, the customary `DATABASE_URL`.
+
+/// Which commands a setting concerns; it decides in whose help it is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concerns {
+    /// Every command that opens the database or writes a log.
+    Everything,
+    /// The server alone.
+    Server,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// The text that stands for an absent value; empty when there is none.
+    pub default: &'static str,
+    /// What the value looks like, for the help.
+    pub shape: &'static str,
+    /// What it does, its unit and its bounds.
+    pub help: &'static str,
+    /// Whether it must not be shown.
+    pub secret: bool,
+    /// Who reads it.
+    pub concerns: Concerns,
+}
+
+impl Variable {
+    /// The name in the environment.
+    pub fn env(&self) -> String {
+        if self.name == "database_url" {
+            return "DATABASE_URL".to_owned();
+        }
+        format!("BECKON_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// The flag, without its dashes.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    const fn everything(
+        name: &'static str,
+        default: &'static str,
+        shape: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            default,
+            shape,
+            help,
+            secret: false,
+            concerns: Concerns::Everything,
+        }
+    }
+
+    const fn server(
+        name: &'static str,
+        default: &'static str,
+        shape: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            default,
+            shape,
+            help,
+            secret: false,
+            concerns: Concerns::Server,
+        }
+    }
+
+    const fn secret(self) -> Self {
+        Self {
+            secret: true,
+            ..self
+        }
+    }
+}
+
+/// The list.
+pub const VARIABLES: &[Variable] = &[
+    Variable::server(
+        "listen",
+        "127.0.0.1:8080",
+        "HOST:PORT",
+        "Where to listen. Port 0 takes a free one; the address that was bound is printed.",
+    ),
+    Variable::everything(
+        "data_dir",
+        ".beckon",
+        "DIR",
+        "The folder of the private Postgres that is used when database_url is not set.",
+    ),
+    Variable::everything(
+        "database_url",
+        "",
+        "URL",
+        "The Postgres to use, as a URL or libpq connection string; sslmode asks for TLS. Not set: \
+         a private Postgres in data_dir. The demo always uses its private one.",
+    ),
+    Variable::server(
+        "admin_key",
+        "",
+        "KEY",
+        "An admin key to create in the project `default` if it is absent. At least 16 characters, \
+         except in the demo. Prefer the environment: other users of the machine can see flags.",
+    )
+    .secret(),
+    Variable::server(
+        "client_key",
+        "",
+        "KEY",
+        "A client key to create in the project `default` if it is absent. As admin_key.",
+    )
+    .secret(),
+    Variable::everything(
+        "log",
+        "info",
+        "FILTER",
+        "What is logged, in tracing's syntax: `info`, `beckon=debug,actix_server=warn`.",
+    ),
+    Variable::everything(
+        "log_format",
+        "auto",
+        "auto|json|text",
+        "How it is logged, to standard error. auto is text on a terminal, else json.",
+    ),
+    Variable::server(
+        "shutdown_timeout_ms",
+        "8000",
+        "MS",
+        "How long requests in flight may take to finish after SIGTERM or SIGINT, in milliseconds. \
+         100 to 60000.",
+    ),
+    Variable::server(
+        "trusted_proxy_hops",
+        "0",
+        "COUNT",
+        "How many reverse proxies stand in front: so many entries of X-Forwarded-For are believed, \
+         counted from the right. 0 ignores the header. 0 to 16.",
+    ),
+    Variable::server(
+        "cors_origins",
+        "",
+        "ORIGINS",
+        "Origins whose pages may call, separated by commas, as https://app.example.com; * for all. \
+         The demo allows all.",
+    ),
+    Variable::server(
+        "docs",
+        "true",
+        "true|false",
+        "Whether /openapi.json and /docs are served.",
+    ),
+    Variable::everything(
+        "allow_unsafe_database",
+        "false",
+        "true|false",
+        "Whether to serve on a Postgres with fsync or full_page_writes off, which may lose or \
+         damage what it has acknowledged.",
+    ),
+    Variable::server(
+        "pool_size",
+        "8",
+        "COUNT",
+        "Connections that reads and admin writes share. 1 to 200.",
+    ),
+    Variable::server(
+        "database_deadline_ms",
+        "1500",
+        "MS",
+        "How long a request waits for the database before it is answered with 503, in \
+         milliseconds. 100 to 60000.",
+    ),
+    Variable::server(
+        "ingest_shards",
+        "4",
+        "COUNT",
+        "Threads that keep the order of each person's events, with a database connection each. \
+         1 to 64.",
+    ),
+    Variable::server(
+        "ingest_queue_events",
+        "20000",
+        "COUNT",
+        "Events that may wait to be written; beyond it calls are answered with 503. 100 to \
+         10000000.",
+    ),
+    Variable::server(
+        "ingest_queue_bytes",
+        "64MiB",
+        "BYTES",
+        "Their size together. 1MiB to 64GiB.",
+    ),
+    Variable::server(
+        "ingest_batch_events",
+        "500",
+        "COUNT",
+        "The most events one transaction writes. 1 to 10000.",
+    ),
+    Variable::server(
+        "ingest_batch_bytes",
+        "8MiB",
+        "BYTES",
+        "Their size together; one larger event is written alone. 64KiB to 256MiB.",
+    ),
+    Variable::server(
+        "limit_event_bytes",
+        "1MiB",
+        "BYTES",
+        "The largest event, as received. 1KiB to 64MiB.",
+    ),
+    Variable::server(
+        "limit_body_bytes",
+        "8MiB",
+        "BYTES",
+        "The largest body, decompressed. 1KiB to 256MiB, and no less than limit_event_bytes.",
+    ),
+    Variable::server(
+        "limit_admin_body_bytes",
+        "1MiB",
+        "BYTES",
+        "The largest body of an admin call. 1KiB to 64MiB.",
+    ),
+    Variable::server(
+        "limit_batch_events",
+        "2500",
+        "COUNT",
+        "The most events in one batch. 1 to 100000.",
+    ),
+    Variable::server(
+        "limit_nesting",
+        "256",
+        "DEPTH",
+        "The deepest nesting of JSON. 16 to 1000.",
+    ),
+    Variable::server(
+        "limit_message_id_chars",
+        "1024",
+        "COUNT",
+        "The longest message id. 36 to 1024.",
+    ),
+    Variable::server(
+        "limit_traits_bytes",
+        "256KiB",
+        "BYTES",
+        "The largest traits of one person, all identifies together. 1KiB to 16MiB.",
+    ),
+    Variable::server(
+        "user_cache_bytes",
+        "64MiB",
+        "BYTES",
+        "Memory for the state of people seen lately. 1MiB to 64GiB.",
+    ),
+    Variable::server(
+        "key_requests_per_second",
+        "10000",
+        "COUNT",
+        "Calls a second of one key, with bursts of twice as many; 0 switches it off. Up to \
+         1000000.",
+    ),
+    Variable::server(
+        "address_requests_per_second",
+        "10000",
+        "COUNT",
+        "Calls a second of one address, with bursts of twice as many; 0 switches it off. A proxy \
+         or a company's gateway is one address. Up to 1000000.",
+    ),
+    Variable::server(
+        "key_misses_per_minute",
+        "100",
+        "COUNT",
+        "How many unknown keys one address may try in a minute; 0 switches it off. Up to 1000000.",
+    ),
+    Variable::server(
+        "retention_schedule",
+        "0 17 3 * * *",
+        "CRON",
+        "When old events are dropped: second, minute, hour, day of the month, month, day of the \
+         week, in UTC. The second may be left out. How long events are kept is the project's.",
+    ),
+    Variable::everything(
+        "partitions_ahead_days",
+        "7",
+        "DAYS",
+        "Days whose partitions are created ahead. 1 to 60.",
+    ),
+    Variable::everything(
+        "dedupe_window_days",
+        "7",
+        "DAYS",
+        "How long a message id is remembered at least; at most twice as long. 1 to 90.",
+    ),
+];

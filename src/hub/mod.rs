@@ -1,0 +1,176 @@
+//! Change broadcast between the nodes of one database: LISTEN/NOTIFY to be quick, a poll of
+//! revisions to be sure.
+//!
+//! A notification is a wake-up, never the truth. The hub knows nothing of what changed beyond a
+//! project's number; whoever listens reads the database. It owns one connection and one thread,
+//! since the driver's notification iterator does not block and has to be polled.
+//!
+//! The same connection holds a shared advisory lock for as long as the node lives; how many
+//! sessions hold it is how many nodes there are. A node that dies lets go of it with its
+//! connection, so no heartbeat has to expire.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+
+use crate::store;
+
+/// What the hub tells its listener. Every signal but `Lost` comes with the hub's connection, for
+/// the reads it calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// The connection is there, for the first time or again; anything may have changed meanwhile.
+    Connected {
+        /// How many other nodes hold the node lock.
+        other_nodes: i64,
+    },
+    /// A project's campaigns, segments, flags or keys changed.
+    Changed(i64),
+    /// People of a project were changed behind the nodes' backs (an import, a rollback).
+    PeopleChanged(i64),
+    /// Time to compare revisions.
+    Poll {
+        /// How many other nodes hold the node lock.
+        other_nodes: i64,
+    },
+}
+
+/// How the hub behaves.
+#[derive(Debug, Clone)]
+pub struct HubOptions {
+    /// The database.
+    pub url: String,
+    /// How often revisions are compared and nodes are counted.
+    pub poll: Duration,
+}
+
+/// How often the driver is asked for notifications.
+const NOTIFICATION_POLL: Duration = Duration::from_millis(50);
+/// How long to wait before connecting again.
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
+/// The advisory lock that every node shares.
+const NODE_LOCK: i64 = 0x6265_636b_6f6e_0010;
+/// The channel that changes are announced on.
+pub const CHANNEL: &str = "beckon_changes";
+
+/// The thread that listens. Dropping it does not stop it; [`Hub::stop`] does.
+#[derive(Debug)]
+pub struct Hub {
+    /// Nothing is ever sent: dropping it wakes the thread to end.
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Hub {
+    /// Starts listening. A signal whose handling fails is repeated as `Connected` after the
+    /// connection was made anew.
+    pub fn start<F>(options: HubOptions, mut on_signal: F) -> std::io::Result<Self>
+    where
+        F: FnMut(Signal, &mut PgConnection) -> QueryResult<()> + Send + 'static,
+    {
+        let (stop, stopping) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("beckon-hub".to_owned())
+            .spawn(move || {
+                while let Err(reason) = listen(&options, &stopping, &mut on_signal) {
+                    tracing::warn!(reason, "change broadcast has no connection");
+                    if is_stopped(&stopping, RECONNECT_DELAY) {
+                        break;
+                    }
+                }
+            })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Asks the thread to end. It may be stuck in a call to a stopped database, so it is not
+    /// waited for unless it is done.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.is_finished() && self.thread.join().is_err() {
+            tracing::error!("the hub's thread panicked");
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+fn other_nodes(connection: &mut PgConnection) -> QueryResult<i64> {
+    // A 64-bit advisory key is shown as its two halves with objsubid 1.
+    let row: Count = sql_query(
+        "SELECT count(*) - 1 AS count FROM pg_locks WHERE locktype = 'advisory' AND granted \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND classid::bigint = $1 AND objid::bigint = $2 AND objsubid = 1",
+    )
+    .bind::<BigInt, _>(NODE_LOCK >> 32)
+    .bind::<BigInt, _>(NODE_LOCK & 0xffff_ffff)
+    .get_result(connection)?;
+    Ok(row.count)
+}
+
+/// Waits so long unless the hub is stopped meanwhile.
+fn is_stopped(stop: &Receiver<()>, wait: Duration) -> bool {
+    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
+}
+
+/// Returns when the hub is stopped, or with the reason when the connection is of no more use.
+fn listen<F>(options: &HubOptions, stop: &Receiver<()>, on_signal: &mut F) -> Result<(), String>
+where
+    F: FnMut(Signal, &mut PgConnection) -> QueryResult<()>,
+{
+    let mut connection = store::connect(&options.url).map_err(|error| error.to_string())?;
+    let text = |error: diesel::result::Error| error.to_string();
+    connection
+        .batch_execute(&format!(
+            "LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({NODE_LOCK})"
+        ))
+        .map_err(text)?;
+    let others = other_nodes(&mut connection).map_err(text)?;
+    on_signal(
+        Signal::Connected {
+            other_nodes: others,
+        },
+        &mut connection,
+    )
+    .map_err(text)?;
+    let mut polled_at = Instant::now();
+    while !is_stopped(stop, NOTIFICATION_POLL) {
+        let mut signals: Vec<Signal> = Vec::new();
+        for notification in connection.notifications_iter() {
+            let notification = notification.map_err(text)?;
+            match parse(&notification.payload) {
+                Some(signal) if signals.contains(&signal) => {}
+                Some(signal) => signals.push(signal),
+                None => tracing::warn!(payload = notification.payload, "unknown notification"),
+            }
+        }
+        if polled_at.elapsed() >= options.poll {
+            polled_at = Instant::now();
+            let others = other_nodes(&mut connection).map_err(text)?;
+            signals.push(Signal::Poll {
+                other_nodes: others,
+            });
+        }
+        for signal in signals {
+            on_signal(signal, &mut connection).map_err(text)?;
+        }
+    }
+    Ok(())
+}
+
+/// A payload is a project's number, followed by ` people` when people changed.
+fn parse(payload: &str) -> Option<Signal> {
+    match payload.split_once(' ') {
+        None => payload.parse().ok().map(Signal::Changed),
+        Some((project, "people")) => project.parse().ok().map(Signal::PeopleChanged),
+        Some(_) => None,
+    }
+}

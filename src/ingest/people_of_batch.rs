@@ -1,0 +1,328 @@
+//! The people that one transaction is about: their state as it is while the batch's events are
+//! applied one after the other, and what has to be written in the end.
+//!
+//! Pure: it is filled by the batch with what the database says and knows no connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use super::LAST_SEEN_GRAIN;
+use super::statements::{IdentityRows, PersonRows};
+use crate::model::{Event, Identity, PersonId, ProjectId};
+use crate::targeting::PersonState;
+use crate::targeting::people::Observed;
+
+/// An identity within its project.
+pub(super) type Key<'a> = (ProjectId, &'a Identity);
+
+/// One person while the batch is applied.
+#[derive(Debug)]
+pub(super) struct Working {
+    pub(super) state: PersonState,
+    /// The identity a new person was first seen with.
+    born_as: Option<(ProjectId, Identity)>,
+    traits_changed: bool,
+    /// The state changes though no column of the person does.
+    user_id_changed: bool,
+    /// When the person was seen, if the stored time is to move.
+    touched_at: Option<DateTime<Utc>>,
+    /// Whether the row lock was held when the state was read, so that it may be published.
+    is_locked: bool,
+    /// Two people became this one; which of their ids counts is for the next read to say.
+    is_merged: bool,
+    /// What was noted before the state was loaded, when it was loaded and not cached.
+    loaded: Option<Observed>,
+}
+
+impl Working {
+    fn is_changed(&self) -> bool {
+        self.traits_changed
+            || self.user_id_changed
+            || self.touched_at.is_some()
+            || self.is_merged
+            || self.born_as.is_some()
+    }
+}
+
+/// The people of a batch, by number and by identity.
+#[derive(Debug, Default)]
+pub(super) struct PeopleOfBatch<'a> {
+    people: HashMap<PersonId, Working>,
+    by_identity: HashMap<Key<'a>, PersonId>,
+    new_identities: Vec<(Key<'a>, PersonId, DateTime<Utc>)>,
+    merges: Vec<(PersonId, PersonId)>,
+}
+
+impl<'a> PeopleOfBatch<'a> {
+    /// Notes whom an identity leads to.
+    pub(super) fn set_address(&mut self, key: Key<'a>, person: PersonId) {
+        self.by_identity.insert(key, person);
+    }
+
+    /// Whom an identity leads to, in the batch so far.
+    pub(super) fn address(&self, key: Key<'a>) -> Option<PersonId> {
+        self.by_identity.get(&key).copied()
+    }
+
+    /// Every person an identity leads to.
+    pub(super) fn addressed(&self) -> Vec<PersonId> {
+        let mut people: Vec<PersonId> = self.by_identity.values().copied().collect();
+        people.sort_unstable();
+        people.dedup();
+        people
+    }
+
+    /// Takes in a state from the cache.
+    pub(super) fn insert_cached(&mut self, state: &PersonState) {
+        self.insert(state.clone(), false, None);
+    }
+
+    /// Takes in a state from the database, read under the row's lock or not.
+    pub(super) fn insert_loaded(&mut self, state: PersonState, locked: bool, observed: Observed) {
+        self.insert(state, locked, Some(observed));
+    }
+
+    fn insert(&mut self, state: PersonState, is_locked: bool, loaded: Option<Observed>) {
+        let working = Working {
+            born_as: None,
+            traits_changed: false,
+            user_id_changed: false,
+            touched_at: None,
+            is_locked,
+            is_merged: false,
+            loaded,
+            state,
+        };
+        self.people.insert(working.state.id, working);
+    }
+
+    /// A person's state, in the batch so far.
+    pub(super) fn state(&self, person: PersonId) -> Option<&PersonState> {
+        self.people.get(&person).map(|working| &working.state)
+    }
+
+    /// Whether a person may be changed: the row lock is held, or nobody else can know the person.
+    pub(super) fn is_locked(&self, person: PersonId) -> bool {
+        self.people
+            .get(&person)
+            .is_some_and(|working| working.is_locked)
+    }
+
+    /// Makes a person, first seen with this identity.
+    pub(super) fn create(&mut self, key: Key<'a>, id: PersonId, event: &Event) -> PersonId {
+        let (project, identity) = key;
+        let state = PersonState {
+            id,
+            home: identity.home(project),
+            user_id: None,
+            traits: Arc::new(Value::Object(Map::new())),
+            created_at: event.received_at,
+            last_seen_at: event.received_at,
+        };
+        self.insert(state, true, None);
+        if let Some(working) = self.people.get_mut(&id) {
+            working.born_as = Some((project, identity.clone()));
+        }
+        self.add_identity(key, id, event.received_at);
+        id
+    }
+
+    /// Gives a person one more identity.
+    pub(super) fn add_identity(&mut self, key: Key<'a>, person: PersonId, at: DateTime<Utc>) {
+        self.by_identity.insert(key, person);
+        self.new_identities.push((key, person, at));
+        if let Some(working) = self.people.get_mut(&person)
+            && key.1.kind() == crate::model::IdentityKind::User
+            && working.state.user_id.is_none()
+        {
+            working.state.user_id = Some(key.1.value().to_owned());
+            working.user_id_changed = true;
+        }
+    }
+
+    /// Makes two people one: the older survives, and where both have a trait, that of `preferred`
+    /// counts. Returns the survivor.
+    pub(super) fn merge(&mut self, preferred: PersonId, other: PersonId) -> PersonId {
+        let age = |id: PersonId| self.state(id).map(|state| (state.created_at, state.id));
+        let (survivor, loser) = if age(preferred) <= age(other) {
+            (preferred, other)
+        } else {
+            (other, preferred)
+        };
+        let Some(gone) = self.people.remove(&loser) else {
+            return survivor;
+        };
+        if let Some(working) = self.people.get_mut(&survivor) {
+            let (base, over) = if survivor == preferred {
+                (gone.state.traits_object(), working.state.traits_object())
+            } else {
+                (working.state.traits_object(), gone.state.traits_object())
+            };
+            let mut traits = base.clone();
+            traits.extend(
+                over.iter()
+                    .map(|(name, value)| (name.clone(), value.clone())),
+            );
+            working.state.traits = Arc::new(Value::Object(traits));
+            working.state.user_id = working.state.user_id.take().or(gone.state.user_id.clone());
+            working.state.last_seen_at = working.state.last_seen_at.max(gone.state.last_seen_at);
+            working.traits_changed = true;
+            working.is_merged = true;
+        }
+        for person in self
+            .by_identity
+            .values_mut()
+            .filter(|person| **person == loser)
+        {
+            *person = survivor;
+        }
+        self.merges.push((loser, survivor));
+        // Somebody born in this batch is written first and merged then, since earlier events of
+        // the batch are filed under that number.
+        if gone.born_as.is_some() {
+            self.people.insert(
+                loser,
+                Working {
+                    is_merged: true,
+                    ..gone
+                },
+            );
+        }
+        survivor
+    }
+
+    /// Sets the traits of a person.
+    pub(super) fn set_traits(&mut self, person: PersonId, traits: Map<String, Value>) {
+        if let Some(working) = self.people.get_mut(&person) {
+            working.state.traits = Arc::new(Value::Object(traits));
+            working.traits_changed = true;
+        }
+    }
+
+    /// Notes that a person was seen; the stored time moves only once it is a grain old.
+    pub(super) fn see(&mut self, person: PersonId, at: DateTime<Utc>) {
+        if let Some(working) = self.people.get_mut(&person)
+            && at - working.state.last_seen_at >= LAST_SEEN_GRAIN
+        {
+            working.state.last_seen_at = at;
+            working.touched_at = Some(at);
+        }
+    }
+
+    /// New identities, sorted by key so that two writers meet them in one order.
+    pub(super) fn identity_rows(&self) -> IdentityRows<'a> {
+        let mut sorted: Vec<_> = self.new_identities.iter().collect();
+        sorted.sort_unstable_by_key(|(key, _, _)| *key);
+        let mut rows = IdentityRows::default();
+        for ((project, identity), person, at) in sorted {
+            rows.projects.push(project.0);
+            rows.kinds.push(identity.kind().as_i16());
+            rows.values.push(identity.value());
+            rows.people.push(person.0);
+            rows.created_at.push(*at);
+        }
+        rows
+    }
+
+    /// People who were born in this batch.
+    pub(super) fn person_rows(&self) -> PersonRows<'_> {
+        let mut born: Vec<&Working> = self
+            .people
+            .values()
+            .filter(|working| working.born_as.is_some())
+            .collect();
+        born.sort_unstable_by_key(|working| working.state.id);
+        let mut rows = PersonRows::default();
+        for working in born {
+            let Some((project, identity)) = &working.born_as else {
+                continue;
+            };
+            rows.ids.push(working.state.id.0);
+            rows.projects.push(project.0);
+            rows.homes.push(working.state.home);
+            rows.bucketing_kinds.push(identity.kind().as_i16());
+            rows.bucketing_values.push(identity.value());
+            rows.traits.push(Value::clone(&working.state.traits));
+            rows.seen_at.push(working.state.created_at);
+        }
+        rows
+    }
+
+    /// People whose traits changed: numbers, traits and last-seen times, sorted by number.
+    pub(super) fn changed(&self) -> (Vec<i64>, Vec<Value>, Vec<DateTime<Utc>>) {
+        let mut changed: Vec<&Working> = self
+            .people
+            .values()
+            .filter(|working| working.traits_changed && working.born_as.is_none())
+            .collect();
+        changed.sort_unstable_by_key(|working| working.state.id);
+        let ids = changed.iter().map(|working| working.state.id.0).collect();
+        let traits = changed
+            .iter()
+            .map(|working| Value::clone(&working.state.traits))
+            .collect();
+        let seen_at = changed
+            .iter()
+            .map(|working| working.state.last_seen_at)
+            .collect();
+        (ids, traits, seen_at)
+    }
+
+    /// People of whom only the last-seen time moves, sorted by number.
+    pub(super) fn touched(&self) -> (Vec<i64>, Vec<DateTime<Utc>>) {
+        let mut touched: Vec<(i64, DateTime<Utc>)> = self
+            .people
+            .values()
+            .filter(|working| !working.traits_changed && working.born_as.is_none())
+            .filter_map(|working| Some((working.state.id.0, working.touched_at?)))
+            .collect();
+        touched.sort_unstable();
+        touched.into_iter().unzip()
+    }
+
+    /// Who was merged into whom, in order.
+    pub(super) fn merges(&self) -> &[(PersonId, PersonId)] {
+        &self.merges
+    }
+
+    /// Everybody whose state changes with the commit.
+    pub(super) fn changing(&self) -> Vec<PersonId> {
+        let merged = self
+            .merges
+            .iter()
+            .flat_map(|(loser, survivor)| [*loser, *survivor]);
+        self.people
+            .values()
+            .filter(|working| working.is_changed())
+            .map(|working| working.state.id)
+            .chain(merged)
+            .collect()
+    }
+
+    /// After the commit: the states that may be remembered as they are, by person.
+    pub(super) fn publishable(&self) -> HashMap<PersonId, Arc<PersonState>> {
+        self.people
+            .values()
+            .filter(|working| working.is_locked && !working.is_merged)
+            .map(|working| (working.state.id, Arc::new(working.state.clone())))
+            .collect()
+    }
+
+    /// After the commit: states that were loaded and did not change, with what was noted before.
+    pub(super) fn unchanged_loads(&self) -> impl Iterator<Item = (Observed, Arc<PersonState>)> {
+        self.people.values().filter_map(|working| {
+            let observed = working.loaded?;
+            (!working.is_changed()).then(|| (observed, Arc::new(working.state.clone())))
+        })
+    }
+
+    /// Where the identities of the batch lead now.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (Key<'a>, PersonId, i64)> {
+        self.by_identity
+            .iter()
+            .filter_map(|(key, person)| Some((*key, *person, self.people.get(person)?.state.home)))
+    }
+}

@@ -1,0 +1,256 @@
+//! One shard: a thread that owns a connection and commits what waits, batch after batch.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use diesel::PgConnection;
+
+use super::batch::{Failure, Unit, Verdict};
+use super::decode::{Item, Rejection};
+use super::{IngestOptions, Job, Outcome, Stored};
+use crate::error::{Code, Error};
+use crate::store;
+use crate::targeting::Targeting;
+use crate::targeting::people::Change;
+
+/// How long a shard that could not connect refuses work before it tries again.
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+/// How often a batch that lost a race is tried again.
+const ATTEMPTS_MAX: usize = 5;
+
+pub(super) struct Shard {
+    pub(super) targeting: Targeting,
+    pub(super) options: IngestOptions,
+    jobs: Receiver<Job>,
+    connection: Option<PgConnection>,
+    retry_connect_at: Option<Instant>,
+    /// The bucket of message ids that is current, as far as this shard knows.
+    pub(super) bucket: i16,
+    /// Numbers for new people, taken from the sequence in blocks.
+    pub(super) person_ids: std::ops::Range<i64>,
+    /// Changes whose outcome is unknown: their people are locked once before they are used again.
+    pub(super) unsettled: Vec<Change>,
+}
+
+impl Shard {
+    pub(super) fn new(targeting: Targeting, options: IngestOptions, jobs: Receiver<Job>) -> Self {
+        Self {
+            targeting,
+            options,
+            jobs,
+            connection: None,
+            retry_connect_at: None,
+            bucket: 0,
+            person_ids: 0..0,
+            unsettled: Vec::new(),
+        }
+    }
+
+    /// Works until every sender is gone and the queue is empty.
+    pub(super) fn run(mut self) {
+        while let Ok(first) = self.jobs.recv() {
+            let jobs = self.gather(first);
+            let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
+            if done.is_err() {
+                // The jobs were dropped with the panic, which answers their callers with 503; the
+                // connection may be in the middle of anything.
+                tracing::error!("a shard panicked and goes on with a new connection");
+                self.connection = None;
+            }
+        }
+    }
+
+    /// Takes what waits, within the bounds of one transaction.
+    fn gather(&mut self, first: Job) -> Vec<Job> {
+        let mut rows = first.items.len();
+        let mut bytes = bytes_of(&first);
+        let mut jobs = vec![first];
+        while rows < self.options.batch_rows_max && bytes < self.options.batch_bytes_max {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            rows += job.items.len();
+            bytes += bytes_of(&job);
+            jobs.push(job);
+        }
+        let now = Instant::now();
+        jobs.retain(|job| job.give_up_at > now && !job.reply.is_closed());
+        jobs
+    }
+
+    fn work(&mut self, jobs: Vec<Job>) {
+        let mut units = Vec::new();
+        let mut callers = Vec::with_capacity(jobs.len());
+        for (caller, job) in jobs.into_iter().enumerate() {
+            let Job {
+                project,
+                items,
+                reply,
+                _permit: permit,
+                ..
+            } = job;
+            for (place, item) in items {
+                units.push(Unit {
+                    caller,
+                    place,
+                    project,
+                    item,
+                });
+            }
+            callers.push((reply, permit));
+        }
+        if units.is_empty() {
+            return;
+        }
+        let mut verdicts: Vec<Option<Verdict>> = Vec::new();
+        verdicts.resize_with(units.len(), || None);
+        if let Err(error) = self.settle(&mut units, &mut verdicts) {
+            tracing::warn!(events = units.len(), %error, "a batch was not committed");
+        }
+        let mut outcomes: Vec<Option<Vec<(usize, Outcome)>>> =
+            callers.iter().map(|_| Some(Vec::new())).collect();
+        for (unit, verdict) in units.into_iter().zip(verdicts) {
+            let Some(slot) = outcomes.get_mut(unit.caller) else {
+                continue;
+            };
+            match (slot.as_mut(), outcome(unit.item, verdict)) {
+                (Some(list), Some(outcome)) => list.push((unit.place, outcome)),
+                // One item that was not committed keeps the whole request unanswered.
+                _ => *slot = None,
+            }
+        }
+        for ((reply, _permit), outcomes) in callers.into_iter().zip(outcomes) {
+            // A caller that has given up does not listen any more; its repetition will be a
+            // duplicate.
+            let _ = reply.send(outcomes.ok_or(Error::DatabaseUnavailable));
+        }
+    }
+
+    /// Commits the units together if that works. When the database refuses the data of one of them
+    /// for good, halves the batch until that one stands alone, and keeps it in the ledger.
+    fn settle(
+        &mut self,
+        units: &mut [Unit],
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<(), Error> {
+        let refusal = match self.commit(units) {
+            Ok(committed) => {
+                for (slot, verdict) in verdicts.iter_mut().zip(committed) {
+                    *slot = Some(verdict);
+                }
+                return Ok(());
+            }
+            Err(Failure::Refused(message)) => message,
+            Err(Failure::Race | Failure::Unavailable(_)) => return Err(Error::DatabaseUnavailable),
+        };
+        if let [unit] = units {
+            tracing::warn!(
+                reason = refusal,
+                "the database refused an event; the ledger has it"
+            );
+            let Item::Event(event) = &unit.item else {
+                return Err(Error::Internal(refusal));
+            };
+            unit.item = Item::Rejected(Rejection {
+                code: Code::InvalidField,
+                message: "the database cannot hold this event".to_owned(),
+                fields: Vec::new(),
+                payload: super::batch::describe(event),
+                message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
+            });
+            return match self.commit(units) {
+                Ok(committed) => {
+                    for (slot, verdict) in verdicts.iter_mut().zip(committed) {
+                        *slot = Some(verdict);
+                    }
+                    Ok(())
+                }
+                Err(_) => Err(Error::DatabaseUnavailable),
+            };
+        }
+        let middle = units.len() / 2;
+        let (left_units, right_units) = units.split_at_mut(middle);
+        let (left, right) = verdicts.split_at_mut(middle);
+        self.settle(left_units, left)?;
+        self.settle(right_units, right)
+    }
+
+    /// One transaction, tried again when it lost a race with another writer.
+    fn commit(&mut self, units: &[Unit]) -> Result<Vec<Verdict>, Failure> {
+        let mut failure = Failure::Race;
+        for attempt in 0..ATTEMPTS_MAX {
+            let mut connection = self.connection()?;
+            match self.attempt(&mut connection, units, attempt > 0) {
+                Ok(verdicts) => {
+                    self.connection = Some(connection);
+                    return Ok(verdicts);
+                }
+                Err(Failure::Unavailable(message)) => {
+                    // Dropping the connection ends its transaction, whatever state it is in.
+                    return Err(Failure::Unavailable(message));
+                }
+                Err(other) => {
+                    self.connection = Some(connection);
+                    failure = other;
+                }
+            }
+            if !matches!(failure, Failure::Race) {
+                break;
+            }
+        }
+        Err(failure)
+    }
+
+    fn connection(&mut self) -> Result<PgConnection, Failure> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
+            return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
+        }
+        match store::connect(&self.options.url) {
+            Ok(mut connection) => {
+                self.settle_unknown(&mut connection)?;
+                self.retry_connect_at = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                self.retry_connect_at = Some(Instant::now() + RECONNECT_DELAY);
+                Err(Failure::Unavailable(error.to_string()))
+            }
+        }
+    }
+}
+
+fn bytes_of(job: &Job) -> usize {
+    job.items
+        .iter()
+        .map(|(_, item)| match item {
+            Item::Event(event) => event.size_bytes,
+            Item::Rejected(rejection) => rejection.payload.len(),
+            Item::Ignored => 0,
+        })
+        .sum()
+}
+
+fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
+    Some(match (item, verdict?) {
+        (
+            Item::Event(event),
+            Verdict::Stored {
+                id,
+                duplicate,
+                matched,
+                traits,
+            },
+        ) => Outcome::Stored(Box::new(Stored {
+            event: *event,
+            id,
+            duplicate,
+            matched,
+            traits,
+        })),
+        (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
+        (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
+        (Item::Ignored, _) | (Item::Event(_), Verdict::Kept) => Outcome::Ignored,
+    })
+}

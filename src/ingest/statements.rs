@@ -1,0 +1,312 @@
+//! What a batch says to the database, each statement prepared once a connection and sent once a
+//! batch with its rows as arrays.
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, Query, QueryFragment};
+use diesel::sql_types::{
+    Array, BigInt, Bytea, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::store::prepared::prepared;
+
+/// Message ids in columns, sorted by (project, digest), each pair once.
+#[derive(Debug, Default)]
+pub(super) struct MessageIds {
+    pub(super) projects: Vec<i64>,
+    pub(super) digests: Vec<Vec<u8>>,
+    pub(super) event_ids: Vec<Uuid>,
+}
+
+/// Claims message ids in bucket `BUCKET`, unless the other bucket has them or another bucket has
+/// become current, and returns those that were *not* claimed.
+#[derive(Debug)]
+pub(super) struct ClaimMessageIds<'a, const BUCKET: i16> {
+    pub(super) ids: &'a MessageIds,
+}
+
+impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let (current, previous) = if BUCKET == 0 { ("0", "1") } else { ("1", "0") };
+        out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.ids.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bytea>, _>(&self.ids.digests)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids.event_ids)?;
+        out.push_sql(
+            ") AS t (project_id, digest, event_id)), claimed AS (INSERT INTO message_ids_",
+        );
+        out.push_sql(current);
+        out.push_sql(
+            " SELECT project_id, digest, event_id FROM input i \
+             WHERE (SELECT current_bucket FROM message_buckets) = ",
+        );
+        out.push_sql(current);
+        out.push_sql(" AND NOT EXISTS (SELECT 1 FROM message_ids_");
+        out.push_sql(previous);
+        out.push_sql(
+            " m WHERE m.project_id = i.project_id AND m.digest = i.digest) \
+             ON CONFLICT DO NOTHING RETURNING project_id, digest) \
+             SELECT i.project_id, i.digest FROM input i WHERE NOT EXISTS \
+             (SELECT 1 FROM claimed c WHERE c.project_id = i.project_id AND c.digest = i.digest)",
+        );
+        Ok(())
+    }
+}
+
+prepared!(ClaimMessageIds<'_, const BUCKET: i16>);
+
+impl<const BUCKET: i16> Query for ClaimMessageIds<'_, BUCKET> {
+    type SqlType = (BigInt, Bytea);
+}
+
+/// Finds the events that message ids were claimed for, in either bucket.
+#[derive(Debug)]
+pub(super) struct FindMessageIds<'a> {
+    pub(super) projects: &'a [i64],
+    pub(super) digests: &'a [Vec<u8>],
+}
+
+impl QueryFragment<Pg> for FindMessageIds<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bytea>, _>(&self.digests)?;
+        out.push_sql(
+            ") AS t (project_id, digest)) \
+             SELECT project_id, digest, event_id FROM input JOIN message_ids_0 USING (project_id, digest) \
+             UNION ALL \
+             SELECT project_id, digest, event_id FROM input JOIN message_ids_1 USING (project_id, digest)",
+        );
+        Ok(())
+    }
+}
+
+prepared!(FindMessageIds<'_> => (BigInt, Bytea, SqlUuid));
+
+/// Gives up claims of events that turned out to be invalid.
+#[derive(Debug)]
+pub(super) struct ReleaseMessageIds<'a> {
+    pub(super) projects: &'a [i64],
+    pub(super) digests: &'a [Vec<u8>],
+}
+
+impl QueryFragment<Pg> for ReleaseMessageIds<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bytea>, _>(&self.digests)?;
+        out.push_sql(
+            ") AS t (project_id, digest)), zero AS (DELETE FROM message_ids_0 m USING input i \
+             WHERE m.project_id = i.project_id AND m.digest = i.digest) \
+             DELETE FROM message_ids_1 m USING input i \
+             WHERE m.project_id = i.project_id AND m.digest = i.digest",
+        );
+        Ok(())
+    }
+}
+
+prepared!(ReleaseMessageIds<'_>);
+
+/// New identities in columns, sorted by key.
+#[derive(Debug, Default)]
+pub(super) struct IdentityRows<'a> {
+    pub(super) projects: Vec<i64>,
+    pub(super) kinds: Vec<i16>,
+    pub(super) values: Vec<&'a str>,
+    pub(super) people: Vec<i64>,
+    pub(super) created_at: Vec<DateTime<Utc>>,
+}
+
+/// Inserts identities that nobody has; the caller compares the count.
+#[derive(Debug)]
+pub(super) struct InsertIdentities<'a> {
+    pub(super) rows: &'a IdentityRows<'a>,
+}
+
+impl QueryFragment<Pg> for InsertIdentities<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO identities (project_id, kind, value, person_id, created_at) \
+             SELECT * FROM unnest(",
+        );
+        out.push_bind_param::<Array<BigInt>, _>(&self.rows.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&self.rows.kinds)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.rows.values)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.rows.people)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.rows.created_at)?;
+        out.push_sql(") ON CONFLICT DO NOTHING");
+        Ok(())
+    }
+}
+
+prepared!(InsertIdentities<'_>);
+
+/// New people in columns.
+#[derive(Debug, Default)]
+pub(super) struct PersonRows<'a> {
+    pub(super) ids: Vec<i64>,
+    pub(super) projects: Vec<i64>,
+    pub(super) homes: Vec<i64>,
+    pub(super) bucketing_kinds: Vec<i16>,
+    pub(super) bucketing_values: Vec<&'a str>,
+    pub(super) traits: Vec<Value>,
+    pub(super) seen_at: Vec<DateTime<Utc>>,
+}
+
+/// Inserts new people, first and last seen at the same moment.
+#[derive(Debug)]
+pub(super) struct InsertPeople<'a> {
+    pub(super) rows: &'a PersonRows<'a>,
+}
+
+impl QueryFragment<Pg> for InsertPeople<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, traits, \
+             created_at, last_seen_at) SELECT id, project_id, home, kind, value, traits, at, at \
+             FROM unnest(",
+        );
+        out.push_bind_param::<Array<BigInt>, _>(&self.rows.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.rows.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.rows.homes)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&self.rows.bucketing_kinds)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.rows.bucketing_values)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Jsonb>, _>(&self.rows.traits)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.rows.seen_at)?;
+        out.push_sql(") AS t (id, project_id, home, kind, value, traits, at)");
+        Ok(())
+    }
+}
+
+prepared!(InsertPeople<'_>);
+
+/// Writes the traits of people whose rows are locked.
+#[derive(Debug)]
+pub(super) struct UpdateTraits<'a> {
+    pub(super) ids: &'a [i64],
+    pub(super) traits: &'a [Value],
+    pub(super) seen_at: &'a [DateTime<Utc>],
+}
+
+impl QueryFragment<Pg> for UpdateTraits<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("UPDATE persons p SET traits = t.traits, last_seen_at = t.at FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Jsonb>, _>(&self.traits)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.seen_at)?;
+        out.push_sql(") AS t (id, traits, at) WHERE p.id = t.id");
+        Ok(())
+    }
+}
+
+prepared!(UpdateTraits<'_>);
+
+/// Moves the last-seen time of people forward. Rows that somebody else holds are passed over, since
+/// waiting for them in no particular order could end in a deadlock; the time is coarse anyway.
+#[derive(Debug)]
+pub(super) struct TouchPeople<'a> {
+    pub(super) ids: &'a [i64],
+    pub(super) seen_at: &'a [DateTime<Utc>],
+}
+
+impl QueryFragment<Pg> for TouchPeople<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH input AS (SELECT * FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.seen_at)?;
+        out.push_sql(
+            ") AS t (id, at)), free AS MATERIALIZED (SELECT id FROM persons \
+             WHERE id IN (SELECT id FROM input) FOR NO KEY UPDATE SKIP LOCKED) \
+             UPDATE persons p SET last_seen_at = greatest(p.last_seen_at, i.at) \
+             FROM input i JOIN free USING (id) WHERE p.id = i.id",
+        );
+        Ok(())
+    }
+}
+
+prepared!(TouchPeople<'_>);
+
+/// Events in columns.
+#[derive(Debug, Default)]
+pub(super) struct EventRows<'a> {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) projects: Vec<i64>,
+    pub(super) people: Vec<i64>,
+    pub(super) kinds: Vec<i16>,
+    pub(super) names: Vec<&'a str>,
+    pub(super) user_ids: Vec<Option<&'a str>>,
+    pub(super) anonymous_ids: Vec<Option<&'a str>>,
+    pub(super) message_ids: Vec<Option<&'a str>>,
+    pub(super) properties: Vec<Option<&'a str>>,
+    pub(super) contexts: Vec<Option<&'a str>>,
+    pub(super) timestamps: Vec<DateTime<Utc>>,
+    pub(super) received_at: Vec<DateTime<Utc>>,
+}
+
+/// Inserts events into today's partition, by the database's date.
+#[derive(Debug)]
+pub(super) struct InsertEvents<'a> {
+    pub(super) rows: &'a EventRows<'a>,
+}
+
+impl QueryFragment<Pg> for InsertEvents<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let rows = self.rows;
+        out.push_sql(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+             anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
+             SELECT current_date, id, project_id, person_id, kind, name, user_id, anonymous_id, \
+             message_id, properties::json, context::json, at, received_at FROM unnest(",
+        );
+        out.push_bind_param::<Array<SqlUuid>, _>(&rows.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&rows.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&rows.people)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&rows.kinds)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&rows.names)?;
+        for column in [
+            &rows.user_ids,
+            &rows.anonymous_ids,
+            &rows.message_ids,
+            &rows.properties,
+            &rows.contexts,
+        ] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<Nullable<Text>>, _>(column)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&rows.timestamps)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&rows.received_at)?;
+        out.push_sql(
+            ") AS t (id, project_id, person_id, kind, name, user_id, anonymous_id, message_id, \
+             properties, context, at, received_at)",
+        );
+        Ok(())
+    }
+}
+
+prepared!(InsertEvents<'_>);

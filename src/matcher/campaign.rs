@@ -1,0 +1,304 @@
+//! One campaign, compiled from the object an admin wrote.
+
+use std::cmp::Reverse;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Map, Value, json};
+
+use crate::rules::{Condition, Limits, RuleError, RuleList};
+
+/// Why a campaign cannot be compiled; `pointer` leads into the object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A field is of the wrong type or out of range.
+    #[error("{message}")]
+    Field {
+        /// JSON pointer.
+        pointer: String,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A rule is well-formed JSON but cannot be compiled.
+    #[error("{}", .0.message)]
+    Rule(RuleError),
+}
+
+impl Refusal {
+    fn field(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Field {
+            pointer: pointer.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// When a campaign may be shown: from `start` (inclusive) until `end` (exclusive).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// Not before.
+    pub start: Option<DateTime<Utc>>,
+    /// Not at or after.
+    pub end: Option<DateTime<Utc>>,
+}
+
+impl Schedule {
+    /// Whether the campaign may be shown at this moment.
+    pub fn is_open(&self, now: DateTime<Utc>) -> bool {
+        self.start.is_none_or(|start| start <= now) && self.end.is_none_or(|end| now < end)
+    }
+}
+
+/// A campaign as it is stored.
+#[derive(Debug, Clone)]
+pub struct CampaignRow {
+    /// Its id within the project.
+    pub id: String,
+    /// The order of creation within one instant.
+    pub seq: i64,
+    /// Counts the changes.
+    pub version: i64,
+    /// Every field the admin wrote, without `id`, `createdAt` and `updatedAt`.
+    pub body: Map<String, Value>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+impl CampaignRow {
+    /// The campaign as clients and admins receive it: the body with its id and times; `rules` is
+    /// always an array and `config` always an object.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut object = self.body.clone();
+        if !object.get("rules").is_some_and(Value::is_array) {
+            object.insert("rules".to_owned(), json!([]));
+        }
+        if !object.get("config").is_some_and(Value::is_object) {
+            object.insert("config".to_owned(), json!({}));
+        }
+        object.insert("id".to_owned(), Value::String(self.id.clone()));
+        object.insert(
+            "createdAt".to_owned(),
+            Value::String(instant(self.created_at)),
+        );
+        if let Some(at) = self.updated_at {
+            object.insert("updatedAt".to_owned(), Value::String(instant(at)));
+        }
+        object
+    }
+}
+
+fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A campaign, compiled once and shared by every snapshot that holds it.
+#[derive(Debug)]
+pub struct Campaign {
+    /// Its id.
+    pub id: String,
+    /// The whole campaign as one JSON object, ready to be sent.
+    pub json: String,
+    pub(super) stored: (i64, i64),
+    pub(super) is_active: bool,
+    pub(super) trigger: Option<String>,
+    pub(super) schedule: Schedule,
+    pub(super) include: Vec<String>,
+    pub(super) exclude: Vec<String>,
+    pub(super) rules: RuleList,
+    pub(super) targeting: Option<Condition>,
+    rank: (Reverse<i64>, Reverse<DateTime<Utc>>, Reverse<i64>),
+}
+
+impl Campaign {
+    /// Compiles a stored campaign.
+    pub fn compile(row: &CampaignRow, limits: &Limits) -> Result<Self, Refusal> {
+        let body = &row.body;
+        let rules = RuleList::parse(body.get("rules"))
+            .map_err(|error| Refusal::Rule(error.under("/rules")))?;
+        let targeting = match body.get("targeting") {
+            None | Some(Value::Null) => None,
+            Some(json) => Some(
+                Condition::parse(json, limits)
+                    .map_err(|error| Refusal::Rule(error.under("/targeting")))?,
+            ),
+        };
+        let (include, exclude) = parse_segments(body.get("segments"))?;
+        let priority = parse_priority(body.get("priority"))?;
+        Ok(Self {
+            id: row.id.clone(),
+            json: Value::Object(row.to_json()).to_string(),
+            stored: (row.seq, row.version),
+            is_active: body.get("status").and_then(Value::as_str) == Some("active"),
+            trigger: parse_trigger(body.get("trigger"))?,
+            schedule: parse_schedule(body.get("schedule"))?,
+            include,
+            exclude,
+            rules,
+            targeting,
+            rank: (Reverse(priority), Reverse(row.created_at), Reverse(row.seq)),
+        })
+    }
+
+    /// Names this state of this row: a change or a re-creation gives another.
+    pub fn stored(&self) -> (i64, i64) {
+        self.stored
+    }
+
+    /// The order in which matches are returned, best first.
+    pub(super) fn rank(&self) -> impl Ord + use<> {
+        self.rank
+    }
+
+    /// Whether the rules or the targeting mention the event anywhere, which keeps the campaign out
+    /// of a fetch.
+    pub fn mentions_event(&self) -> bool {
+        self.rules.mentions_event()
+            || self
+                .targeting
+                .as_ref()
+                .is_some_and(Condition::mentions_event)
+    }
+
+    /// Every segment the campaign names, with a pointer to where.
+    pub fn segment_references(&self) -> Vec<(String, &str)> {
+        let include = self.include.iter().enumerate();
+        let exclude = self.exclude.iter().enumerate();
+        let targeting = self.targeting.as_ref().map_or(&[][..], Condition::segments);
+        include
+            .map(|(index, name)| (format!("/segments/include/{index}"), name.as_str()))
+            .chain(exclude.map(|(i, name)| (format!("/segments/exclude/{i}"), name.as_str())))
+            .chain(
+                targeting
+                    .iter()
+                    .map(|name| ("/targeting".to_owned(), name.as_str())),
+            )
+            .collect()
+    }
+
+    /// The targeting, for its warnings.
+    pub fn targeting(&self) -> Option<&Condition> {
+        self.targeting.as_ref()
+    }
+}
+
+fn parse_trigger(value: Option<&Value>) -> Result<Option<String>, Refusal> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text.chars().count() <= 200 => Ok(Some(text.clone())),
+        Some(_) => Err(Refusal::field(
+            "/trigger",
+            "trigger must be an event name of at most 200 characters",
+        )),
+    }
+}
+
+fn parse_priority(value: Option<&Value>) -> Result<i64, Refusal> {
+    match value {
+        None | Some(Value::Null) => Ok(0),
+        Some(value) => value
+            .as_i64()
+            .filter(|number| number.unsigned_abs() <= 1_000_000_000)
+            .ok_or_else(|| {
+                Refusal::field("/priority", "priority must be a whole number, higher first")
+            }),
+    }
+}
+
+fn parse_schedule(value: Option<&Value>) -> Result<Schedule, Refusal> {
+    let object = match value {
+        None | Some(Value::Null) => return Ok(Schedule::default()),
+        Some(Value::Object(object)) => object,
+        Some(_) => return Err(Refusal::field("/schedule", "schedule must be an object")),
+    };
+    if let Some(key) = object
+        .keys()
+        .find(|key| !matches!(key.as_str(), "start" | "end"))
+    {
+        // A misspelt bound that was ignored would show the campaign to everybody at once.
+        return Err(Refusal::field(
+            format!("/schedule/{}", key.replace('~', "~0").replace('/', "~1")),
+            "schedule knows start and end",
+        ));
+    }
+    let time = |name: &str| match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => DateTime::parse_from_rfc3339(text)
+            .map(|time| Some(time.with_timezone(&Utc)))
+            .map_err(|_| bad_time(name)),
+        Some(_) => Err(bad_time(name)),
+    };
+    let schedule = Schedule {
+        start: time("start")?,
+        end: time("end")?,
+    };
+    if let (Some(start), Some(end)) = (schedule.start, schedule.end)
+        && end <= start
+    {
+        return Err(Refusal::field(
+            "/schedule/end",
+            "schedule.end must be after schedule.start",
+        ));
+    }
+    Ok(schedule)
+}
+
+fn bad_time(name: &str) -> Refusal {
+    Refusal::field(
+        format!("/schedule/{name}"),
+        format!(
+            "schedule.{name} must be an RFC 3339 time with a zone, such as 2026-01-31T09:00:00Z"
+        ),
+    )
+}
+
+/// The most segments a campaign may include or exclude.
+const SEGMENTS_MAX: usize = 100;
+
+fn parse_segments(value: Option<&Value>) -> Result<(Vec<String>, Vec<String>), Refusal> {
+    let object = match value {
+        None | Some(Value::Null) => return Ok((Vec::new(), Vec::new())),
+        Some(Value::Object(object)) => object,
+        Some(Value::Array(_)) => {
+            return Err(Refusal::field(
+                "/segments",
+                "segments must be an object with include and exclude",
+            ));
+        }
+        Some(_) => return Err(Refusal::field("/segments", "segments must be an object")),
+    };
+    if let Some(key) = object
+        .keys()
+        .find(|key| !matches!(key.as_str(), "include" | "exclude"))
+    {
+        return Err(Refusal::field(
+            format!("/segments/{}", key.replace('~', "~0").replace('/', "~1")),
+            "segments knows include and exclude",
+        ));
+    }
+    let names = |side: &str| -> Result<Vec<String>, Refusal> {
+        let pointer = format!("/segments/{side}");
+        let list = match object.get(side) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(list)) if list.len() <= SEGMENTS_MAX => list,
+            Some(_) => {
+                return Err(Refusal::field(
+                    pointer,
+                    format!("{side} must be a list of at most {SEGMENTS_MAX} segment ids"),
+                ));
+            }
+        };
+        list.iter()
+            .enumerate()
+            .map(|(index, name)| match name {
+                Value::String(text) if !text.is_empty() => Ok(text.clone()),
+                _ => Err(Refusal::field(
+                    format!("{pointer}/{index}"),
+                    "must be a segment id",
+                )),
+            })
+            .collect()
+    };
+    Ok((names("include")?, names("exclude")?))
+}

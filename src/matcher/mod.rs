@@ -1,0 +1,16 @@
+//! The decision: which of a project's live campaigns a user should see, now or on an event.
+//!
+//! [`Snapshot`] is an immutable picture of a project's live campaigns, segments and flags. It does
+//! no I/O, reads no clock and holds no lock; a change builds a new snapshot that replaces it.
+//! Campaigns are found by trigger first; each candidate then passes the [`Gate`]s in order, and the
+//! first that fails is the reason it is not shown.
+//!
+//! Invariants: campaigns are ranked by priority (higher first), then creation (newer first), and a
+//! decision's matches come in that order. A condition that fails at run time does not match and is
+//! counted.
+
+mod campaign;
+mod snapshot;
+
+pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
+pub use snapshot::{Decision, Flag, Gate, Occurrence, Snapshot, Subject};

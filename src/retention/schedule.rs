@@ -1,0 +1,216 @@
+//! Runs retention by the clock, on a thread of its own.
+//!
+//! Of several nodes one runs a job when it is due: whoever writes the due time first. A run that
+//! was due while no node was up is made up for at the start. Partitions
+//! are looked after every hour besides, so that even a yearly schedule never runs out of them, and
+//! a database that was down at the due time is asked again every minute.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use cron::Schedule;
+use diesel::sql_types::{Text, Timestamptz};
+use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
+
+use super::{Mode, RetentionError, RetentionOptions, run};
+use crate::clock::Clock;
+use crate::store::{self, partitions};
+
+/// How often the thread looks at the clock.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often partitions are looked after.
+const PARTITIONS_EVERY: TimeDelta = TimeDelta::hours(1);
+
+/// When a job that failed is tried again.
+const RETRY_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+/// What the scheduler needs.
+#[derive(Debug, Clone)]
+pub struct SchedulerOptions {
+    /// The database.
+    pub url: String,
+    /// When to run, in UTC.
+    pub schedule: Schedule,
+    /// How to run.
+    pub retention: RetentionOptions,
+}
+
+/// The running schedule.
+#[derive(Debug)]
+pub struct Scheduler {
+    stop: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scheduler {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(options: SchedulerOptions, clock: Clock) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new()
+            .name("retention".to_owned())
+            .spawn(move || Clockwork::new(options, clock).turn(&stopped))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stops the thread within a second, or after a bounded wait when it is in the middle of a
+    /// run: what it has done stays done, and its session ends with the process.
+    pub fn stop(mut self, patience: Duration) {
+        // The thread may have ended by itself, which is as good.
+        let _ended_already = self.stop.send(());
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let (done, waited) = channel();
+        let waiter = std::thread::Builder::new().spawn(move || {
+            let outcome = thread.join();
+            let _nobody_waits = done.send(outcome.is_ok());
+        });
+        if waiter.is_err() || waited.recv_timeout(patience) != Ok(true) {
+            tracing::warn!("retention was stopped in the middle of a run");
+        }
+    }
+}
+
+/// The thread's own state: when what is due next.
+struct Clockwork {
+    options: SchedulerOptions,
+    clock: Clock,
+    next_run: Option<DateTime<Utc>>,
+    /// The due time of a run that failed, and when to try it again.
+    retry: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    next_partitions: DateTime<Utc>,
+}
+
+impl Clockwork {
+    fn new(options: SchedulerOptions, clock: Clock) -> Self {
+        let now = clock.now();
+        // A run that was due while no node was up is made up for; if one was, it is claimed.
+        let missed = options.schedule.after(&now).next_back();
+        Self {
+            next_run: options.schedule.after(&now).next(),
+            retry: missed.map(|due| (due, now)),
+            next_partitions: now,
+            options,
+            clock,
+        }
+    }
+
+    fn turn(mut self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let now = self.clock.now();
+        if now >= self.next_partitions {
+            let outcome = self.look_after_partitions();
+            self.next_partitions = now + next_look(outcome);
+        }
+        if let Some(due) = self.next_run.filter(|due| now >= *due) {
+            self.next_run = self.options.schedule.after(&now).next();
+            self.retry = None;
+            self.attempt(due, now);
+        } else if let Some((due, _)) = self.retry.filter(|(_, at)| now >= *at) {
+            self.attempt(due, now);
+        }
+    }
+
+    fn attempt(&mut self, due: DateTime<Utc>, now: DateTime<Utc>) {
+        match self.run_due(due, now) {
+            // Somebody else's run is as good as ours.
+            Ok(()) | Err(JobError::Retention(RetentionError::Busy)) => self.retry = None,
+            Err(error) => {
+                tracing::error!(%error, "retention failed; it is tried again in a minute");
+                self.retry = Some((due, now + RETRY_AFTER));
+            }
+        }
+    }
+
+    fn run_due(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), JobError> {
+        let mut connection = store::connect(&self.options.url)?;
+        if !claim(&mut connection, due, now)? {
+            return Ok(());
+        }
+        let outcome = run(
+            &mut connection,
+            &self.clock,
+            &self.options.retention,
+            Mode::Run,
+        );
+        if outcome.is_err() {
+            release(&mut connection, due)?;
+        }
+        outcome?;
+        Ok(())
+    }
+
+    fn look_after_partitions(&self) -> Result<(), JobError> {
+        let mut connection = store::connect(&self.options.url)?;
+        let today = partitions::database_now(&mut connection)?.date_naive();
+        let days = self.options.retention.partitions_ahead_days;
+        for day in partitions::ensure_ahead(&mut connection, today, days)? {
+            tracing::info!(%day, "partition created");
+        }
+        Ok(())
+    }
+}
+
+fn next_look(outcome: Result<(), JobError>) -> TimeDelta {
+    match outcome {
+        Ok(()) => PARTITIONS_EVERY,
+        Err(error) => {
+            tracing::warn!(%error, "partitions could not be looked after");
+            RETRY_AFTER
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum JobError {
+    #[error(transparent)]
+    Connection(#[from] diesel::result::ConnectionError),
+    #[error(transparent)]
+    Retention(#[from] RetentionError),
+    #[error(transparent)]
+    Database(#[from] diesel::result::Error),
+}
+
+/// The job's name in `job_runs`.
+const JOB: &str = "retention";
+
+/// True for the one node that takes on the run that was due then.
+fn claim(
+    connection: &mut PgConnection,
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> QueryResult<bool> {
+    sql_query(
+        "INSERT INTO job_runs (job, due_at, started_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (job) DO UPDATE SET due_at = excluded.due_at, started_at = excluded.started_at \
+         WHERE job_runs.due_at < excluded.due_at",
+    )
+    .bind::<Text, _>(JOB)
+    .bind::<Timestamptz, _>(due)
+    .bind::<Timestamptz, _>(now)
+    .execute(connection)
+    .map(|rows| rows == 1)
+}
+
+/// Gives a failed run back, so that any node may try it again.
+fn release(connection: &mut PgConnection, due: DateTime<Utc>) -> QueryResult<()> {
+    sql_query("DELETE FROM job_runs WHERE job = $1 AND due_at = $2")
+        .bind::<Text, _>(JOB)
+        .bind::<Timestamptz, _>(due)
+        .execute(connection)
+        .map(drop)
+}

@@ -1,0 +1,224 @@
+//! A condition: the typed form, its compiled twin, and what is known about both.
+
+use std::sync::Arc;
+
+use datalogic_rs::bumpalo::Bump;
+use datalogic_rs::{DataValue, Engine, Error, ErrorKind, FromDataValue, Logic};
+use serde_json::Value;
+
+use super::expr::Expr;
+use super::facts::{Facts, FactsArena, Prepared, to_arena};
+use super::inspect;
+use super::limits::{self, Limits, RuleError, RuleErrorCode, RuleWarning};
+use super::lower;
+use super::operators::{self, SEGMENTS_KEY};
+use super::parse;
+
+/// A JsonLogic condition, parsed and compiled once.
+pub struct Condition {
+    expr: Expr,
+    engine: Arc<Engine>,
+    logic: Logic,
+    mentions_event: bool,
+    segments: Vec<String>,
+    warnings: Vec<RuleWarning>,
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Condition").field(&self.expr).finish()
+    }
+}
+
+/// What kind of run-time failure it was: a closed list, fit for a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EvalErrorKind {
+    /// A value of the wrong type, such as a number compared with a word.
+    Type,
+    /// Arithmetic that has no result.
+    Arithmetic,
+    /// A bound met at run time: a long array, deep data, too much memory.
+    Limit,
+    /// Anything else that the evaluator refuses.
+    Other,
+}
+
+impl EvalErrorKind {
+    /// The stable name of the kind.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EvalErrorKind::Type => "type",
+            EvalErrorKind::Arithmetic => "arithmetic",
+            EvalErrorKind::Limit => "limit",
+            EvalErrorKind::Other => "other",
+        }
+    }
+}
+
+/// A condition that failed at run time. It does not match, as a whole, and is counted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct EvalError {
+    /// What kind of failure.
+    pub kind: EvalErrorKind,
+    /// The same for a human being.
+    pub message: String,
+}
+
+impl EvalError {
+    pub(super) fn new(kind: EvalErrorKind, message: impl Into<String>) -> Self {
+        EvalError {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    fn from_library(error: &Error) -> Self {
+        let kind = match &error.kind {
+            ErrorKind::TypeError(_) | ErrorKind::InvalidArguments(_) => EvalErrorKind::Type,
+            // The evaluator throws `{"type": "NaN"}` for a number against a word.
+            ErrorKind::Thrown(_) => EvalErrorKind::Type,
+            ErrorKind::ArithmeticError(_) => EvalErrorKind::Arithmetic,
+            ErrorKind::Custom(_) => EvalErrorKind::Limit,
+            _ => EvalErrorKind::Other,
+        };
+        EvalError::new(kind, error.to_string())
+    }
+}
+
+impl Condition {
+    /// Checks the bounds, parses and compiles.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with a JSON pointer to it.
+    pub fn parse(json: &Value, limits: &Limits) -> Result<Condition, RuleError> {
+        limits::measure(json, limits)?;
+        let parsed = parse::parse(json, limits)?;
+        let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
+        if parsed.expr.cost(max_array_len) > limits.max_cost {
+            let message = format!(
+                "evaluating the rule could take more than {} steps",
+                limits.max_cost
+            );
+            return Err(RuleError::new("", RuleErrorCode::TooCostly, message));
+        }
+        let (engine, logic) = compile(&parsed.expr, limits)?;
+        Ok(Condition {
+            mentions_event: inspect::mentions_event(&parsed.expr),
+            segments: inspect::segments(&parsed.expr),
+            warnings: parsed.warnings,
+            expr: parsed.expr,
+            engine,
+            logic,
+        })
+    }
+
+    /// Whether the rule reads the event, decided from the rule and not from a run. A path that
+    /// is computed, and the data as a whole, count as reading it.
+    pub fn mentions_event(&self) -> bool {
+        self.mentions_event
+    }
+
+    /// The names or ids given to `in_segment`, sorted, each once.
+    pub fn segments(&self) -> &[String] {
+        &self.segments
+    }
+
+    /// What its author probably did not mean.
+    pub fn warnings(&self) -> &[RuleWarning] {
+        &self.warnings
+    }
+
+    /// The typed form.
+    pub fn expr(&self) -> &Expr {
+        &self.expr
+    }
+
+    /// Whether the condition holds, for a caller with one condition only.
+    ///
+    /// # Errors
+    /// A run-time failure: the condition does not match as a whole.
+    pub fn matches(&self, facts: &Facts<'_>) -> Result<bool, EvalError> {
+        let arena = FactsArena::new();
+        self.matches_prepared(&Prepared::new(*facts, &arena))
+    }
+
+    /// Whether the condition holds. The facts are converted once for all conditions.
+    ///
+    /// # Errors
+    /// A run-time failure: the condition does not match as a whole.
+    pub fn matches_prepared(&self, prepared: &Prepared<'_>) -> Result<bool, EvalError> {
+        self.with_result(prepared, |value| Ok(self.engine.truthy(value)))
+    }
+
+    /// The value of the rule, before it is taken for true or false.
+    ///
+    /// # Errors
+    /// A run-time failure.
+    pub fn evaluate_value(&self, facts: &Facts<'_>) -> Result<Value, EvalError> {
+        let arena = FactsArena::new();
+        let prepared = Prepared::new(*facts, &arena);
+        self.with_result(&prepared, to_json)
+    }
+
+    /// The value of the rule on data of any shape, where nobody is in a segment.
+    ///
+    /// # Errors
+    /// A run-time failure.
+    pub fn evaluate_on(&self, data: &Value) -> Result<Value, EvalError> {
+        let arena = Bump::new();
+        let data: &DataValue<'_> = arena.alloc(to_arena(data, &arena, 0)?);
+        let result = self.engine.evaluate(&self.logic, data, &arena);
+        to_json(result.map_err(|error| EvalError::from_library(&error))?)
+    }
+
+    fn with_result<T>(
+        &self,
+        prepared: &Prepared<'_>,
+        read: impl FnOnce(&DataValue<'_>) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        let root = prepared.root()?;
+        // Asked before the scratch memory is taken: the lookup may evaluate other conditions.
+        let lookup = prepared.facts().segments;
+        let answers: Vec<_> = self
+            .segments
+            .iter()
+            .map(|name| (name.as_str(), DataValue::Bool(lookup(name))))
+            .collect();
+        let mut scratch = prepared.scratch.borrow_mut();
+        scratch.reset();
+        let arena = &*scratch;
+        let data = if answers.is_empty() {
+            root.object
+        } else {
+            let answers = DataValue::Object(arena.alloc_slice_copy(&answers));
+            let mut members = vec![(SEGMENTS_KEY, answers)];
+            members.extend_from_slice(root.members);
+            arena.alloc(DataValue::Object(arena.alloc_slice_copy(&members)))
+        };
+        match self.engine.evaluate(&self.logic, data, arena) {
+            Ok(value) => read(value),
+            Err(error) => Err(EvalError::from_library(&error)),
+        }
+    }
+}
+
+/// Compiles a typed form for evaluation.
+pub(super) fn compile(expr: &Expr, limits: &Limits) -> Result<(Arc<Engine>, Logic), RuleError> {
+    // The parser has compiled every pattern once and named its node; failing again here would
+    // mean that compiling is not a function of the pattern.
+    let refused = |error: String| RuleError::new("", RuleErrorCode::NotCompilable, error);
+    let lowered = lower::lower(expr, limits.max_array_len, |pattern| {
+        parse::regex(pattern, limits)
+    })
+    .map_err(|error| refused(error.to_string()))?;
+    let engine = operators::engine(lowered.patterns);
+    let logic = engine
+        .compile(lowered.logic)
+        .map_err(|error| refused(error.to_string()))?;
+    Ok((engine, logic))
+}
+
+fn to_json(value: &DataValue<'_>) -> Result<Value, EvalError> {
+    Value::from_arena(value).map_err(|error| EvalError::from_library(&error))
+}

@@ -1,0 +1,291 @@
+//! The seed's rule list, `[{type, field, operator, value}]`, with exactly the seed's semantics.
+//!
+//! Each rule compares a member of the user's traits (`type` is `attribute`) or of the event's
+//! properties (any other `type`) with a constant; all must hold. `field` is a literal key, not a
+//! path.
+//!
+//! | left | operator | holds |
+//! |---|---|---|
+//! | absent | any, `!=` included | never |
+//! | present, null included | `==`, `!=` | by JavaScript's loose equality; objects are never equal |
+//! | present | `>`, `>=`, `<`, `<=` | by number if both sides have one, otherwise by text, in UTF-16 code units |
+//! | present | `contains` | the left side's text contains the right side's |
+//! | present | anything else | never |
+//!
+//! An absent `value` is JavaScript's `undefined`: equal to null only, `"undefined"` as a text.
+//!
+//! Two differences from the seed are on purpose. A name that every JavaScript object inherits
+//! (`constructor`, `toString`, …) is absent unless the data has it. A rule
+//! `{type: "event", field: "unknown", operator: "==", value: ""}` is a placeholder that the seed's
+//! dashboard writes by mistake and that could never hold; it is dropped.
+
+use serde_json::{Map, Value};
+
+use super::js_value::{compare_code_units, loosely_equal, to_number, to_text};
+use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
+
+/// A parsed rule list. The empty list matches everybody.
+#[derive(Debug, Clone, Default)]
+pub struct RuleList {
+    rules: Vec<Rule>,
+    warnings: Vec<RuleWarning>,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    source: Source,
+    field: String,
+    test: Test,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Traits,
+    Properties,
+}
+
+#[derive(Debug, Clone)]
+enum Test {
+    Equal(Option<Value>),
+    NotEqual(Option<Value>),
+    Ordered(Order, Constant),
+    Contains(String),
+    Never,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+/// The right side of a comparison, converted once.
+#[derive(Debug, Clone)]
+struct Constant {
+    number: f64,
+    text: String,
+}
+
+impl RuleList {
+    /// Parses a list with the default bounds. Absent, null and `[]` match everybody.
+    ///
+    /// # Errors
+    /// Not an array, a member that is not an object, or a bound exceeded.
+    pub fn parse(json: Option<&Value>) -> Result<RuleList, RuleError> {
+        Self::parse_within(json, &Limits::default())
+    }
+
+    /// Parses a list within these bounds.
+    ///
+    /// # Errors
+    /// As [`RuleList::parse`].
+    pub fn parse_within(json: Option<&Value>, limits: &Limits) -> Result<RuleList, RuleError> {
+        let items = match json {
+            None | Some(Value::Null) => return Ok(RuleList::default()),
+            Some(Value::Array(items)) => items,
+            Some(_) => {
+                let message = "a rule list is an array";
+                return Err(RuleError::new("", RuleErrorCode::NotAList, message));
+            }
+        };
+        if items.len() > limits.max_list_rules {
+            let message = format!("a list may have at most {} rules", limits.max_list_rules);
+            return Err(RuleError::new("", RuleErrorCode::TooManyRules, message));
+        }
+        for (index, item) in items.iter().enumerate() {
+            super::limits::measure(item, limits).map_err(|error| RuleError {
+                pointer: format!("/{index}{}", error.pointer),
+                ..error
+            })?;
+        }
+        let mut list = RuleList::default();
+        for (index, item) in items.iter().enumerate() {
+            let Value::Object(rule) = item else {
+                let message = "a rule is an object";
+                let pointer = format!("/{index}");
+                return Err(RuleError::new(pointer, RuleErrorCode::NotAnObject, message));
+            };
+            list.push(index, rule);
+        }
+        Ok(list)
+    }
+
+    fn push(&mut self, index: usize, json: &Map<String, Value>) {
+        if is_placeholder(json) {
+            self.warnings.push(RuleWarning {
+                pointer: format!("/{index}"),
+                code: "placeholder_ignored",
+                message: "this placeholder of the dashboard is ignored".to_owned(),
+            });
+            return;
+        }
+        let rule = Rule::from_json(json);
+        if matches!(rule.test, Test::Never) {
+            self.warnings.push(RuleWarning {
+                pointer: format!("/{index}/operator"),
+                code: "unknown_operator",
+                message: "a rule with this operator never holds".to_owned(),
+            });
+        }
+        self.rules.push(rule);
+    }
+
+    /// Whether a rule reads the event's properties, placeholders left out.
+    pub fn mentions_event(&self) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.source == Source::Properties)
+    }
+
+    /// What its author probably did not mean.
+    pub fn warnings(&self) -> &[RuleWarning] {
+        &self.warnings
+    }
+
+    /// Whether there is nothing to hold.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether all rules hold.
+    pub fn matches(
+        &self,
+        traits: &Map<String, Value>,
+        properties: Option<&Map<String, Value>>,
+    ) -> bool {
+        self.rules.iter().all(|rule| {
+            let source = match rule.source {
+                Source::Traits => Some(traits),
+                Source::Properties => properties,
+            };
+            let left = source.and_then(|source| source.get(&rule.field));
+            left.is_some_and(|left| rule.test.holds(left))
+        })
+    }
+}
+
+/// Exactly the four members; others, such as the dashboard's `id`, do not matter.
+fn is_placeholder(json: &Map<String, Value>) -> bool {
+    let is = |member: &str, text: &str| json.get(member).and_then(Value::as_str) == Some(text);
+    is("type", "event") && is("field", "unknown") && is("operator", "==") && is("value", "")
+}
+
+impl Rule {
+    fn from_json(json: &Map<String, Value>) -> Rule {
+        let is_attribute = json.get("type").and_then(Value::as_str) == Some("attribute");
+        let value = json.get("value");
+        let constant = || Constant {
+            number: to_number(value),
+            text: to_text(value).into_owned(),
+        };
+        let test = match json.get("operator").and_then(Value::as_str) {
+            Some("==") => Test::Equal(value.cloned()),
+            Some("!=") => Test::NotEqual(value.cloned()),
+            Some(">") => Test::Ordered(Order::Greater, constant()),
+            Some(">=") => Test::Ordered(Order::GreaterOrEqual, constant()),
+            Some("<") => Test::Ordered(Order::Less, constant()),
+            Some("<=") => Test::Ordered(Order::LessOrEqual, constant()),
+            Some("contains") => Test::Contains(to_text(value).into_owned()),
+            Some(_) | None => Test::Never,
+        };
+        Rule {
+            source: if is_attribute {
+                Source::Traits
+            } else {
+                Source::Properties
+            },
+            // JavaScript makes a text of whatever is used as a key.
+            field: to_text(json.get("field")).into_owned(),
+            test,
+        }
+    }
+}
+
+impl Test {
+    fn holds(&self, left: &Value) -> bool {
+        match self {
+            Test::Equal(right) => loosely_equal(left, right.as_ref()),
+            Test::NotEqual(right) => !loosely_equal(left, right.as_ref()),
+            Test::Ordered(order, right) => order.holds(left, right),
+            Test::Contains(text) => to_text(Some(left)).contains(text.as_str()),
+            Test::Never => false,
+        }
+    }
+}
+
+impl Order {
+    fn holds(self, left: &Value, right: &Constant) -> bool {
+        let number = to_number(Some(left));
+        let order = match number.partial_cmp(&right.number) {
+            Some(order) => order,
+            // One side has no number.
+            None => compare_code_units(&to_text(Some(left)), &right.text),
+        };
+        match self {
+            Order::Greater => order.is_gt(),
+            Order::GreaterOrEqual => order.is_ge(),
+            Order::Less => order.is_lt(),
+            Order::LessOrEqual => order.is_le(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn placeholders_are_dropped_and_nothing_else_is() {
+        let placeholder =
+            json!({"id": "7", "type": "event", "field": "unknown", "operator": "==", "value": ""});
+        let list = RuleList::parse(Some(&json!([placeholder]))).unwrap();
+        assert!(list.is_empty() && !list.mentions_event());
+        assert!(list.matches(&Map::new(), None));
+        for (member, value) in [
+            ("type", json!("attribute")),
+            ("field", json!("Unknown")),
+            ("operator", json!("!=")),
+            ("value", json!(null)),
+        ] {
+            let mut other = placeholder.clone();
+            other[member] = value;
+            let list = RuleList::parse(Some(&json!([other]))).unwrap();
+            assert!(!list.is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_objects_is_refused_by_pointer() {
+        let error = RuleList::parse(Some(&json!({"and": []}))).unwrap_err();
+        assert_eq!(
+            (error.code, error.pointer.as_str()),
+            (RuleErrorCode::NotAList, "")
+        );
+        let error = RuleList::parse(Some(&json!([{}, 5]))).unwrap_err();
+        assert_eq!(
+            (error.code, error.pointer.as_str()),
+            (RuleErrorCode::NotAnObject, "/1")
+        );
+        let many = Value::Array(vec![json!({}); 1_001]);
+        let error = RuleList::parse(Some(&many)).unwrap_err();
+        assert_eq!(error.code, RuleErrorCode::TooManyRules);
+    }
+
+    #[test]
+    fn an_event_rule_mentions_the_event() {
+        let list = |kind: &str| {
+            RuleList::parse(Some(
+                &json!([{"type": kind, "field": "f", "operator": "=="}]),
+            ))
+            .unwrap()
+        };
+        assert!(!list("attribute").mentions_event());
+        assert!(list("event").mentions_event());
+        assert!(list("user_property").mentions_event());
+    }
+}

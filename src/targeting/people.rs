@@ -1,0 +1,284 @@
+//! What this node remembers of people: which person an identity names, and each person's state.
+//!
+//! Both caches are bounded by bytes and may forget anything at any time; the database is the truth.
+//! What they must never do is answer with a state that is older than one already acknowledged. The
+//! protocol that keeps this, with any number of shards and readers:
+//!
+//! - Whoever changes a person holds the person's row lock from reading it until the commit, so
+//!   changes of one person are one after the other. Before the commit it calls
+//!   [`People::begin_change`], which counts the person's slot up and marks a change in progress;
+//!   after it, [`Change::publish`].
+//! - A state is published only if no other change of the slot began since; otherwise the entry is
+//!   removed. The change that began last is the one whose row lock came last, so an older state
+//!   can never replace a newer one.
+//! - A reader notes the slot before it loads and inserts what it loaded only if the slot is
+//!   unchanged, no change is in progress and nothing is there.
+//! - A change whose outcome is unknown (the connection died during the commit) stays in progress
+//!   until its rows were locked again, which waits for the lost session to end.
+//!
+//! Slots are shared by many people; a collision costs a cache miss, never an answer.
+//!
+//! While a second node is registered on the database nothing is cached, since its changes are not
+//! seen here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use chrono::{DateTime, Utc};
+use moka::ops::compute::Op;
+use moka::sync::Cache;
+use serde_json::{Map, Value};
+
+use crate::model::{Identity, PersonId, ProjectId};
+
+/// What decisions know of a person.
+#[derive(Debug, Clone)]
+pub struct PersonState {
+    /// The internal number.
+    pub id: PersonId,
+    /// The hash of the bucketing identity; names the shard.
+    pub home: i64,
+    /// The application's own id, once one is linked.
+    pub user_id: Option<String>,
+    /// Traits, merged over all identifies; always an object.
+    pub traits: Arc<Value>,
+    /// When the person was first seen.
+    pub created_at: DateTime<Utc>,
+    /// When the person was last seen, as stored: it lags by up to
+    /// [`LAST_SEEN_GRAIN`](crate::ingest::LAST_SEEN_GRAIN).
+    pub last_seen_at: DateTime<Utc>,
+}
+
+impl PersonState {
+    /// The traits as an object.
+    pub fn traits_object(&self) -> &Map<String, Value> {
+        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+        self.traits.as_object().unwrap_or(&NONE)
+    }
+
+    /// About how many bytes the state holds.
+    fn weight(&self) -> u32 {
+        u32::try_from(256 + weight_of(&self.traits)).unwrap_or(u32::MAX)
+    }
+}
+
+fn weight_of(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    own + match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(weight_of).sum(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, item)| 48 + key.len() + weight_of(item))
+            .sum(),
+    }
+}
+
+/// Where a person's identity leads: the person and its home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The person.
+    pub person: PersonId,
+    /// The person's home hash.
+    pub home: i64,
+}
+
+const SLOTS: usize = 1 << 14;
+const IN_PROGRESS_BITS: u32 = 16;
+const SEQUENCE_STEP: u64 = 1 << IN_PROGRESS_BITS;
+
+/// The caches of one node.
+#[derive(Debug)]
+pub struct People {
+    addresses: Cache<(ProjectId, Identity), Address>,
+    states: Cache<PersonId, Arc<PersonState>>,
+    slots: Box<[AtomicU64]>,
+    shared: AtomicBool,
+}
+
+/// What a reader noted before it loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed(Option<u64>);
+
+impl People {
+    /// Makes empty caches; half of the bytes go to states, half to addresses.
+    pub fn new(cache_bytes: u64) -> Self {
+        let addresses = Cache::builder()
+            .weigher(|(_, identity): &(ProjectId, Identity), _: &Address| {
+                u32::try_from(160 + identity.value().len()).unwrap_or(u32::MAX)
+            })
+            .max_capacity(cache_bytes / 2)
+            .build();
+        let states = Cache::builder()
+            .weigher(|_: &PersonId, state: &Arc<PersonState>| state.weight())
+            .max_capacity(cache_bytes / 2)
+            .build();
+        let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            addresses,
+            states,
+            slots,
+            shared: AtomicBool::new(false),
+        }
+    }
+
+    /// Says whether another node works on the same database; while one does, nothing is cached.
+    pub fn set_shared(&self, shared: bool) {
+        if self.shared.swap(shared, Ordering::SeqCst) != shared && shared {
+            self.forget_all();
+        }
+    }
+
+    /// Drops everything, as after an import that wrote behind this node's back.
+    pub fn forget_all(&self) {
+        for slot in &self.slots {
+            slot.fetch_add(SEQUENCE_STEP, Ordering::SeqCst);
+        }
+        self.addresses.invalidate_all();
+        self.states.invalidate_all();
+    }
+
+    /// The person an identity names, if remembered. It may have been merged since: then no state
+    /// is remembered for it, and the row says into whom.
+    pub fn address(&self, project: ProjectId, identity: &Identity) -> Option<Address> {
+        if self.shared.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.addresses.get(&(project, identity.clone()))
+    }
+
+    /// Remembers where an identity leads.
+    pub fn remember_address(&self, project: ProjectId, identity: &Identity, address: Address) {
+        if !self.shared.load(Ordering::Relaxed) {
+            self.addresses.insert((project, identity.clone()), address);
+        }
+    }
+
+    /// Forgets where an identity leads.
+    pub fn forget_address(&self, project: ProjectId, identity: &Identity) {
+        self.addresses.invalidate(&(project, identity.clone()));
+    }
+
+    /// The person's state, if remembered.
+    pub fn state(&self, person: PersonId) -> Option<Arc<PersonState>> {
+        if self.shared.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.states.get(&person)
+    }
+
+    /// To be called before a state is loaded that may be remembered.
+    pub fn observe(&self, person: PersonId) -> Observed {
+        let slot = self.slot(person).load(Ordering::SeqCst);
+        Observed((in_progress(slot) == 0).then_some(slot))
+    }
+
+    /// Remembers a loaded state unless it may be out of date.
+    pub fn remember_loaded(&self, observed: Observed, state: &Arc<PersonState>) {
+        let Some(observed) = observed.0 else { return };
+        self.states.entry(state.id).and_compute_with(|present| {
+            let unchanged = self.slot(state.id).load(Ordering::SeqCst) == observed;
+            if present.is_none() && unchanged && !self.shared.load(Ordering::SeqCst) {
+                Op::Put(Arc::clone(state))
+            } else {
+                Op::Nop
+            }
+        });
+    }
+
+    /// To be called with the row lock of every person held, before the commit that changes them.
+    pub fn begin_change(&self, people: impl IntoIterator<Item = PersonId>) -> Change {
+        let mut people: Vec<PersonId> = people.into_iter().collect();
+        people.sort_unstable();
+        people.dedup();
+        let mut slots: Vec<usize> = people.iter().map(|&person| self.index(person)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let slots = slots
+            .into_iter()
+            .filter_map(|index| {
+                let slot = self.slots.get(index)?;
+                let before = slot.fetch_add(SEQUENCE_STEP + 1, Ordering::SeqCst);
+                Some((index, sequence(before.wrapping_add(SEQUENCE_STEP))))
+            })
+            .collect();
+        Change { people, slots }
+    }
+
+    fn index(&self, person: PersonId) -> usize {
+        // Ids of neighbours differ in their low bits, so they spread without hashing.
+        usize::try_from(person.0.unsigned_abs()).unwrap_or(0) % SLOTS
+    }
+
+    fn slot(&self, person: PersonId) -> &AtomicU64 {
+        &self.slots[self.index(person)]
+    }
+}
+
+fn sequence(slot: u64) -> u64 {
+    slot >> IN_PROGRESS_BITS
+}
+
+fn in_progress(slot: u64) -> u64 {
+    slot & (SEQUENCE_STEP - 1)
+}
+
+/// A change of people's state that is under way; it ends with [`Change::publish`] or
+/// [`Change::abandon`].
+#[derive(Debug)]
+#[must_use = "a change that is not ended keeps its people out of the cache"]
+pub struct Change {
+    people: Vec<PersonId>,
+    slots: Vec<(usize, u64)>,
+}
+
+impl Change {
+    /// The people that change.
+    pub fn people(&self) -> &[PersonId] {
+        &self.people
+    }
+
+    /// After the commit: remembers the new states, and forgets the people that have none (merged
+    /// into somebody else) or that somebody changed again meanwhile.
+    pub fn publish<'a>(
+        self,
+        caches: &People,
+        new_state: impl Fn(PersonId) -> Option<&'a Arc<PersonState>>,
+    ) {
+        self.end(caches);
+        for &person in &self.people {
+            let index = caches.index(person);
+            let mine = self
+                .slots
+                .iter()
+                .find(|(slot, _)| *slot == index)
+                .map(|(_, mine)| *mine);
+            caches.states.entry(person).and_compute_with(|_| {
+                let now = sequence(caches.slot(person).load(Ordering::SeqCst));
+                match new_state(person) {
+                    Some(state) if mine == Some(now) && !caches.shared.load(Ordering::SeqCst) => {
+                        Op::Put(Arc::clone(state))
+                    }
+                    _ => Op::Remove,
+                }
+            });
+        }
+    }
+
+    /// After a rollback, or once an unknown outcome has settled: forgets the people.
+    pub fn abandon(self, caches: &People) {
+        for person in &self.people {
+            caches.states.invalidate(person);
+        }
+        self.end(caches);
+    }
+
+    fn end(&self, caches: &People) {
+        for (index, _) in &self.slots {
+            if let Some(slot) = caches.slots.get(*index) {
+                slot.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+}

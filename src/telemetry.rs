@@ -1,0 +1,98 @@
+//! Logs: one line an event, to standard error, as JSON or as text.
+//!
+//! Whatever a caller sent ends on its own line only in the middle of one: line ends and other
+//! control characters are escaped, so nobody can forge a log line.
+
+use std::io::{self, IsTerminal, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::LogFormat;
+
+/// Sends this process's logs to standard error from now on. A second call changes nothing.
+pub fn start(filter: &str, format: LogFormat) {
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !io::stderr().is_terminal(),
+    };
+    let filter = EnvFilter::builder().parse_lossy(filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // Starting twice happens in tests only, where the first one is as good.
+    let _started = if json {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(OneLine(io::stderr))
+            .try_init()
+    } else {
+        builder
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(OneLine(io::stderr))
+            .try_init()
+    };
+}
+
+/// Makes writers that keep each event on one line.
+#[derive(Debug, Clone)]
+struct OneLine<M>(M);
+
+impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {
+    type Writer = OneLineWriter<M::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLineWriter(self.0.make_writer())
+    }
+}
+
+/// Writes a whole event, which ends with the one line end that stays.
+struct OneLineWriter<W>(W);
+
+impl<W: Write> Write for OneLineWriter<W> {
+    /// The subscriber hands over each event in one call.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let body = event.strip_suffix(b"\n").unwrap_or(event);
+        if !body.iter().any(u8::is_ascii_control) {
+            self.0.write_all(event)?;
+            return Ok(event.len());
+        }
+        let mut line = Vec::with_capacity(event.len() + 16);
+        for byte in body {
+            match byte {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                b'\t' => line.push(b'\t'),
+                other if other.is_ascii_control() => {
+                    write!(line, "\\x{other:02x}")?;
+                }
+                other => line.push(*other),
+            }
+        }
+        line.push(b'\n');
+        self.0.write_all(&line)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_can_start_a_line_of_its_own() -> io::Result<()> {
+        let mut out = Vec::new();
+        let event = b"INFO name=x\r\nINFO forged\x1b[31m \xc3\xa4\n";
+        let written = OneLineWriter(&mut out).write(event)?;
+        assert_eq!(written, event.len());
+        assert_eq!(out, b"INFO name=x\\r\\nINFO forged\\x1b[31m \xc3\xa4\n");
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! Content encodings: honoured, sniffed, capped.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use beckon::error::{Code, Error};
+use beckon::ingest::decode::{DecodeLimits, decompress};
+use flate2::Compression;
+
+const TEXT: &[u8] = br#"{"user_id":"u","event":"e","properties":{"a":[1,2,3]}}"#;
+
+pub fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zlib(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn raw_deflate(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn brotli(body: &[u8]) -> Vec<u8> {
+    let mut output = Vec::new();
+    let mut encoder = brotli::CompressorWriter::new(&mut output, 4_096, 5, 22);
+    encoder.write_all(body).unwrap();
+    drop(encoder);
+    output
+}
+
+fn zstd(body: &[u8]) -> Vec<u8> {
+    zstd::encode_all(body, 3).unwrap()
+}
+
+fn undone(encoding: Option<&str>, body: &[u8]) -> Result<Vec<u8>, Error> {
+    decompress(encoding, body, &DecodeLimits::default()).map(std::borrow::Cow::into_owned)
+}
+
+#[test]
+fn each_encoding_is_undone() {
+    let twice = gzip(&gzip(TEXT));
+    let mixed = zstd(&brotli(TEXT));
+    let members = [gzip(&TEXT[..10]), gzip(&TEXT[10..])].concat();
+    for (encoding, body) in [
+        (None, TEXT.to_vec()),
+        (Some(""), TEXT.to_vec()),
+        (Some("identity"), TEXT.to_vec()),
+        (Some("gzip"), gzip(TEXT)),
+        (Some("GZIP"), gzip(TEXT)),
+        (Some("x-gzip"), gzip(TEXT)),
+        (Some("gzip"), members),
+        (None, gzip(TEXT)),
+        (Some("identity"), gzip(TEXT)),
+        (Some("deflate"), zlib(TEXT)),
+        (Some("deflate"), raw_deflate(TEXT)),
+        (Some("br"), brotli(TEXT)),
+        (Some("zstd"), zstd(TEXT)),
+        (Some("gzip, gzip"), twice),
+        (Some("br ,identity, zstd"), mixed),
+    ] {
+        assert_eq!(undone(encoding, &body).unwrap(), TEXT, "{encoding:?}");
+    }
+}
+
+#[test]
+fn unknown_and_damaged_encodings_are_named() {
+    let mut cut = gzip(TEXT);
+    cut.truncate(20);
+    for (encoding, body) in [
+        (Some("compress"), TEXT.to_vec()),
+        (Some("gzip, gzip, gzip, gzip"), TEXT.to_vec()),
+        (Some("gzip"), TEXT.to_vec()),
+        (Some("deflate"), TEXT.to_vec()),
+        (Some("br"), TEXT.to_vec()),
+        (Some("zstd"), TEXT.to_vec()),
+        (Some("gzip"), cut),
+        // Brotli's large-window extension, here with a window of 1 GiB.
+        (Some("br"), vec![0x11, 0x1e, 0x03]),
+    ] {
+        let error = undone(encoding, &body).unwrap_err();
+        assert_eq!(error.code(), Code::MalformedEncoding, "{encoding:?}");
+    }
+}
+
+#[test]
+fn the_limit_is_exact() {
+    let limits = DecodeLimits {
+        body_bytes_max: 100_000,
+        ..DecodeLimits::default()
+    };
+    for (encoding, encode) in [
+        ("identity", <[u8]>::to_vec as fn(&[u8]) -> Vec<u8>),
+        ("gzip", gzip),
+        ("deflate", zlib),
+        ("deflate", raw_deflate),
+        ("br", brotli),
+        ("zstd", zstd),
+    ] {
+        let fits = encode(&vec![b' '; 100_000]);
+        let undone = decompress(Some(encoding), &fits, &limits).unwrap();
+        assert_eq!(undone.len(), 100_000, "{encoding}");
+        let over = encode(&vec![b' '; 100_001]);
+        let error = decompress(Some(encoding), &over, &limits).unwrap_err();
+        assert_eq!(error.code(), Code::BodyTooLarge, "{encoding}");
+    }
+}
+
+#[test]
+fn bombs_stop_at_the_limit() {
+    let zeros = vec![0_u8; 64 * 1024 * 1024];
+    for (encoding, bomb) in [
+        ("gzip", gzip(&zeros)),
+        ("deflate", zlib(&zeros)),
+        ("br", brotli(&zeros)),
+        ("zstd", zstd(&zeros)),
+        // A gigabyte in two layers.
+        ("gzip, gzip", gzip(&gzip(&zeros).repeat(16))),
+    ] {
+        assert!(bomb.len() < 110_000, "{encoding}: {}", bomb.len());
+        let before = Instant::now();
+        let error = undone(Some(encoding), &bomb).unwrap_err();
+        assert_eq!(error.code(), Code::BodyTooLarge, "{encoding}");
+        assert!(before.elapsed() < Duration::from_secs(1), "{encoding}");
+    }
+}
