@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
 use serde_json::Value;
 
+use super::person_state::{LoadPeople, PersonRow};
 use super::schema::identities;
 use crate::model::{Identity, PersonId, ProjectId};
 
@@ -141,31 +142,14 @@ pub fn identities_of(
         .load(connection)
 }
 
-/// What is stored of a person.
-#[derive(Debug, Clone, QueryableByName)]
-pub struct StoredPerson {
-    /// Traits, merged over all identifies.
-    #[diesel(sql_type = Jsonb)]
-    pub traits: Value,
-    /// When the person was first seen.
-    #[diesel(sql_type = Timestamptz)]
-    pub created_at: DateTime<Utc>,
-    /// When the person was last seen.
-    #[diesel(sql_type = Timestamptz)]
-    pub last_seen_at: DateTime<Utc>,
-}
-
-/// One person.
+/// The state of one person, unless the person was merged away meanwhile.
 pub fn load(
     connection: &mut PgConnection,
     project: ProjectId,
     person: PersonId,
-) -> QueryResult<Option<StoredPerson>> {
-    sql_query(
-        "SELECT traits, created_at, last_seen_at FROM persons WHERE project_id = $1 AND id = $2",
-    )
-    .bind::<BigInt, _>(project.0)
-    .bind::<BigInt, _>(person.0)
-    .get_result(connection)
-    .optional()
+) -> QueryResult<Option<PersonRow>> {
+    let rows: Vec<PersonRow> = LoadPeople { ids: &[person.0] }.load(connection)?;
+    Ok(rows
+        .into_iter()
+        .find(|row| row.project_id == project.0 && row.merged_into.is_none()))
 }

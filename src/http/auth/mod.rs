@@ -1,6 +1,6 @@
 //! Who may do what.
 //!
-//! A key is looked up by its SHA-256 and kept in a bounded cache for a few seconds, unknown ones
+//! A key is looked up by its SHA-256 and kept in a bounded cache for a moment, unknown ones
 //! too, so that a flood of one bad key costs one query. A key that is revoked through this process
 //! is forgotten at once; one that is revoked elsewhere lives for [`STALE`] at most. While the
 //! database is away, a key that was good stays good: an outage must not lock out those who were
@@ -35,9 +35,9 @@ use origins::Origins;
 pub use secret::Secret;
 
 /// How long a cached key is used without a second thought.
-const FRESH: Duration = Duration::from_secs(3);
+const FRESH: Duration = Duration::from_millis(500);
 /// How long it is used while one request reads it again.
-const STALE: Duration = Duration::from_secs(5);
+const STALE: Duration = Duration::from_secs(1);
 /// How many keys are remembered, known and unknown.
 const CACHED_KEYS_MAX: u64 = 20_000;
 
