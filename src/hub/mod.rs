@@ -75,14 +75,16 @@ impl Hub {
     {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("beckon-hub".to_owned()).spawn(move || {
-            while !stopping.load(Ordering::Relaxed) {
-                if let Err(reason) = listen(&options, &stopping, &mut on_signal) {
-                    tracing::warn!(reason, "change broadcast lost its connection");
-                    std::thread::sleep(RECONNECT_DELAY);
+        let thread = std::thread::Builder::new()
+            .name("beckon-hub".to_owned())
+            .spawn(move || {
+                while !stopping.load(Ordering::Relaxed) {
+                    if let Err(reason) = listen(&options, &stopping, &mut on_signal) {
+                        tracing::warn!(reason, "change broadcast lost its connection");
+                        std::thread::sleep(RECONNECT_DELAY);
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { stop, thread })
     }
 
@@ -127,7 +129,13 @@ where
         ))
         .map_err(text)?;
     let others = other_nodes(&mut connection).map_err(text)?;
-    on_signal(Signal::Connected { other_nodes: others }, &mut connection).map_err(text)?;
+    on_signal(
+        Signal::Connected {
+            other_nodes: others,
+        },
+        &mut connection,
+    )
+    .map_err(text)?;
     let mut polled_at = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let mut signals: Vec<Signal> = Vec::new();
@@ -142,7 +150,9 @@ where
         if polled_at.elapsed() >= options.poll {
             polled_at = Instant::now();
             let others = other_nodes(&mut connection).map_err(text)?;
-            signals.push(Signal::Poll { other_nodes: others });
+            signals.push(Signal::Poll {
+                other_nodes: others,
+            });
         }
         for signal in signals {
             on_signal(signal, &mut connection).map_err(text)?;

@@ -29,7 +29,12 @@ pub(super) struct Permit {
 
 impl Admission {
     pub(super) fn new(rows_max: usize, bytes_max: usize) -> Self {
-        Self { rows: AtomicUsize::new(0), bytes: AtomicUsize::new(0), rows_max, bytes_max }
+        Self {
+            rows: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            rows_max,
+            bytes_max,
+        }
     }
 
     /// Takes a place for these items, or says at once that there is none. An empty queue takes
@@ -39,10 +44,16 @@ impl Admission {
         let bytes = items.iter().map(|(_, item)| size_of_item(item)).sum();
         let rows_before = self.rows.fetch_add(rows, Ordering::AcqRel);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let permit = Permit { admission: Arc::clone(self), rows, bytes };
+        let permit = Permit {
+            admission: Arc::clone(self),
+            rows,
+            bytes,
+        };
         let is_full = rows_before + rows > self.rows_max || bytes_before + bytes > self.bytes_max;
         if is_full && rows_before > 0 {
-            return Err(Error::Overloaded { retry_after: RETRY_AFTER });
+            return Err(Error::Overloaded {
+                retry_after: RETRY_AFTER,
+            });
         }
         Ok(permit)
     }

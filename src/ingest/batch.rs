@@ -44,7 +44,12 @@ pub(super) struct Unit {
 /// What became of a unit.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Stored { id: EventId, duplicate: bool, matched: Vec<Arc<LiveCampaign>>, traits: Arc<Value> },
+    Stored {
+        id: EventId,
+        duplicate: bool,
+        matched: Vec<Arc<LiveCampaign>>,
+        traits: Arc<Value>,
+    },
     Rejected(Rejection),
     /// A rejection that is now in the ledger, or a call that is dropped on purpose.
     Kept,
@@ -230,7 +235,10 @@ impl Shard {
                 continue;
             };
             let fresh_id = EventId(Uuid::now_v7());
-            let key = event.message_id.as_ref().map(|id| (unit.project.0, digest(id.as_str())));
+            let key = event
+                .message_id
+                .as_ref()
+                .map(|id| (unit.project.0, digest(id.as_str())));
             let standing = match key.and_then(|key| first_of.get(&key)) {
                 Some(first) => Standing::Duplicate(*first),
                 None => Standing::New(fresh_id),
@@ -279,8 +287,11 @@ impl Shard {
         }
         let count = unclaimed.len();
         let (projects, digests): (Vec<i64>, Vec<Vec<u8>>) = unclaimed.into_iter().unzip();
-        let found: Vec<(i64, Vec<u8>, Uuid)> =
-            FindMessageIds { projects: &projects, digests: &digests }.load(connection)?;
+        let found: Vec<(i64, Vec<u8>, Uuid)> = FindMessageIds {
+            projects: &projects,
+            digests: &digests,
+        }
+        .load(connection)?;
         let stored: HashMap<(i64, [u8; 32]), EventId> = found
             .into_iter()
             .filter_map(|(project, digest, id)| {
@@ -289,8 +300,8 @@ impl Shard {
             .collect();
         if stored.len() < count {
             // The buckets were rotated since this shard looked.
-            use schema::message_buckets::dsl::{current_bucket, message_buckets};
             use diesel::QueryDsl;
+            use schema::message_buckets::dsl::{current_bucket, message_buckets};
             self.bucket = message_buckets.select(current_bucket).first(connection)?;
             return Err(FillError::Race);
         }
@@ -311,15 +322,24 @@ impl Shard {
         let mut unknown: HashMap<ProjectId, Vec<Identity>> = HashMap::new();
         let mut keys: Vec<Key<'a>> = Vec::new();
         for unit in units {
-            let Item::Event(event) = &unit.item else { continue };
+            let Item::Event(event) = &unit.item else {
+                continue;
+            };
             let (own, linked) = identities(event);
-            keys.extend(own.into_iter().chain(linked).map(|identity| (unit.project, identity)));
+            keys.extend(
+                own.into_iter()
+                    .chain(linked)
+                    .map(|identity| (unit.project, identity)),
+            );
         }
         keys.sort_unstable();
         keys.dedup();
         for &(project, identity) in &keys {
-            let remembered =
-                if fresh { None } else { caches.address(project, identity) };
+            let remembered = if fresh {
+                None
+            } else {
+                caches.address(project, identity)
+            };
             match remembered {
                 Some(address) => people.set_address((project, identity), address.person),
                 None => unknown.entry(project).or_default().push(identity.clone()),
@@ -361,12 +381,21 @@ impl Shard {
             if linked.is_some() && (own.is_none() || own != linked_person) {
                 locked.extend(own.into_iter().chain(linked_person));
             }
-            if let (Some(own), Call::Identify { traits: Some(traits) }) = (own, &event.call) {
+            if let (
+                Some(own),
+                Call::Identify {
+                    traits: Some(traits),
+                },
+            ) = (own, &event.call)
+            {
                 let patch = parse_traits(traits);
-                let changes_nothing = !fresh && caches.state(own).is_some_and(|state| {
-                    let held = state.traits_object();
-                    patch.iter().all(|(name, value)| held.get(name) == Some(value))
-                });
+                let changes_nothing = !fresh
+                    && caches.state(own).is_some_and(|state| {
+                        let held = state.traits_object();
+                        patch
+                            .iter()
+                            .all(|(name, value)| held.get(name) == Some(value))
+                    });
                 if !changes_nothing {
                     locked.push(own);
                 }
@@ -439,7 +468,9 @@ impl Shard {
         let mut person = work.people.address(key);
         if is_new {
             let patch = match &event.call {
-                Call::Identify { traits: Some(traits) } => parse_traits(traits),
+                Call::Identify {
+                    traits: Some(traits),
+                } => parse_traits(traits),
                 _ => Map::new(),
             };
             if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
@@ -450,9 +481,9 @@ impl Shard {
                     self.link(connection, &mut work.people, event, key, (project, linked))?
                 }
                 (None, Some(person)) => person,
-                (None, None) => {
-                    work.people.create(key, self.next_person(connection)?, event)
-                }
+                (None, None) => work
+                    .people
+                    .create(key, self.next_person(connection)?, event),
             };
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
@@ -471,7 +502,15 @@ impl Shard {
             Standing::New(id) => (id, false),
             Standing::Duplicate(id) => (id, true),
         };
-        Ok((Verdict::Stored { id, duplicate, matched, traits }, person))
+        Ok((
+            Verdict::Stored {
+                id,
+                duplicate,
+                matched,
+                traits,
+            },
+            person,
+        ))
     }
 
     /// Makes the event's own identity and the linked one the same person, and returns it.
@@ -488,7 +527,9 @@ impl Shard {
     ) -> Result<PersonId, FillError> {
         let is_alias = matches!(event.call, Call::Alias { .. });
         let has_user = |people: &PeopleOfBatch<'_>, person: PersonId| {
-            people.state(person).is_some_and(|state| state.user_id.is_some())
+            people
+                .state(person)
+                .is_some_and(|state| state.user_id.is_some())
         };
         let (own_person, linked_person) = (people.address(own), people.address(linked));
         if let (Some(one), Some(other)) = (own_person, linked_person)
@@ -496,7 +537,11 @@ impl Shard {
         {
             return Ok(one);
         }
-        if own_person.into_iter().chain(linked_person).any(|person| !people.is_locked(person)) {
+        if own_person
+            .into_iter()
+            .chain(linked_person)
+            .any(|person| !people.is_locked(person))
+        {
             return Err(FillError::Race);
         }
         match (own_person, linked_person) {
@@ -531,19 +576,27 @@ impl Shard {
         event: &Event,
     ) -> Vec<Arc<LiveCampaign>> {
         let name = event.call.name();
-        let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else { return Vec::new() };
-        let object = |raw: Option<&RawJson>| {
-            raw.map_or_else(|| Value::Object(Map::new()), |raw| Value::Object(raw.to_object()))
+        let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
+            return Vec::new();
         };
-        let (properties, context) =
-            (object(event.call.properties()), object(event.context.as_ref()));
+        let object = |raw: Option<&RawJson>| {
+            raw.map_or_else(
+                || Value::Object(Map::new()),
+                |raw| Value::Object(raw.to_object()),
+            )
+        };
+        let (properties, context) = (
+            object(event.call.properties()),
+            object(event.context.as_ref()),
+        );
         let occurrence = Occurrence {
             name,
             properties: &properties,
             context: &context,
             timestamp: event.timestamp,
         };
-        self.targeting.campaigns_on_event(snapshot, own, state, occurrence, event.received_at)
+        self.targeting
+            .campaigns_on_event(snapshot, own, state, occurrence, event.received_at)
     }
 
     /// Whether the traits, after linking and merging, could be over the limit. Both people's count,
@@ -623,11 +676,7 @@ fn unavailable(error: DieselError) -> Failure {
     Failure::Unavailable(error.to_string())
 }
 
-fn write(
-    connection: &mut PgConnection,
-    units: &[Unit],
-    work: &Work<'_>,
-) -> Result<(), FillError> {
+fn write(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) -> Result<(), FillError> {
     let identities = work.people.identity_rows();
     if !identities.projects.is_empty() {
         let inserted = InsertIdentities { rows: &identities }.execute(connection)?;
@@ -641,20 +690,32 @@ fn write(
     }
     let (ids, traits, seen_at) = work.people.changed();
     if !ids.is_empty() {
-        UpdateTraits { ids: &ids, traits: &traits, seen_at: &seen_at }.execute(connection)?;
+        UpdateTraits {
+            ids: &ids,
+            traits: &traits,
+            seen_at: &seen_at,
+        }
+        .execute(connection)?;
     }
     for (loser, survivor) in work.people.merges() {
         write_merge(connection, *loser, *survivor)?;
     }
     let (ids, seen_at) = work.people.touched();
     if !ids.is_empty() {
-        TouchPeople { ids: &ids, seen_at: &seen_at }.execute(connection)?;
+        TouchPeople {
+            ids: &ids,
+            seen_at: &seen_at,
+        }
+        .execute(connection)?;
     }
     write_events(connection, units, work)?;
     write_rejections(connection, units, work)?;
     if !work.released.0.is_empty() {
-        ReleaseMessageIds { projects: &work.released.0, digests: &work.released.1 }
-            .execute(connection)?;
+        ReleaseMessageIds {
+            projects: &work.released.0,
+            digests: &work.released.1,
+        }
+        .execute(connection)?;
     }
     Ok(())
 }
@@ -675,20 +736,24 @@ fn write_merge(
     Ok(())
 }
 
-fn write_events(
-    connection: &mut PgConnection,
-    units: &[Unit],
-    work: &Work<'_>,
-) -> QueryResult<()> {
+fn write_events(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) -> QueryResult<()> {
     let aliases: Vec<Option<String>> = units.iter().map(alias_properties).collect();
     let mut rows = EventRows::default();
     for (index, unit) in units.iter().enumerate() {
-        let (Item::Event(event), Some(Verdict::Stored { id, duplicate: false, .. })) =
-            (&unit.item, work.verdicts.get(index))
+        let (
+            Item::Event(event),
+            Some(Verdict::Stored {
+                id,
+                duplicate: false,
+                ..
+            }),
+        ) = (&unit.item, work.verdicts.get(index))
         else {
             continue;
         };
-        let Some(person) = work.filed_under.get(index).copied().flatten() else { continue };
+        let Some(person) = work.filed_under.get(index).copied().flatten() else {
+            continue;
+        };
         let alias = aliases.get(index).and_then(Option::as_deref);
         rows.ids.push(id.0);
         rows.projects.push(unit.project.0);
@@ -696,10 +761,14 @@ fn write_events(
         rows.kinds.push(event.call.kind().as_i16());
         rows.names.push(event.call.name());
         rows.user_ids.push(event.user.as_ref().map(Identity::value));
-        rows.anonymous_ids.push(event.anonymous.as_ref().map(Identity::value));
-        rows.message_ids.push(event.message_id.as_ref().map(|id| id.as_str()));
-        rows.properties.push(event.call.properties().map(RawJson::as_str).or(alias));
-        rows.contexts.push(event.context.as_ref().map(RawJson::as_str));
+        rows.anonymous_ids
+            .push(event.anonymous.as_ref().map(Identity::value));
+        rows.message_ids
+            .push(event.message_id.as_ref().map(|id| id.as_str()));
+        rows.properties
+            .push(event.call.properties().map(RawJson::as_str).or(alias));
+        rows.contexts
+            .push(event.context.as_ref().map(RawJson::as_str));
         rows.timestamps.push(event.timestamp);
         rows.received_at.push(event.received_at);
     }
@@ -741,10 +810,15 @@ fn write_rejections(
         return Ok(());
     }
     let projects: Vec<i64> = rows.iter().map(|(project, _)| project.0).collect();
-    let codes: Vec<&str> = rows.iter().map(|(_, rejection)| rejection.code.as_str()).collect();
+    let codes: Vec<&str> = rows
+        .iter()
+        .map(|(_, rejection)| rejection.code.as_str())
+        .collect();
     let messages: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.message)).collect();
-    let ids: Vec<Option<String>> =
-        rows.iter().map(|(_, r)| r.message_id.as_deref().map(without_nul)).collect();
+    let ids: Vec<Option<String>> = rows
+        .iter()
+        .map(|(_, r)| r.message_id.as_deref().map(without_nul))
+        .collect();
     let payloads: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.payload)).collect();
     sql_query(
         "INSERT INTO rejected_events (project_id, received_at, code, message, message_id, payload) \
@@ -791,7 +865,9 @@ fn without_nul_in(value: Value) -> Value {
         Value::String(text) => Value::String(without_nul(&text)),
         Value::Array(list) => Value::Array(list.into_iter().map(without_nul_in).collect()),
         Value::Object(map) => Value::Object(
-            map.into_iter().map(|(key, item)| (without_nul(&key), without_nul_in(item))).collect(),
+            map.into_iter()
+                .map(|(key, item)| (without_nul(&key), without_nul_in(item)))
+                .collect(),
         ),
         other => other,
     }
@@ -803,9 +879,14 @@ fn set_traits(
     person: PersonId,
     patch: Map<String, Value>,
 ) -> Result<(), FillError> {
-    let Some(state) = people.state(person) else { return Ok(()) };
+    let Some(state) = people.state(person) else {
+        return Ok(());
+    };
     let held = state.traits_object();
-    if patch.iter().all(|(name, value)| held.get(name) == Some(value)) {
+    if patch
+        .iter()
+        .all(|(name, value)| held.get(name) == Some(value))
+    {
         return Ok(());
     }
     if !people.is_locked(person) {

@@ -143,7 +143,9 @@ struct Queue {
 
 impl std::fmt::Debug for Ingest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ingest").field("shards", &self.0.options.shards).finish_non_exhaustive()
+        f.debug_struct("Ingest")
+            .field("shards", &self.0.options.shards)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,8 +156,10 @@ impl Ingest {
         let mut threads = Vec::with_capacity(options.shards);
         for number in 0..options.shards.max(1) {
             let (jobs, waiting) = std::sync::mpsc::channel();
-            let admission =
-                Arc::new(Admission::new(options.queue_rows_max, options.queue_bytes_max));
+            let admission = Arc::new(Admission::new(
+                options.queue_rows_max,
+                options.queue_bytes_max,
+            ));
             let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
             threads.push(
                 std::thread::Builder::new()
@@ -199,7 +203,13 @@ impl Ingest {
         let mut replies = Vec::with_capacity(admitted.len());
         for (queue, items, permit) in admitted {
             let (reply, answer) = oneshot::channel();
-            let job = Job { project, items, reply, give_up_at, _permit: permit };
+            let job = Job {
+                project,
+                items,
+                reply,
+                give_up_at,
+                _permit: permit,
+            };
             queue.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
             replies.push(answer);
         }

@@ -106,7 +106,9 @@ impl<'a> PeopleOfBatch<'a> {
 
     /// Whether a person may be changed: the row lock is held, or nobody else can know the person.
     pub(super) fn is_locked(&self, person: PersonId) -> bool {
-        self.people.get(&person).is_some_and(|working| working.is_locked)
+        self.people
+            .get(&person)
+            .is_some_and(|working| working.is_locked)
     }
 
     /// Makes a person, first seen with this identity.
@@ -145,9 +147,14 @@ impl<'a> PeopleOfBatch<'a> {
     /// counts. Returns the survivor.
     pub(super) fn merge(&mut self, preferred: PersonId, other: PersonId) -> PersonId {
         let age = |id: PersonId| self.state(id).map(|state| (state.created_at, state.id));
-        let (survivor, loser) =
-            if age(preferred) <= age(other) { (preferred, other) } else { (other, preferred) };
-        let Some(gone) = self.people.remove(&loser) else { return survivor };
+        let (survivor, loser) = if age(preferred) <= age(other) {
+            (preferred, other)
+        } else {
+            (other, preferred)
+        };
+        let Some(gone) = self.people.remove(&loser) else {
+            return survivor;
+        };
         if let Some(working) = self.people.get_mut(&survivor) {
             let (base, over) = if survivor == preferred {
                 (gone.state.traits_object(), working.state.traits_object())
@@ -155,21 +162,34 @@ impl<'a> PeopleOfBatch<'a> {
                 (working.state.traits_object(), gone.state.traits_object())
             };
             let mut traits = base.clone();
-            traits.extend(over.iter().map(|(name, value)| (name.clone(), value.clone())));
+            traits.extend(
+                over.iter()
+                    .map(|(name, value)| (name.clone(), value.clone())),
+            );
             working.state.traits = Arc::new(Value::Object(traits));
             working.state.user_id = working.state.user_id.take().or(gone.state.user_id.clone());
             working.state.last_seen_at = working.state.last_seen_at.max(gone.state.last_seen_at);
             working.traits_changed = true;
             working.is_merged = true;
         }
-        for person in self.by_identity.values_mut().filter(|person| **person == loser) {
+        for person in self
+            .by_identity
+            .values_mut()
+            .filter(|person| **person == loser)
+        {
             *person = survivor;
         }
         self.merges.push((loser, survivor));
         // Somebody born in this batch is written first and merged then, since earlier events of
         // the batch are filed under that number.
         if gone.born_as.is_some() {
-            self.people.insert(loser, Working { is_merged: true, ..gone });
+            self.people.insert(
+                loser,
+                Working {
+                    is_merged: true,
+                    ..gone
+                },
+            );
         }
         survivor
     }
@@ -209,12 +229,17 @@ impl<'a> PeopleOfBatch<'a> {
 
     /// People who were born in this batch.
     pub(super) fn person_rows(&self) -> PersonRows<'_> {
-        let mut born: Vec<&Working> =
-            self.people.values().filter(|working| working.born_as.is_some()).collect();
+        let mut born: Vec<&Working> = self
+            .people
+            .values()
+            .filter(|working| working.born_as.is_some())
+            .collect();
         born.sort_unstable_by_key(|working| working.state.id);
         let mut rows = PersonRows::default();
         for working in born {
-            let Some((project, identity)) = &working.born_as else { continue };
+            let Some((project, identity)) = &working.born_as else {
+                continue;
+            };
             rows.ids.push(working.state.id.0);
             rows.projects.push(project.0);
             rows.homes.push(working.state.home);
@@ -235,8 +260,14 @@ impl<'a> PeopleOfBatch<'a> {
             .collect();
         changed.sort_unstable_by_key(|working| working.state.id);
         let ids = changed.iter().map(|working| working.state.id.0).collect();
-        let traits = changed.iter().map(|working| Value::clone(&working.state.traits)).collect();
-        let seen_at = changed.iter().map(|working| working.state.last_seen_at).collect();
+        let traits = changed
+            .iter()
+            .map(|working| Value::clone(&working.state.traits))
+            .collect();
+        let seen_at = changed
+            .iter()
+            .map(|working| working.state.last_seen_at)
+            .collect();
         (ids, traits, seen_at)
     }
 
@@ -259,7 +290,10 @@ impl<'a> PeopleOfBatch<'a> {
 
     /// Everybody whose state changes with the commit.
     pub(super) fn changing(&self) -> Vec<PersonId> {
-        let merged = self.merges.iter().flat_map(|(loser, survivor)| [*loser, *survivor]);
+        let merged = self
+            .merges
+            .iter()
+            .flat_map(|(loser, survivor)| [*loser, *survivor]);
         self.people
             .values()
             .filter(|working| working.is_changed())
@@ -287,8 +321,8 @@ impl<'a> PeopleOfBatch<'a> {
 
     /// Where the identities of the batch lead now.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (Key<'a>, PersonId, i64)> {
-        self.by_identity.iter().filter_map(|(key, person)| {
-            Some((*key, *person, self.people.get(person)?.state.home))
-        })
+        self.by_identity
+            .iter()
+            .filter_map(|(key, person)| Some((*key, *person, self.people.get(person)?.state.home)))
     }
 }

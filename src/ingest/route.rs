@@ -68,8 +68,12 @@ pub(super) async fn split(
     let known = targeting.addresses(project, wanted).await?;
     let mentioned_before = mentioned(&items);
     for (place, twin) in twins {
-        let Some(Item::Event(event)) = items.get_mut(place) else { continue };
-        let Call::Alias { previous } = &mut event.call else { continue };
+        let Some(Item::Event(event)) = items.get_mut(place) else {
+            continue;
+        };
+        let Call::Alias { previous } = &mut event.call else {
+            continue;
+        };
         let twin_is_known = known.contains_key(&twin) || mentioned_before.contains(&twin);
         if !known.contains_key(previous) && twin_is_known {
             *previous = twin;

@@ -81,9 +81,20 @@ impl Shard {
         let mut units = Vec::new();
         let mut callers = Vec::with_capacity(jobs.len());
         for (caller, job) in jobs.into_iter().enumerate() {
-            let Job { project, items, reply, _permit: permit, .. } = job;
+            let Job {
+                project,
+                items,
+                reply,
+                _permit: permit,
+                ..
+            } = job;
             for (place, item) in items {
-                units.push(Unit { caller, place, project, item });
+                units.push(Unit {
+                    caller,
+                    place,
+                    project,
+                    item,
+                });
             }
             callers.push((reply, permit));
         }
@@ -98,7 +109,9 @@ impl Shard {
         let mut outcomes: Vec<Option<Vec<(usize, Outcome)>>> =
             callers.iter().map(|_| Some(Vec::new())).collect();
         for (unit, verdict) in units.into_iter().zip(verdicts) {
-            let Some(slot) = outcomes.get_mut(unit.caller) else { continue };
+            let Some(slot) = outcomes.get_mut(unit.caller) else {
+                continue;
+            };
             match (slot.as_mut(), outcome(unit.item, verdict)) {
                 (Some(list), Some(outcome)) => list.push((unit.place, outcome)),
                 // One item that was not committed keeps the whole request unanswered.
@@ -130,8 +143,13 @@ impl Shard {
             Err(Failure::Race | Failure::Unavailable(_)) => return Err(Error::DatabaseUnavailable),
         };
         if let [unit] = units {
-            tracing::warn!(reason = refusal, "the database refused an event; the ledger has it");
-            let Item::Event(event) = &unit.item else { return Err(Error::Internal(refusal)) };
+            tracing::warn!(
+                reason = refusal,
+                "the database refused an event; the ledger has it"
+            );
+            let Item::Event(event) = &unit.item else {
+                return Err(Error::Internal(refusal));
+            };
             unit.item = Item::Rejected(Rejection {
                 code: Code::InvalidField,
                 message: "the database cannot hold this event".to_owned(),
@@ -216,9 +234,21 @@ fn bytes_of(job: &Job) -> usize {
 
 fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
     Some(match (item, verdict?) {
-        (Item::Event(event), Verdict::Stored { id, duplicate, matched, traits }) => {
-            Outcome::Stored(Box::new(Stored { event: *event, id, duplicate, matched, traits }))
-        }
+        (
+            Item::Event(event),
+            Verdict::Stored {
+                id,
+                duplicate,
+                matched,
+                traits,
+            },
+        ) => Outcome::Stored(Box::new(Stored {
+            event: *event,
+            id,
+            duplicate,
+            matched,
+            traits,
+        })),
         (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
         (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
         (Item::Ignored, _) | (Item::Event(_), Verdict::Kept) => Outcome::Ignored,

@@ -2,8 +2,8 @@
 //! batch with its rows as arrays.
 
 use chrono::{DateTime, Utc};
-use diesel::pg::Pg;
 use diesel::QueryResult;
+use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment};
 use diesel::sql_types::{
     Array, BigInt, Bytea, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
@@ -37,7 +37,9 @@ impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
         out.push_bind_param::<Array<Bytea>, _>(&self.ids.digests)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<SqlUuid>, _>(&self.ids.event_ids)?;
-        out.push_sql(") AS t (project_id, digest, event_id)), claimed AS (INSERT INTO message_ids_");
+        out.push_sql(
+            ") AS t (project_id, digest, event_id)), claimed AS (INSERT INTO message_ids_",
+        );
         out.push_sql(current);
         out.push_sql(
             " SELECT project_id, digest, event_id FROM input i \

@@ -25,7 +25,10 @@ pub enum Refusal {
 
 impl Refusal {
     fn field(pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Field { pointer: pointer.into(), message: message.into() }
+        Self::Field {
+            pointer: pointer.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -74,7 +77,10 @@ impl CampaignRow {
             object.insert("config".to_owned(), json!({}));
         }
         object.insert("id".to_owned(), Value::String(self.id.clone()));
-        object.insert("createdAt".to_owned(), Value::String(instant(self.created_at)));
+        object.insert(
+            "createdAt".to_owned(),
+            Value::String(instant(self.created_at)),
+        );
         if let Some(at) = self.updated_at {
             object.insert("updatedAt".to_owned(), Value::String(instant(at)));
         }
@@ -148,7 +154,10 @@ impl Campaign {
     /// of a fetch.
     pub fn mentions_event(&self) -> bool {
         self.rules.mentions_event()
-            || self.targeting.as_ref().is_some_and(Condition::mentions_event)
+            || self
+                .targeting
+                .as_ref()
+                .is_some_and(Condition::mentions_event)
     }
 
     /// Every segment the campaign names, with a pointer to where.
@@ -159,7 +168,11 @@ impl Campaign {
         include
             .map(|(index, name)| (format!("/segments/include/{index}"), name.as_str()))
             .chain(exclude.map(|(i, name)| (format!("/segments/exclude/{i}"), name.as_str())))
-            .chain(targeting.iter().map(|name| ("/targeting".to_owned(), name.as_str())))
+            .chain(
+                targeting
+                    .iter()
+                    .map(|name| ("/targeting".to_owned(), name.as_str())),
+            )
             .collect()
     }
 
@@ -199,7 +212,10 @@ fn parse_schedule(value: Option<&Value>) -> Result<Schedule, Refusal> {
         Some(Value::Object(object)) => object,
         Some(_) => return Err(Refusal::field("/schedule", "schedule must be an object")),
     };
-    if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "start" | "end")) {
+    if let Some(key) = object
+        .keys()
+        .find(|key| !matches!(key.as_str(), "start" | "end"))
+    {
         // A misspelt bound that was ignored would show the campaign to everybody at once.
         return Err(Refusal::field(
             format!("/schedule/{}", key.replace('~', "~0").replace('/', "~1")),
@@ -213,11 +229,17 @@ fn parse_schedule(value: Option<&Value>) -> Result<Schedule, Refusal> {
             .map_err(|_| bad_time(name)),
         Some(_) => Err(bad_time(name)),
     };
-    let schedule = Schedule { start: time("start")?, end: time("end")? };
+    let schedule = Schedule {
+        start: time("start")?,
+        end: time("end")?,
+    };
     if let (Some(start), Some(end)) = (schedule.start, schedule.end)
         && end <= start
     {
-        return Err(Refusal::field("/schedule/end", "schedule.end must be after schedule.start"));
+        return Err(Refusal::field(
+            "/schedule/end",
+            "schedule.end must be after schedule.start",
+        ));
     }
     Ok(schedule)
 }
@@ -225,7 +247,9 @@ fn parse_schedule(value: Option<&Value>) -> Result<Schedule, Refusal> {
 fn bad_time(name: &str) -> Refusal {
     Refusal::field(
         format!("/schedule/{name}"),
-        format!("schedule.{name} must be an RFC 3339 time with a zone, such as 2026-01-31T09:00:00Z"),
+        format!(
+            "schedule.{name} must be an RFC 3339 time with a zone, such as 2026-01-31T09:00:00Z"
+        ),
     )
 }
 
@@ -244,7 +268,10 @@ fn parse_segments(value: Option<&Value>) -> Result<(Vec<String>, Vec<String>), R
         }
         Some(_) => return Err(Refusal::field("/segments", "segments must be an object")),
     };
-    if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "include" | "exclude")) {
+    if let Some(key) = object
+        .keys()
+        .find(|key| !matches!(key.as_str(), "include" | "exclude"))
+    {
         return Err(Refusal::field(
             format!("/segments/{}", key.replace('~', "~0").replace('/', "~1")),
             "segments knows include and exclude",
@@ -266,7 +293,10 @@ fn parse_segments(value: Option<&Value>) -> Result<(Vec<String>, Vec<String>), R
             .enumerate()
             .map(|(index, name)| match name {
                 Value::String(text) if !text.is_empty() => Ok(text.clone()),
-                _ => Err(Refusal::field(format!("{pointer}/{index}"), "must be a segment id")),
+                _ => Err(Refusal::field(
+                    format!("{pointer}/{index}"),
+                    "must be a segment id",
+                )),
             })
             .collect()
     };

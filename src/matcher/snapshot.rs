@@ -105,7 +105,14 @@ impl Snapshot {
                 on_fetch.push(index);
             }
         }
-        Self { revision, campaigns, by_trigger, on_fetch, segments, flags }
+        Self {
+            revision,
+            campaigns,
+            by_trigger,
+            on_fetch,
+            segments,
+            flags,
+        }
     }
 
     /// The project's revision this picture was taken at.
@@ -147,14 +154,24 @@ impl Snapshot {
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
-    pub fn flag(&self, key: &str, subject: Subject<'_>, now: DateTime<Utc>) -> Option<(bool, &Flag)> {
+    pub fn flag(
+        &self,
+        key: &str,
+        subject: Subject<'_>,
+        now: DateTime<Utc>,
+    ) -> Option<(bool, &Flag)> {
         let flag = self.flags.get(key)?;
         let is_on = flag.enabled
             && flag.targeting.as_ref().is_none_or(|condition| {
                 let user = user_facts(subject);
                 let membership = Membership::new(&self.segments, user, now);
                 let lookup = |reference: &str| membership.contains(reference);
-                let facts = Facts { user, event: None, now, segments: &lookup };
+                let facts = Facts {
+                    user,
+                    event: None,
+                    now,
+                    segments: &lookup,
+                };
                 condition.matches(&facts).unwrap_or(false)
             });
         Some((is_on, flag))
@@ -163,7 +180,11 @@ impl Snapshot {
     /// The segments the user is in.
     pub fn segments_of(&self, subject: Subject<'_>, now: DateTime<Utc>) -> Vec<&Arc<Segment>> {
         let membership = Membership::new(&self.segments, user_facts(subject), now);
-        self.segments.list().iter().filter(|segment| membership.contains(&segment.id)).collect()
+        self.segments
+            .list()
+            .iter()
+            .filter(|segment| membership.contains(&segment.id))
+            .collect()
     }
 
     fn decide(
@@ -183,9 +204,20 @@ impl Snapshot {
             timestamp: event.timestamp,
         });
         let arena = FactsArena::new();
-        let facts = Prepared::new(Facts { user, event, now, segments: &lookup }, &arena);
+        let facts = Prepared::new(
+            Facts {
+                user,
+                event,
+                now,
+                segments: &lookup,
+            },
+            &arena,
+        );
         let mut decision = Decision::default();
-        for campaign in candidates.iter().filter_map(|&index| self.campaigns.get(index)) {
+        for campaign in candidates
+            .iter()
+            .filter_map(|&index| self.campaigns.get(index))
+        {
             if first_closed_gate(campaign, &facts, &membership, &mut decision.errors).is_none() {
                 decision.matched.push(Arc::clone(campaign));
             }
@@ -225,18 +257,31 @@ fn first_closed_gate(
     if !passes_trigger {
         return Some(Gate::Trigger);
     }
-    if !campaign.include.iter().all(|name| membership.contains(name))
-        || campaign.exclude.iter().any(|name| membership.contains(name))
+    if !campaign
+        .include
+        .iter()
+        .all(|name| membership.contains(name))
+        || campaign
+            .exclude
+            .iter()
+            .any(|name| membership.contains(name))
     {
         return Some(Gate::Segments);
     }
     let nothing = Map::new();
     let traits = facts.user.traits.as_object().unwrap_or(&nothing);
-    let properties = facts.event.as_ref().and_then(|event| event.properties.as_object());
+    let properties = facts
+        .event
+        .as_ref()
+        .and_then(|event| event.properties.as_object());
     if !campaign.rules.matches(traits, properties) {
         return Some(Gate::Rules);
     }
-    match campaign.targeting.as_ref().map(|condition| condition.matches_prepared(prepared)) {
+    match campaign
+        .targeting
+        .as_ref()
+        .map(|condition| condition.matches_prepared(prepared))
+    {
         None | Some(Ok(true)) => None,
         Some(Ok(false)) => Some(Gate::Targeting),
         Some(Err(_)) => {

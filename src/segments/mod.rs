@@ -28,16 +28,29 @@ pub struct Segment {
 impl Segment {
     /// Compiles `rules` (the seed's list) and `targeting` (JsonLogic) of a segment's body. Errors
     /// point into the body.
-    pub fn compile(id: &str, body: &Map<String, Value>, limits: &Limits) -> Result<Self, RuleError> {
+    pub fn compile(
+        id: &str,
+        body: &Map<String, Value>,
+        limits: &Limits,
+    ) -> Result<Self, RuleError> {
         let rules = RuleList::parse(body.get("rules")).map_err(|error| error.under("/rules"))?;
         let targeting = match body.get("targeting") {
             None | Some(Value::Null) => None,
-            Some(json) => Some(
-                Condition::parse(json, limits).map_err(|error| error.under("/targeting"))?,
-            ),
+            Some(json) => {
+                Some(Condition::parse(json, limits).map_err(|error| error.under("/targeting"))?)
+            }
         };
-        let name = body.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Self { id: id.to_owned(), name, rules, targeting })
+        let name = body
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        Ok(Self {
+            id: id.to_owned(),
+            name,
+            rules,
+            targeting,
+        })
     }
 
     /// The segments this one names.
@@ -78,7 +91,9 @@ impl Segments {
 
     /// The segment a rule means by this id or name.
     pub fn find(&self, reference: &str) -> Option<&Arc<Segment>> {
-        self.by_reference.get(reference).and_then(|&index| self.list.get(index))
+        self.by_reference
+            .get(reference)
+            .and_then(|&index| self.list.get(index))
     }
 
     /// The path by which `candidate` would contain itself, if it would, as ids.
@@ -86,7 +101,9 @@ impl Segments {
         let is_candidate = |reference: &str| {
             reference == candidate.id
                 || (reference == candidate.name
-                    && self.find(reference).is_none_or(|found| found.id == candidate.id))
+                    && self
+                        .find(reference)
+                        .is_none_or(|found| found.id == candidate.id))
         };
         let mut seen: Vec<&str> = Vec::new();
         let mut open: Vec<(&str, Vec<String>)> = candidate
@@ -98,14 +115,21 @@ impl Segments {
             if is_candidate(reference) {
                 return Some(path);
             }
-            let Some(segment) = self.find(reference) else { continue };
+            let Some(segment) = self.find(reference) else {
+                continue;
+            };
             if seen.contains(&segment.id.as_str()) {
                 continue;
             }
             seen.push(&segment.id);
             let mut path = path;
             path.push(segment.id.clone());
-            open.extend(segment.references().iter().map(|name| (name.as_str(), path.clone())));
+            open.extend(
+                segment
+                    .references()
+                    .iter()
+                    .map(|name| (name.as_str(), path.clone())),
+            );
         }
         None
     }
@@ -133,12 +157,20 @@ impl<'a> Membership<'a> {
     /// Nothing is computed yet.
     pub fn new(segments: &'a Segments, user: UserFacts<'a>, now: DateTime<Utc>) -> Self {
         let answers = vec![Cell::new(Answer::Unknown); segments.list.len()];
-        Self { segments, user, now, answers, errors: Cell::new(0) }
+        Self {
+            segments,
+            user,
+            now,
+            answers,
+            errors: Cell::new(0),
+        }
     }
 
     /// Whether the user is in the segment of this id or name; nobody is in an unknown one.
     pub fn contains(&self, reference: &str) -> bool {
-        let Some(&index) = self.segments.by_reference.get(reference) else { return false };
+        let Some(&index) = self.segments.by_reference.get(reference) else {
+            return false;
+        };
         let (Some(segment), Some(answer)) =
             (self.segments.list.get(index), self.answers.get(index))
         else {
@@ -167,9 +199,16 @@ impl<'a> Membership<'a> {
         if !segment.rules.matches(traits, None) {
             return false;
         }
-        let Some(condition) = &segment.targeting else { return true };
+        let Some(condition) = &segment.targeting else {
+            return true;
+        };
         let lookup = |reference: &str| self.contains(reference);
-        let facts = Facts { user: self.user, event: None, now: self.now, segments: &lookup };
+        let facts = Facts {
+            user: self.user,
+            event: None,
+            now: self.now,
+            segments: &lookup,
+        };
         condition.matches(&facts).unwrap_or_else(|_| {
             self.errors.set(self.errors.get() + 1);
             false

@@ -37,9 +37,7 @@ pub struct FindAddresses<'a> {
 
 impl QueryFragment<Pg> for FindAddresses<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(
-            "SELECT i.project_id, i.kind, i.value, i.person_id, p.home FROM unnest(",
-        );
+        out.push_sql("SELECT i.project_id, i.kind, i.value, i.person_id, p.home FROM unnest(");
         out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<SmallInt>, _>(&self.kinds)?;

@@ -25,16 +25,15 @@ impl Targeting {
             created_at: DateTime::UNIX_EPOCH,
             updated_at: None,
         };
-        let campaign = Campaign::compile(&row, &self.0.options.rules).map_err(|refusal| {
-            match refusal {
+        let campaign =
+            Campaign::compile(&row, &self.0.options.rules).map_err(|refusal| match refusal {
                 Refusal::Rule(error) => refuse_rule(error),
                 Refusal::Field { pointer, message } => Error::field(FieldError::body(
                     pointer.trim_start_matches('/'),
                     Value::Object(body.clone()).pointer(&pointer),
                     message,
                 )),
-            }
-        })?;
+            })?;
         let mut warnings = rule_warnings(campaign.targeting().map_or(&[], Condition::warnings));
         let snapshot = self.snapshot(project);
         for (pointer, reference) in campaign.segment_references() {
@@ -59,7 +58,10 @@ impl Targeting {
         if let Some(path) = snapshot.segments().cycle_through(&segment) {
             return Err(Error::InvalidRule {
                 pointer: "/targeting".to_owned(),
-                message: format!("the segment would contain itself, by way of {}", path.join(" > ")),
+                message: format!(
+                    "the segment would contain itself, by way of {}",
+                    path.join(" > ")
+                ),
             });
         }
         let mut warnings = rule_warnings(segment.warnings());
@@ -77,7 +79,9 @@ impl Targeting {
         project: ProjectId,
         targeting: Option<&Value>,
     ) -> Result<Vec<Warning>, Error> {
-        let Some(json) = targeting.filter(|json| !json.is_null()) else { return Ok(Vec::new()) };
+        let Some(json) = targeting.filter(|json| !json.is_null()) else {
+            return Ok(Vec::new());
+        };
         let condition = Condition::parse(json, &self.0.options.rules)
             .map_err(|error| refuse_rule(error.under("/targeting")))?;
         let mut warnings = rule_warnings(condition.warnings());
@@ -100,7 +104,10 @@ impl Targeting {
 }
 
 fn refuse_rule(error: RuleError) -> Error {
-    Error::InvalidRule { pointer: error.pointer, message: error.message }
+    Error::InvalidRule {
+        pointer: error.pointer,
+        message: error.message,
+    }
 }
 
 fn rule_warnings(warnings: &[RuleWarning]) -> Vec<Warning> {

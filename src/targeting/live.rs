@@ -23,10 +23,16 @@ pub(super) fn load(
     held: &Snapshot,
     limits: &Limits,
 ) -> QueryResult<Option<Snapshot>> {
-    connection.build_transaction().read_only().repeatable_read().run(|connection| {
-        let Some(revision) = rows::revision(connection, project.0)? else { return Ok(None) };
-        let campaigns = load_campaigns(connection, project, held, limits)?;
-        let segments = rows::segment_rows(connection, project.0)?
+    connection
+        .build_transaction()
+        .read_only()
+        .repeatable_read()
+        .run(|connection| {
+            let Some(revision) = rows::revision(connection, project.0)? else {
+                return Ok(None);
+            };
+            let campaigns = load_campaigns(connection, project, held, limits)?;
+            let segments = rows::segment_rows(connection, project.0)?
             .into_iter()
             .filter_map(|(id, body)| match Segment::compile(&id, &object(body), limits) {
                 Ok(segment) => Some(Arc::new(segment)),
@@ -36,12 +42,17 @@ pub(super) fn load(
                 }
             })
             .collect();
-        let flags = rows::flag_rows(connection, project.0)?
-            .into_iter()
-            .filter_map(|row| compile_flag(project, row, limits))
-            .collect();
-        Ok(Some(Snapshot::new(revision, campaigns, Segments::new(segments), flags)))
-    })
+            let flags = rows::flag_rows(connection, project.0)?
+                .into_iter()
+                .filter_map(|row| compile_flag(project, row, limits))
+                .collect();
+            Ok(Some(Snapshot::new(
+                revision,
+                campaigns,
+                Segments::new(segments),
+                flags,
+            )))
+        })
 }
 
 fn load_campaigns(
@@ -50,8 +61,11 @@ fn load_campaigns(
     held: &Snapshot,
     limits: &Limits,
 ) -> QueryResult<Vec<Arc<Campaign>>> {
-    let known: HashMap<(i64, i64), &Arc<Campaign>> =
-        held.campaigns().iter().map(|campaign| (campaign.stored(), campaign)).collect();
+    let known: HashMap<(i64, i64), &Arc<Campaign>> = held
+        .campaigns()
+        .iter()
+        .map(|campaign| (campaign.stored(), campaign))
+        .collect();
     let mut campaigns = Vec::new();
     let mut missing = Vec::new();
     for stored in rows::active_campaigns(connection, project.0)? {
@@ -93,7 +107,14 @@ fn compile_flag(project: ProjectId, row: rows::FlagRow, limits: &Limits) -> Opti
             }
         },
     };
-    Some((key, Flag { enabled, value, targeting }))
+    Some((
+        key,
+        Flag {
+            enabled,
+            value,
+            targeting,
+        },
+    ))
 }
 
 fn object(value: Value) -> Map<String, Value> {

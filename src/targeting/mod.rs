@@ -73,7 +73,9 @@ struct Inner {
 
 impl std::fmt::Debug for Targeting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Targeting").field("ready", &self.is_ready()).finish_non_exhaustive()
+        f.debug_struct("Targeting")
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,9 +130,13 @@ impl Targeting {
     /// ready once the first load is done; a database that is absent is waited for.
     pub fn start(&self) -> std::io::Result<Hub> {
         let this = self.clone();
-        let options =
-            HubOptions { url: self.0.store.url().to_owned(), poll: self.0.options.poll };
-        Hub::start(options, move |signal, connection| this.on_signal(&signal, connection))
+        let options = HubOptions {
+            url: self.0.store.url().to_owned(),
+            poll: self.0.options.poll,
+        };
+        Hub::start(options, move |signal, connection| {
+            this.on_signal(&signal, connection)
+        })
     }
 
     /// Whether every project's snapshot was loaded at least once.
@@ -150,7 +156,12 @@ impl Targeting {
 
     /// The project's current snapshot; an empty one for a project that has none yet.
     pub fn snapshot(&self, project: ProjectId) -> Arc<Snapshot> {
-        self.0.snapshots.load().get(&project).map(Arc::clone).unwrap_or_default()
+        self.0
+            .snapshots
+            .load()
+            .get(&project)
+            .map(Arc::clone)
+            .unwrap_or_default()
     }
 
     /// Runs a change of campaigns, segments, flags, keys or origins in one transaction, bumps the
@@ -172,7 +183,10 @@ impl Targeting {
             })
             .await?;
         let this = self.clone();
-        self.0.store.run(move |connection| this.reload(connection, project)).await?;
+        self.0
+            .store
+            .run(move |connection| this.reload(connection, project))
+            .await?;
         Ok(outcome)
     }
 
@@ -189,7 +203,10 @@ impl Targeting {
             return Ok(Some(state));
         }
         let (this, identity) = (self.clone(), identity.clone());
-        self.0.store.run(move |connection| this.load_person(connection, project, &identity)).await
+        self.0
+            .store
+            .run(move |connection| this.load_person(connection, project, &identity))
+            .await
     }
 
     /// Where identities lead: remembered addresses, and the others from the database in one query.
@@ -241,7 +258,9 @@ impl Targeting {
     /// Counts what failed and passes on what matched.
     pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
         if decision.errors > 0 {
-            self.0.rule_errors.fetch_add(u64::from(decision.errors), Ordering::Relaxed);
+            self.0
+                .rule_errors
+                .fetch_add(u64::from(decision.errors), Ordering::Relaxed);
         }
         decision.matched
     }
@@ -276,8 +295,14 @@ impl Targeting {
         let nothing = Value::Object(Map::new());
         let snapshot = self.snapshot(project);
         match snapshot.flag(key, subject(identity, person, &nothing, now), now) {
-            Some((true, flag)) => FlagDecision { enabled: true, value: flag.value.clone() },
-            _ => FlagDecision { enabled: false, value: None },
+            Some((true, flag)) => FlagDecision {
+                enabled: true,
+                value: flag.value.clone(),
+            },
+            _ => FlagDecision {
+                enabled: false,
+                value: None,
+            },
         }
     }
 
@@ -294,7 +319,10 @@ impl Targeting {
         snapshot
             .segments_of(subject(Some(identity), Some(person), &nothing, now), now)
             .into_iter()
-            .map(|segment| SegmentMembership { id: segment.id.clone(), name: segment.name.clone() })
+            .map(|segment| SegmentMembership {
+                id: segment.id.clone(),
+                name: segment.name.clone(),
+            })
             .collect()
     }
 
@@ -328,7 +356,9 @@ impl Targeting {
             let project = ProjectId(project);
             let is_current = {
                 let snapshots = self.0.snapshots.load();
-                snapshots.get(&project).is_some_and(|held| held.revision() >= revision)
+                snapshots
+                    .get(&project)
+                    .is_some_and(|held| held.revision() >= revision)
             };
             if !is_current {
                 self.reload(connection, project)?;
@@ -344,8 +374,9 @@ impl Targeting {
         };
         let fresh = Arc::new(fresh);
         self.0.snapshots.rcu(|snapshots| {
-            let is_newer =
-                snapshots.get(&project).is_none_or(|held| held.revision() < fresh.revision());
+            let is_newer = snapshots
+                .get(&project)
+                .is_none_or(|held| held.revision() < fresh.revision());
             let mut snapshots = HashMap::clone(snapshots);
             if is_newer {
                 snapshots.insert(project, Arc::clone(&fresh));
@@ -368,8 +399,11 @@ impl Targeting {
                 return Ok(None);
             };
             let observed = self.0.people.observe(address.person);
-            let row: Option<PersonRow> =
-                LoadPeople { ids: &[address.person.0] }.load(connection)?.pop();
+            let row: Option<PersonRow> = LoadPeople {
+                ids: &[address.person.0],
+            }
+            .load(connection)?
+            .pop();
             match row {
                 Some(row) if row.merged_into.is_none() => {
                     let state = Arc::new(PersonState::from(row));
@@ -396,9 +430,16 @@ pub(crate) fn load_addresses(
     identities: &[Identity],
 ) -> QueryResult<Vec<(Identity, Address)>> {
     let projects = vec![project.0; identities.len()];
-    let kinds: Vec<i16> = identities.iter().map(|identity| identity.kind().as_i16()).collect();
+    let kinds: Vec<i16> = identities
+        .iter()
+        .map(|identity| identity.kind().as_i16())
+        .collect();
     let values: Vec<&str> = identities.iter().map(Identity::value).collect();
-    let query = FindAddresses { projects: &projects, kinds: &kinds, values: &values };
+    let query = FindAddresses {
+        projects: &projects,
+        kinds: &kinds,
+        values: &values,
+    };
     let found: Vec<crate::store::persons::AddressRow> = query.load(connection)?;
     let by_key: HashMap<(i16, &str), &Identity> = identities
         .iter()
@@ -408,7 +449,10 @@ pub(crate) fn load_addresses(
         .iter()
         .filter_map(|row| {
             let identity = by_key.get(&(row.kind, row.value.as_str()))?;
-            let address = Address { person: PersonId(row.person_id), home: row.home };
+            let address = Address {
+                person: PersonId(row.person_id),
+                home: row.home,
+            };
             Some(((*identity).clone(), address))
         })
         .collect())

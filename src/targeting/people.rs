@@ -68,7 +68,10 @@ fn weight_of(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
         Value::Array(list) => list.iter().map(weight_of).sum(),
-        Value::Object(map) => map.iter().map(|(key, item)| 48 + key.len() + weight_of(item)).sum(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, item)| 48 + key.len() + weight_of(item))
+            .sum(),
     }
 }
 
@@ -112,7 +115,12 @@ impl People {
             .max_capacity(cache_bytes / 2)
             .build();
         let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
-        Self { addresses, states, slots, shared: AtomicBool::new(false) }
+        Self {
+            addresses,
+            states,
+            slots,
+            shared: AtomicBool::new(false),
+        }
     }
 
     /// Says whether another node works on the same database; while one does, nothing is cached.
@@ -241,13 +249,15 @@ impl Change {
         self.end(caches);
         for &person in &self.people {
             let index = caches.index(person);
-            let mine = self.slots.iter().find(|(slot, _)| *slot == index).map(|(_, mine)| *mine);
+            let mine = self
+                .slots
+                .iter()
+                .find(|(slot, _)| *slot == index)
+                .map(|(_, mine)| *mine);
             caches.states.entry(person).and_compute_with(|_| {
                 let now = sequence(caches.slot(person).load(Ordering::SeqCst));
                 match new_state(person) {
-                    Some(state)
-                        if mine == Some(now) && !caches.shared.load(Ordering::SeqCst) =>
-                    {
+                    Some(state) if mine == Some(now) && !caches.shared.load(Ordering::SeqCst) => {
                         Op::Put(Arc::clone(state))
                     }
                     _ => Op::Remove,
