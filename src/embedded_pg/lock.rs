@@ -20,7 +20,7 @@ const PID_BYTES_MAX: u64 = 20;
 /// The held lock; dropping it frees the folder.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -48,7 +48,17 @@ impl FolderLock {
             }
         }
         name_holder(&mut file).while_doing("write the lock file", &path)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FolderLock {
+    /// Closing the file is not enough: a child that another thread has forked, and that has not
+    /// yet become its program, holds a copy of the descriptor and with it the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "could not unlock the data folder");
+        }
     }
 }
 
@@ -62,4 +72,22 @@ fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_lock_is_free_again_although_a_forked_child_has_a_copy_of_the_descriptor() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let lock = FolderLock::take(folder.path()).expect("nobody has it");
+        let copy = lock.file.try_clone().expect("a copy of the descriptor");
+        assert!(FolderLock::take(folder.path()).is_err(), "it is held");
+        drop(lock);
+        FolderLock::take(folder.path()).expect("it was given up");
+        drop(copy);
+    }
 }

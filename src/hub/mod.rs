@@ -9,8 +9,7 @@
 //! sessions hold it is how many nodes there are. A node that dies lets go of it with its
 //! connection, so no heartbeat has to expire.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,8 @@ pub const CHANNEL: &str = "beckon_changes";
 /// The thread that listens. Dropping it does not stop it; [`Hub::stop`] does.
 #[derive(Debug)]
 pub struct Hub {
-    stop: Arc<AtomicBool>,
+    /// Nothing is ever sent: dropping it wakes the thread to end.
+    stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -73,15 +73,14 @@ impl Hub {
     where
         F: FnMut(Signal, &mut PgConnection) -> QueryResult<()> + Send + 'static,
     {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&stop);
+        let (stop, stopping) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("beckon-hub".to_owned())
             .spawn(move || {
-                while !stopping.load(Ordering::Relaxed) {
-                    if let Err(reason) = listen(&options, &stopping, &mut on_signal) {
-                        tracing::warn!(reason, "change broadcast lost its connection");
-                        std::thread::sleep(RECONNECT_DELAY);
+                while let Err(reason) = listen(&options, &stopping, &mut on_signal) {
+                    tracing::warn!(reason, "change broadcast has no connection");
+                    if is_stopped(&stopping, RECONNECT_DELAY) {
+                        break;
                     }
                 }
             })?;
@@ -91,7 +90,7 @@ impl Hub {
     /// Asks the thread to end. It may be stuck in a call to a stopped database, so it is not
     /// waited for unless it is done.
     pub fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         if self.thread.is_finished() && self.thread.join().is_err() {
             tracing::error!("the hub's thread panicked");
         }
@@ -117,7 +116,13 @@ fn other_nodes(connection: &mut PgConnection) -> QueryResult<i64> {
     Ok(row.count)
 }
 
-fn listen<F>(options: &HubOptions, stop: &AtomicBool, on_signal: &mut F) -> Result<(), String>
+/// Waits so long unless the hub is stopped meanwhile.
+fn is_stopped(stop: &Receiver<()>, wait: Duration) -> bool {
+    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
+}
+
+/// Returns when the hub is stopped, or with the reason when the connection is of no more use.
+fn listen<F>(options: &HubOptions, stop: &Receiver<()>, on_signal: &mut F) -> Result<(), String>
 where
     F: FnMut(Signal, &mut PgConnection) -> QueryResult<()>,
 {
@@ -137,7 +142,7 @@ where
     )
     .map_err(text)?;
     let mut polled_at = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    while !is_stopped(stop, NOTIFICATION_POLL) {
         let mut signals: Vec<Signal> = Vec::new();
         for notification in connection.notifications_iter() {
             let notification = notification.map_err(text)?;
@@ -157,7 +162,6 @@ where
         for signal in signals {
             on_signal(signal, &mut connection).map_err(text)?;
         }
-        std::thread::sleep(NOTIFICATION_POLL);
     }
     Ok(())
 }

@@ -34,8 +34,7 @@ mod shard;
 mod statements;
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -133,7 +132,8 @@ struct Inner {
     targeting: Targeting,
     options: IngestOptions,
     queues: ArcSwapOption<Vec<Queue>>,
-    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Every shard holds a sender for as long as it works; nothing is ever sent.
+    working: std::sync::Mutex<Receiver<()>>,
 }
 
 struct Queue {
@@ -153,7 +153,7 @@ impl Ingest {
     /// Starts the shards. They connect when there is work, so the database may come later.
     pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
         let mut queues = Vec::with_capacity(options.shards);
-        let mut threads = Vec::with_capacity(options.shards);
+        let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
             let (jobs, waiting) = std::sync::mpsc::channel();
             let admission = Arc::new(Admission::new(
@@ -161,18 +161,20 @@ impl Ingest {
                 options.queue_bytes_max,
             ));
             let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
-            threads.push(
-                std::thread::Builder::new()
-                    .name(format!("beckon-shard-{number}"))
-                    .spawn(move || shard.run())?,
-            );
+            let works = works.clone();
+            std::thread::Builder::new()
+                .name(format!("beckon-shard-{number}"))
+                .spawn(move || {
+                    let _until_it_ends = works;
+                    shard.run();
+                })?;
             queues.push(Queue { jobs, admission });
         }
         Ok(Self(Arc::new(Inner {
             targeting,
             options,
             queues: ArcSwapOption::from_pointee(queues),
-            threads: std::sync::Mutex::new(threads),
+            working: std::sync::Mutex::new(working),
         })))
     }
 
@@ -245,14 +247,13 @@ impl Ingest {
     /// Returns whether all of them finished. Blocks; for the end of the process.
     pub fn close(&self, limit: Duration) -> bool {
         self.0.queues.store(None);
-        let threads = match self.0.threads.lock() {
-            Ok(mut threads) => std::mem::take(&mut *threads),
-            Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
+        let working = match self.0.working.lock() {
+            Ok(working) => working,
+            Err(poisoned) => poisoned.into_inner(),
         };
-        let give_up_at = Instant::now() + limit;
-        while Instant::now() < give_up_at && !threads.iter().all(JoinHandle::is_finished) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        threads.iter().all(JoinHandle::is_finished)
+        matches!(
+            working.recv_timeout(limit),
+            Err(RecvTimeoutError::Disconnected)
+        )
     }
 }

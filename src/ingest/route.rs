@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::decode::Item;
 use crate::error::Error;
-use crate::model::{Call, Event, Identity, IdentityKind, ProjectId};
+use crate::model::{Call, Event, Identity, IdentityKind, MessageId, ProjectId};
 use crate::targeting::Targeting;
 
 /// The items of one shard, each with its place in the request.
@@ -54,8 +54,8 @@ fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
         .collect()
 }
 
-/// Splits a request by shard. Everything that the request itself links, or that leads to one
-/// person, stays together and in order; items without a person go with the first that has one.
+/// Splits a request by shard. Everything that the request itself links, that leads to one person
+/// or that carries one message id, stays together and in order; items without a person go with the first that has one.
 pub(super) async fn split(
     targeting: &Targeting,
     project: ProjectId,
@@ -94,12 +94,19 @@ pub(super) async fn split(
         }
     }
     for item in &items {
-        if let Item::Event(event) = item
-            && let (Some(own), Some(linked)) = identities(event)
-        {
-            let own = groups.of(Name::Identity(own.clone()));
+        let Item::Event(event) = item else { continue };
+        let (Some(own), linked) = identities(event) else {
+            continue;
+        };
+        let own = groups.of(Name::Identity(own.clone()));
+        if let Some(linked) = linked {
             let linked = groups.of(Name::Identity(linked.clone()));
             groups.join(own, linked);
+        }
+        // Of two items with one message id the first is the event, whomever they are about.
+        if let (true, Some(id)) = (items.len() > 1, &event.message_id) {
+            let message = groups.of(Name::Message(id.clone()));
+            groups.join(own, message);
         }
     }
     let homes: Vec<Option<i64>> = items
@@ -133,6 +140,7 @@ fn shard_of(home: i64, shards: usize) -> usize {
 enum Name {
     Identity(Identity),
     Person(i64),
+    Message(MessageId),
 }
 
 /// Union-find over the names that one request mentions.

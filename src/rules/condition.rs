@@ -167,8 +167,8 @@ impl Condition {
     /// A run-time failure.
     pub fn evaluate_on(&self, data: &Value) -> Result<Value, EvalError> {
         let arena = Bump::new();
-        let data = arena.alloc(to_arena(data, &arena, 0)?);
-        let result = self.engine.evaluate(&self.logic, &*data, &arena);
+        let data: &DataValue<'_> = arena.alloc(to_arena(data, &arena, 0)?);
+        let result = self.engine.evaluate(&self.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
 

@@ -8,6 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use chrono::{DateTime, SecondsFormat, Utc};
 use datalogic_rs::DataValue;
 use datalogic_rs::bumpalo::Bump;
+use datalogic_rs::datavalue::NumberValue;
 use serde_json::Value;
 
 use super::condition::{EvalError, EvalErrorKind};
@@ -52,7 +53,7 @@ pub struct Facts<'a> {
     /// The decision's time.
     pub now: DateTime<Utc>,
     /// Whether the user is a member of the segment with this name or id. Must be pure, and may
-    /// evaluate other conditions on the same [`Prepared`].
+    /// evaluate other conditions.
     pub segments: &'a dyn Fn(&str) -> bool,
 }
 
@@ -183,7 +184,8 @@ pub(super) fn to_arena<'a>(
         Value::Bool(value) => DataValue::Bool(*value),
         Value::Number(number) => match number.as_i64() {
             Some(integer) => DataValue::from_i64(integer),
-            None => DataValue::from_f64(number.as_f64().unwrap_or(f64::NAN)),
+            // Kept as it is: the library's own constructor would make an integer of it.
+            None => DataValue::Number(NumberValue::Float(number.as_f64().unwrap_or(f64::NAN))),
         },
         Value::String(text) => DataValue::String(text),
         Value::Array(items) => {

@@ -282,7 +282,7 @@ mod tests {
         }
         assert_eq!(to_number(Some(&deep)), 7.0);
         // Dropping is the JSON library's own recursion, which is not what is tested here.
-        std::mem::forget(deep);
+        let _ = std::mem::ManuallyDrop::new(deep);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde_json::Value;
 pub struct Limits {
     /// Size of the rule as compact JSON, in bytes. Default 65,536.
     pub max_bytes: usize,
-    /// Nested JSON containers. An operator with an argument list takes two. Default 128; values
-    /// above 400 would meet the evaluator's own bound first and are refused by it.
+    /// Nested JSON containers. An operator with an argument list takes two. Default 128; much
+    /// more than 200 meets the evaluator's own bound, which refuses the rule without a pointer.
     pub max_depth: usize,
     /// JSON values in the rule, containers included. Default 5,000.
     pub max_nodes: usize,

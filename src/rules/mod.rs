@@ -1,4 +1,80 @@
-//! Rules.
+//! The rule language: JsonLogic conditions in a typed form of our own, and the seed's rule list.
+//!
+//! Pure: no input or output, no clock, no randomness. Time and segment membership are given in
+//! [`Facts`]. The module knows nothing of campaigns, gates or storage.
+//!
+//! A rule is saved in three steps. Its bounds are checked without recursion ([`Limits`]); it is
+//! parsed into [`Expr`], a closed list of operators, where an unknown operator or a bad argument
+//! is a [`RuleError`] that names the node; and it is compiled once for the evaluator, datalogic-rs
+//! 5.4.0. The typed form is the specification, by the tables below. Wherever they are silent the
+//! official JsonLogic semantics hold, as the public suite of 278 cases tests them.
+//!
+//! # What a rule sees
+//! ```text
+//! user:  { id, traits: {…}, created_at, last_seen_at }
+//! event: { name, properties: {…}, context: {…}, timestamp }      absent on a fetch
+//! now:   the decision's time
+//! ```
+//! Times are RFC 3339 with milliseconds and `Z`. Integers beyond 64 bits are doubles. Data nested
+//! deeper than 256 fails every condition that is evaluated on it.
+//!
+//! # Three outcomes
+//! A condition holds, does not hold, or fails. A failure anywhere, under whatever negation, is the
+//! failure of the whole condition ([`EvalError`]); a failed condition does not match. What is not
+//! evaluated cannot fail: `and`, `or` and `if` stop where they always do.
+//!
+//! # Official operators
+//! `var`, `missing`, `missing_some`, `if` (also `?:`), `==`, `===`, `!=`, `!==`, `!`, `!!`, `or`,
+//! `and`, `>`, `>=`, `<`, `<=`, `max`, `min`, `+`, `-`, `*`, `/`, `%`, `map`, `filter`, `reduce`,
+//! `all`, `none`, `some`, `merge`, `in`, `cat`, `substr`. A missing value is null, and null takes
+//! part in comparisons: where that makes one hold, saving warns ([`RuleWarning`]).
+//!
+//! | left | right | `==` | `===` | `<` | `<=` | `>` | `>=` |
+//! |---|---|---|---|---|---|---|---|
+//! | missing | missing | true | true | false | true | false | true |
+//! | missing | `18` | false | false | true | true | false | false |
+//! | missing | `0` | true | false | false | true | false | true |
+//! | missing | `"x"` | false | false | false | false | false | false |
+//! | missing | `""` | true | false | false | true | false | true |
+//! | missing | `false` | true | false | false | true | false | true |
+//! | `1` | `"1"` | true | false | false | true | false | true |
+//! | `1` | `"x"` | fails | false | fails | fails | fails | fails |
+//! | `"b"` | `"a"` | false | false | false | false | true | true |
+//! | `1` | `true` | true | false | false | true | false | true |
+//! | a list | a number or text | fails | false | fails | fails | fails | fails |
+//!
+//! `!=` and `!==` are the negations of `==` and `===`, failures included.
+//!
+//! # Our operators
+//! "Missing" is absent or null. The negation of each row swaps true and false, and fails where the
+//! row fails.
+//!
+//! | operator | arguments | true | false | missing operand | fails |
+//! |---|---|---|---|---|---|
+//! | `exists` | a dotted path as text, or a value | not null (`""`, `0`, `false` and `[]` are there) | otherwise | false | never |
+//! | `starts_with`, `ends_with` | text, text | the text does, case counts | otherwise | false | not two texts |
+//! | `icontains` | text, text | contained, by Unicode lower case | otherwise | false | not two texts |
+//! | `matches` | text, literal pattern | the pattern matches somewhere | otherwise | false | not a text |
+//! | `between` | value, low, high | `low <= value <= high`: as texts if all are, else as numbers | otherwise | false | not a number, nor text that is one |
+//! | `before`, `after` | time, time | strictly earlier, later | otherwise, equal included | false | not a time |
+//! | `within_last` | time, literal window | `now - window <= time <= now` | otherwise, the future included | false | not a time |
+//! | `semver_eq`, `_gt`, `_gte`, `_lt`, `_lte` | version, version | by precedence | otherwise | false | not a version |
+//! | `in_segment` | literal name | the lookup says so | otherwise | | never |
+//!
+//! Times are RFC 3339, without offset (UTC), dates (their midnight in UTC), or Unix numbers:
+//! seconds when below 100,000,000,000, milliseconds from there on. Windows are a whole number of
+//! `s`, `m`, `h`, `d` or `w`. Versions may start with `v` and leave out minor and patch; build
+//! metadata does not count. Patterns are those of the `regex` crate, in linear time. Literal
+//! patterns, windows, times and versions are checked when the rule is saved.
+//!
+//! `exists` is ours and no official operator. The extension of the same name that some libraries
+//! have takes path segments (`["a", "b"]`) and finds null present; here several arguments are
+//! refused, so that no rule written for the other quietly means something else.
+//!
+//! # Bounds
+//! Besides the bounds at save, an array that is iterated over may have 1,000 elements, what a
+//! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory;
+//! beyond that the condition fails.
 mod condition;
 mod expr;
 mod facts;
@@ -16,3 +92,6 @@ pub use expr::{Expr, Operator, VarPath};
 pub use facts::{EventFacts, Facts, FactsArena, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use seed_list::RuleList;
+
+#[cfg(test)]
+mod tests;

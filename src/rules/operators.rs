@@ -15,8 +15,9 @@ use regex::Regex;
 use super::expr::Operator;
 use super::moment;
 
-/// Where the root of the data keeps the answers of the segment lookup. No JSON path written by a
-/// person starts with this character.
+/// Where the root of the data keeps the answers of the segment lookup, for conditions that ask.
+/// Nobody writes a path that starts with this character by accident; one who does, or who looks
+/// at the data as a whole, sees no more than the answers to the rule's own questions.
 pub(super) const SEGMENTS_KEY: &str = "\u{0}segments";
 pub(super) const NOW_KEY: &str = "now";
 

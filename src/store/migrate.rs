@@ -1,7 +1,7 @@
 //! Brings a database to the schema of this binary, one node at a time.
 
 use diesel::connection::SimpleConnection;
-use diesel::migration::{Migration, MigrationSource};
+use diesel::migration::MigrationSource;
 use diesel::pg::{Pg, PgConnection};
 use diesel::sql_types::BigInt;
 use diesel::{RunQueryDsl, sql_query};

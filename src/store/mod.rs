@@ -7,6 +7,7 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod keys;
 pub mod live;
 pub mod migrate;
 pub mod partitions;

@@ -326,6 +326,10 @@ impl Targeting {
             .collect()
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs on the hub's own thread, which may block"
+    )]
     fn on_signal(&self, signal: &Signal, connection: &mut PgConnection) -> QueryResult<()> {
         match *signal {
             Signal::Connected { other_nodes } => {

@@ -6,6 +6,7 @@ mod decode_fuzz;
 mod decode_recordings;
 mod decode_rules;
 mod embedded_pg;
+mod ingest_model;
 mod rules_official_suite;
 mod rules_seed_vectors;
 mod support;

@@ -35,7 +35,14 @@ static SHARED: LazyLock<SharedServer> = LazyLock::new(SharedServer::start);
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// Brings a database to the current schema. The only place where the tests meet the migrations.
-fn migrate(_url: &str) {}
+fn migrate(url: &str) {
+    let mut connection = beckon::store::connect(url).unwrap();
+    beckon::store::migrate::migrate(&mut connection).unwrap();
+    let today = beckon::store::partitions::database_now(&mut connection)
+        .unwrap()
+        .date_naive();
+    beckon::store::partitions::ensure_ahead(&mut connection, today, 2).unwrap();
+}
 
 /// A database of a test's own, dropped with this value.
 pub struct TestDatabase {

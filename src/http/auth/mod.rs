@@ -1,0 +1,298 @@
+//! Who may do what.
+//!
+//! A key is looked up by its SHA-256 and kept in a bounded cache for a few seconds, unknown ones
+//! too, so that a flood of one bad key costs one query. A key that is revoked through this process
+//! is forgotten at once; one that is revoked elsewhere lives for [`STALE`] at most. While the
+//! database is away, a key that was good stays good: an outage must not lock out those who were
+//! let in.
+//!
+//! A handler says what it needs by the type of its extractor ([`Authorized`]); ingest, whose key
+//! may stand in the body, calls [`Authenticator::by_head`] and [`Authenticator::by_body`].
+
+mod credentials;
+mod guard;
+mod origins;
+mod secret;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::HttpRequest;
+use actix_web::http::header::ORIGIN;
+use chrono::{DateTime, Utc};
+use moka::sync::Cache;
+use subtle::ConstantTimeEq;
+
+use crate::clock::Clock;
+use crate::error::{Code, Error};
+use crate::http::limits::{self, KeyMisses};
+use crate::http::settings::HttpSettings;
+use crate::model::{KeyId, ProjectId};
+use crate::store::{Store, keys};
+pub use guard::{Admin, Authorized, Client, Read, Requirement};
+use origins::Origins;
+pub use secret::Secret;
+
+/// How long a cached key is used without a second thought.
+const FRESH: Duration = Duration::from_secs(3);
+/// How long it is used while one request reads it again.
+const STALE: Duration = Duration::from_secs(5);
+/// How many keys are remembered, known and unknown.
+const CACHED_KEYS_MAX: u64 = 20_000;
+
+/// What a key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Ingest, fetch campaigns, read flags. Such keys are public.
+    Client,
+    /// Admin reads.
+    Read,
+    /// Everything in the project.
+    Admin,
+}
+
+impl Scope {
+    /// The word stored in the database and used in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The scope a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "client" => Some(Self::Client),
+            "read" => Some(Self::Read),
+            "admin" => Some(Self::Admin),
+            _ => None,
+        }
+    }
+}
+
+/// Who is asking, and in which project.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The project everything is scoped by.
+    pub project: ProjectId,
+    /// What is allowed.
+    pub scope: Scope,
+    /// The key; `None` for an origin that needs none.
+    pub key: Option<KeyId>,
+    /// How the audit log names the caller.
+    pub actor: Arc<str>,
+}
+
+/// A key that was found.
+#[derive(Debug)]
+struct KnownKey {
+    access: Access,
+    expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Option<Arc<KnownKey>>,
+    read_at: Instant,
+    reading: AtomicBool,
+}
+
+impl Entry {
+    fn new(key: Option<Arc<KnownKey>>) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            read_at: Instant::now(),
+            reading: AtomicBool::new(false),
+        })
+    }
+
+    /// True when this request may use the entry as it is.
+    fn is_usable(&self) -> bool {
+        let age = self.read_at.elapsed();
+        age < FRESH || (age < STALE && self.reading.swap(true, Ordering::AcqRel))
+    }
+}
+
+/// What the head of a request says about its key.
+#[derive(Debug)]
+pub(super) enum ByHead {
+    /// A key that is known.
+    Known(Access),
+    /// Keys, none of them known.
+    Unknown,
+    /// No key at all.
+    Absent,
+}
+
+/// The service. Cheap to clone; clones share the cache.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    store: Store,
+    clock: Clock,
+    cache: Cache<[u8; 32], Arc<Entry>>,
+    misses: Arc<KeyMisses>,
+    origins: Origins,
+    trusted_proxy_hops: usize,
+}
+
+impl Authenticator {
+    /// A service with an empty cache.
+    pub fn new(store: Store, clock: Clock, settings: &HttpSettings) -> Self {
+        Self {
+            origins: Origins::new(store.clone(), settings.keyless_localhost),
+            store,
+            clock,
+            cache: Cache::builder()
+                .max_capacity(CACHED_KEYS_MAX)
+                .time_to_idle(Duration::from_secs(600))
+                .build(),
+            misses: Arc::new(KeyMisses::new(settings)),
+            trusted_proxy_hops: settings.trusted_proxy_hops,
+        }
+    }
+
+    /// Forgets a key, after it was made or revoked. `hash` is the SHA-256 of its text.
+    pub fn invalidate(&self, hash: &[u8]) {
+        if let Ok(digest) = <[u8; 32]>::try_from(hash) {
+            self.cache.invalidate(&digest);
+        }
+    }
+
+    /// Forgets the list of origins, after it was changed.
+    pub fn invalidate_origins(&self) {
+        self.origins.invalidate();
+    }
+
+    /// The key that a text is, if it is a good one now.
+    pub(super) async fn find(
+        &self,
+        request: &HttpRequest,
+        text: &str,
+    ) -> Result<Option<Access>, Error> {
+        let digest = secret::digest(text);
+        let entry = match self.cache.get(&digest) {
+            Some(entry) if entry.is_usable() => entry,
+            known => self.read(request, digest, known).await?,
+        };
+        let Some(key) = &entry.key else {
+            return Ok(None);
+        };
+        let expired = key.expires_at.is_some_and(|end| end <= self.clock.now());
+        Ok((!expired).then(|| key.access.clone()))
+    }
+
+    async fn read(
+        &self,
+        request: &HttpRequest,
+        digest: [u8; 32],
+        known: Option<Arc<Entry>>,
+    ) -> Result<Arc<Entry>, Error> {
+        let known_good = known.and_then(|entry| entry.key.clone());
+        if known_good.is_none()
+            && let Some(address) = limits::client_address(request, self.trusted_proxy_hops)
+        {
+            // Counted before the query, so that guessing is slow and costs the database little.
+            self.misses.check(address)?;
+        }
+        let found = self
+            .store
+            .run(move |connection| keys::find_by_hash(connection, &digest))
+            .await;
+        let entry = match (found, known_good) {
+            (Ok(row), _) => Entry::new(row.and_then(|row| known_key(&row, &digest)).map(Arc::new)),
+            (Err(Error::DatabaseUnavailable), Some(key)) => Entry::new(Some(key)),
+            (Err(error), _) => return Err(error),
+        };
+        self.cache.insert(digest, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// Tries the keys in a request's head.
+    pub(super) async fn by_head(&self, request: &HttpRequest) -> Result<ByHead, Error> {
+        let candidates = credentials::candidates(request);
+        for text in &candidates {
+            if let Some(access) = self.find(request, text).await? {
+                return Ok(ByHead::Known(access));
+            }
+        }
+        Ok(if candidates.is_empty() {
+            ByHead::Absent
+        } else {
+            ByHead::Unknown
+        })
+    }
+
+    /// Tries the key of last resort, the body's; then, for a request without any key, its origin.
+    pub(super) async fn by_body(
+        &self,
+        request: &HttpRequest,
+        head: ByHead,
+        body_key: Option<&str>,
+    ) -> Result<Access, Error> {
+        let head_is_empty = match head {
+            ByHead::Known(access) => return Ok(access),
+            ByHead::Unknown => false,
+            ByHead::Absent => true,
+        };
+        let mut texts = Vec::new();
+        credentials::push(&mut texts, body_key);
+        if let Some(text) = texts.first() {
+            return self.find(request, text).await?.ok_or_else(|| unknown_key());
+        }
+        if !head_is_empty {
+            return Err(unknown_key());
+        }
+        self.by_origin(request).await?.ok_or(Error::Unauthorized {
+            code: Code::MissingKey,
+            message: guard::CLIENT_KEY_REQUIRED,
+        })
+    }
+
+    /// The access that a page's origin gives without a key.
+    async fn by_origin(&self, request: &HttpRequest) -> Result<Option<Access>, Error> {
+        let origin = request.headers().get(ORIGIN);
+        let Some(origin) = origin.and_then(|value| value.to_str().ok()) else {
+            return Ok(None);
+        };
+        let project = self.origins.project_of(origin).await?;
+        Ok(project.map(|project| Access {
+            project,
+            scope: Scope::Client,
+            key: None,
+            actor: Arc::from(format!("origin:{origin}")),
+        }))
+    }
+
+    /// True when some project lists this origin; such pages get permission from CORS.
+    pub(super) async fn is_listed_origin(&self, origin: &str) -> bool {
+        matches!(self.origins.project_of(origin).await, Ok(Some(_)))
+    }
+}
+
+fn unknown_key() -> Error {
+    Error::Unauthorized {
+        code: Code::InvalidKey,
+        message: "Invalid API key.",
+    }
+}
+
+/// The key in a row, unless it was revoked. The database found the row by its index; the comparison
+/// here takes the same time wherever two hashes differ.
+fn known_key(row: &keys::StoredKey, digest: &[u8; 32]) -> Option<KnownKey> {
+    let same = bool::from(row.hash.as_slice().ct_eq(digest.as_slice()));
+    if !same || row.revoked_at.is_some() {
+        return None;
+    }
+    Some(KnownKey {
+        access: Access {
+            project: ProjectId(row.project_id),
+            scope: Scope::parse(&row.scope)?,
+            key: Some(KeyId(row.id)),
+            actor: Arc::from(format!("key:{}", row.id)),
+        },
+        expires_at: row.expires_at,
+    })
+}

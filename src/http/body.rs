@@ -1,0 +1,213 @@
+//! Reads request bodies, bounded in size, in time and in what all of them hold together.
+//!
+//! The framework's own readers are not used: their limits answer in their own words, and a client
+//! that is too slow would get a 408, which SDKs retry. Here such a client is disconnected.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::HttpRequest;
+use actix_web::body::{BodyStream, MessageBody};
+use actix_web::error::PayloadError;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use actix_web::web;
+use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
+
+use super::limits::OVERLOAD_RETRY;
+use super::problem::Problem;
+use super::state::AppState;
+use crate::error::{Code, Error, FieldError};
+use crate::ingest::decode::{self, DecodeLimits};
+
+/// How many bytes of bodies are in memory. Cheap to clone; clones count together.
+#[derive(Debug, Clone)]
+pub struct BodyBudget {
+    used: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl BodyBudget {
+    /// A budget of which nothing is used.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            used: Arc::default(),
+            bytes_max,
+        }
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<(), Error> {
+        let before = self.used.fetch_add(bytes, Ordering::AcqRel);
+        if before.saturating_add(bytes) > self.bytes_max {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
+            return Err(Error::Overloaded {
+                retry_after: OVERLOAD_RETRY,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A body and its place in the budget, which is given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    budget: BodyBudget,
+    reserved: usize,
+}
+
+impl Body {
+    fn empty(budget: &BodyBudget) -> Self {
+        Self {
+            bytes: Vec::new(),
+            budget: budget.clone(),
+            reserved: 0,
+        }
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        self.budget.reserve(chunk.len())?;
+        self.reserved += chunk.len();
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// The bytes as received.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.reserved, Ordering::AcqRel);
+    }
+}
+
+/// Reads a whole body of at most `bytes_max`.
+pub(super) async fn read(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &AppState,
+    bytes_max: usize,
+) -> Result<Body, Problem> {
+    if announced_length(request).is_some_and(|length| length > bytes_max) {
+        return Err(too_large(bytes_max).into());
+    }
+    let settings = &state.settings;
+    let deadline = Instant::now() + settings.body_timeout;
+    let mut body = Body::empty(&state.bodies);
+    let mut stream = pin!(BodyStream::new(payload));
+    loop {
+        let pause_ends = Instant::now() + settings.body_idle_timeout;
+        let next = poll_fn(|context| stream.as_mut().poll_next(context));
+        match timeout_at(deadline.min(pause_ends), next).await {
+            Err(_too_slow) => return Err(Problem::hangup()),
+            Ok(None) => return Ok(body),
+            Ok(Some(Ok(chunk))) => {
+                if body.bytes.len() + chunk.len() > bytes_max {
+                    return Err(too_large(bytes_max).into());
+                }
+                body.append(&chunk)?;
+            }
+            Ok(Some(Err(PayloadError::EncodingCorrupted))) => {
+                let reason = "The chunked body is damaged".to_owned();
+                return Err(Error::MalformedEncoding(reason).into());
+            }
+            // The client is gone: nobody reads an answer.
+            Ok(Some(Err(_))) => return Err(Problem::hangup()),
+        }
+    }
+}
+
+/// The encodings of a body, as the client names them.
+pub(super) fn content_encoding(request: &HttpRequest) -> Result<Option<String>, Error> {
+    let mut names = Vec::new();
+    for value in request.headers().get_all(CONTENT_ENCODING) {
+        match value.to_str() {
+            Ok(name) => names.push(name),
+            Err(_) => {
+                let reason = "Unknown content encoding".to_owned();
+                return Err(Error::MalformedEncoding(reason));
+            }
+        }
+    }
+    Ok((!names.is_empty()).then(|| names.join(",")))
+}
+
+/// Reads the JSON object an admin sends.
+pub(super) async fn read_object(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &AppState,
+) -> Result<Map<String, Value>, Problem> {
+    let bytes_max = state.settings.admin_body_bytes_max;
+    let body = read(request, payload, state, bytes_max).await?;
+    let limits = DecodeLimits {
+        body_bytes_max: bytes_max,
+        ..state.settings.decode.clone()
+    };
+    let encoding = content_encoding(request)?;
+    let plain = decode::decompress(encoding.as_deref(), body.as_slice(), &limits)?;
+    Ok(parse_object(&plain)?)
+}
+
+/// The seed reads an empty body as an empty object.
+fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(other) => Err(Error::field(FieldError::body(
+            "",
+            Some(&other),
+            "The body must be a JSON object",
+        ))),
+        Err(_) => Err(Error::MalformedJson),
+    }
+}
+
+fn announced_length(request: &HttpRequest) -> Option<usize> {
+    let value = request.headers().get(CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+fn too_large(bytes_max: usize) -> Error {
+    Error::TooLarge {
+        code: Code::BodyTooLarge,
+        message: format!("The body is larger than {bytes_max} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn bodies_share_one_budget_and_give_it_back() {
+        let budget = BodyBudget::new(10);
+        let mut one = Body::empty(&budget);
+        one.append(&[0; 6]).unwrap();
+        let mut two = Body::empty(&budget);
+        assert!(matches!(two.append(&[0; 6]), Err(Error::Overloaded { .. })));
+        drop(one);
+        two.append(&[0; 6]).unwrap();
+        drop(two);
+        assert_eq!(budget.used.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn only_objects_are_objects() {
+        assert!(parse_object(b" ").unwrap().is_empty());
+        assert_eq!(parse_object(br#"{"a":1}"#).unwrap().len(), 1);
+        assert!(matches!(parse_object(b"{"), Err(Error::MalformedJson)));
+        assert!(matches!(
+            parse_object(b"[1]"),
+            Err(Error::Validation { .. })
+        ));
+    }
+}

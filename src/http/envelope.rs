@@ -1,0 +1,152 @@
+//! What every request passes through: its name, its address's limit, CORS, the final form of its
+//! errors, and its line in the log.
+//!
+//! The log never holds a key: it names the route's pattern, not the path or the query.
+
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage, HttpResponse, web};
+use tracing::Instrument;
+
+use super::auth::Access;
+use super::connection::FirstRequest;
+use super::cors::Permission;
+use super::limits::{self, Standing};
+use super::problem::Problem;
+use super::request_id::{self, RequestId};
+use super::state::AppState;
+use crate::error::Error;
+
+/// The one middleware, outermost.
+pub(super) async fn envelope(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let started = Instant::now();
+    if let Some(first) = request.conn_data::<FirstRequest>() {
+        first.has_come();
+    }
+    let Some(state) = request.app_data::<web::Data<AppState>>().cloned() else {
+        let problem = Problem::from(Error::Internal("the state is missing".to_owned()));
+        return Ok(request.error_response(problem));
+    };
+    let id = RequestId::of(request.headers(), &state.clock);
+    request.extensions_mut().insert(id.clone());
+    let permission = Permission::of(
+        request.method(),
+        request.headers(),
+        &state.settings.cors_origins,
+        &state.auth,
+    )
+    .await;
+    let method = request.method().clone();
+    let span = tracing::info_span!("request", id = id.as_str());
+    let answer = answer(request, next, &state, &permission).instrument(span.clone());
+    let response = answer.await?;
+    Ok(span.in_scope(|| {
+        let mut response = finish_error(response, &id);
+        finish_headers(&mut response, &id, &permission);
+        log(&response, &method, started.elapsed());
+        response
+    }))
+}
+
+async fn answer(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+    state: &AppState,
+    permission: &Permission,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    if permission.is_preflight() {
+        return Ok(request.into_response(permission.preflight_answer()));
+    }
+    let hops = state.settings.trusted_proxy_hops;
+    if let Some(address) = limits::client_address(request.request(), hops)
+        && !is_probe(request.path())
+    {
+        match state.limits.check_address(address) {
+            Ok(Some(standing)) => {
+                request.extensions_mut().insert(standing);
+            }
+            Ok(None) => {}
+            Err(error) => return Ok(request.error_response(Problem::from(error))),
+        }
+    }
+    Ok(next.call(request).await?.map_into_boxed_body())
+}
+
+/// Probes are never refused: an orchestrator would restart a server that is merely busy.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
+/// Writes an error's final form, which names the request, and logs a defect once.
+fn finish_error(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceResponse<BoxBody> {
+    let status = response.status();
+    let Some(error) = response.response().error() else {
+        return response;
+    };
+    let rendered: HttpResponse = match error.as_error::<Problem>() {
+        Some(problem) => {
+            if status.is_server_error() {
+                tracing::error!(code = problem.code().as_str(), error = %problem, "request failed");
+            }
+            problem.respond(Some(id.as_str()))
+        }
+        // The framework's own refusals; only a path that is not text is known to get here.
+        None if status.is_client_error() => {
+            let route = format!(
+                "{} {}",
+                response.request().method(),
+                response.request().path()
+            );
+            Problem::route_not_found(route, &[]).respond(Some(id.as_str()))
+        }
+        None => {
+            tracing::error!(error = %error, "request failed");
+            Problem::from(Error::Internal(String::new())).respond(Some(id.as_str()))
+        }
+    };
+    response.into_response(rendered)
+}
+
+fn finish_headers(
+    response: &mut ServiceResponse<BoxBody>,
+    id: &RequestId,
+    permission: &Permission,
+) {
+    let standing = response.request().extensions().get::<Standing>().copied();
+    let headers = response.headers_mut();
+    if let Some(value) = id.header_value() {
+        headers.insert(HeaderName::from_static(request_id::HEADER), value);
+    }
+    permission.write(headers);
+    if let Some(standing) = standing {
+        standing.write(headers);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+fn log(response: &ServiceResponse<BoxBody>, method: &Method, took: Duration) {
+    let request = response.request();
+    let route = request.match_pattern();
+    let route = route.as_deref().unwrap_or("none");
+    let status = response.status().as_u16();
+    let ms = took.as_millis();
+    let extensions = request.extensions();
+    let project = extensions.get::<Access>().map(|access| access.project.0);
+    // One line an event would be the larger part of a busy server's work; what went well is quiet.
+    if status < 400 && !route.starts_with("/v1/admin") {
+        tracing::debug!(%method, route, status, ms, project, "answered");
+    } else {
+        tracing::info!(%method, route, status, ms, project, "answered");
+    }
+}

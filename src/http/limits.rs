@@ -1,0 +1,272 @@
+//! Who asks too much: token buckets by key and by address.
+//!
+//! Every answer carries the draft-06 headers `RateLimit-Limit`, `RateLimit-Remaining`,
+//! `RateLimit-Reset` and `RateLimit-Policy` that the seed's server sent. The stores are bounded:
+//! once they hold more than their limit, entries whose bucket is full again are dropped.
+
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::settings::{HttpSettings, Rate};
+use crate::error::Error;
+use crate::model::KeyId;
+
+/// How many checks pass between looks at a store's size.
+const CHECKS_BETWEEN_SWEEPS: u64 = 1_024;
+
+type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
+
+#[derive(Debug)]
+struct Buckets<K: Hash + Eq + Clone> {
+    limiter: Limiter<K>,
+    clock: DefaultClock,
+    rate: Rate,
+    entries_max: usize,
+    checks: AtomicU64,
+}
+
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    fn new(quota: Quota, rate: Rate, entries_max: usize) -> Self {
+        Self {
+            limiter: RateLimiter::dashmap(quota).with_middleware(),
+            clock: DefaultClock::default(),
+            rate,
+            entries_max,
+            checks: AtomicU64::new(0),
+        }
+    }
+
+    fn check(&self, key: &K) -> Result<Standing, Error> {
+        let checks = self.checks.fetch_add(1, Ordering::Relaxed);
+        if checks.is_multiple_of(CHECKS_BETWEEN_SWEEPS) && self.limiter.len() > self.entries_max {
+            self.limiter.retain_recent();
+        }
+        match self.limiter.check_key(key) {
+            Ok(snapshot) => Ok(Standing {
+                rate: self.rate,
+                remaining: snapshot.remaining_burst_capacity(),
+            }),
+            Err(not_yet) => Err(Error::RateLimited {
+                retry_after: not_yet.wait_time_from(self.clock.now()),
+            }),
+        }
+    }
+}
+
+fn per_second(rate: Rate) -> Option<Quota> {
+    let per_second = NonZeroU32::new(rate.per_second)?;
+    let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
+    Some(Quota::per_second(per_second).allow_burst(burst))
+}
+
+/// The limits of keys and addresses.
+#[derive(Debug)]
+pub struct RateLimits {
+    keys: Option<Buckets<i64>>,
+    addresses: Option<Buckets<IpAddr>>,
+}
+
+impl RateLimits {
+    /// Full buckets for everybody.
+    pub fn new(settings: &HttpSettings) -> Self {
+        let entries = settings.rate_entries_max;
+        Self {
+            keys: per_second(settings.key_rate)
+                .map(|quota| Buckets::new(quota, settings.key_rate, entries)),
+            addresses: per_second(settings.address_rate)
+                .map(|quota| Buckets::new(quota, settings.address_rate, entries)),
+        }
+    }
+
+    /// Takes a token of a key's bucket; `None` when keys are not limited.
+    pub(super) fn check_key(&self, key: KeyId) -> Result<Option<Standing>, Error> {
+        self.keys
+            .as_ref()
+            .map(|buckets| buckets.check(&key.0))
+            .transpose()
+    }
+
+    /// Takes a token of an address's bucket; `None` when addresses are not limited.
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<Option<Standing>, Error> {
+        self.addresses
+            .as_ref()
+            .map(|buckets| buckets.check(&address))
+            .transpose()
+    }
+}
+
+/// How many unknown keys an address has tried lately.
+#[derive(Debug)]
+pub(super) struct KeyMisses(Option<Buckets<IpAddr>>);
+
+impl KeyMisses {
+    pub(super) fn new(settings: &HttpSettings) -> Self {
+        let a_minute = NonZeroU32::new(settings.key_misses_per_minute);
+        Self(a_minute.map(|count| {
+            let rate = Rate {
+                per_second: 1,
+                burst: count.get(),
+            };
+            Buckets::new(Quota::per_minute(count), rate, settings.rate_entries_max)
+        }))
+    }
+
+    pub(super) fn check(&self, address: IpAddr) -> Result<(), Error> {
+        match &self.0 {
+            Some(buckets) => buckets.check(&address).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a caller stands within its limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    rate: Rate,
+    remaining: u32,
+}
+
+impl Standing {
+    /// Writes the standard headers.
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        let used = self.rate.burst.max(1).saturating_sub(self.remaining);
+        let reset = used.div_ceil(self.rate.per_second.max(1));
+        for (name, value) in [
+            ("ratelimit-limit", self.rate.burst),
+            ("ratelimit-remaining", self.remaining),
+            ("ratelimit-reset", reset),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+        }
+        let policy = format!("{};w=1;burst={}", self.rate.per_second, self.rate.burst);
+        if let Ok(value) = HeaderValue::try_from(policy) {
+            headers.insert(HeaderName::from_static("ratelimit-policy"), value);
+        }
+    }
+}
+
+/// The address a request is counted under: the peer's, or, behind that many trusted proxies, the
+/// one the outermost of them saw. Of IPv6 only the network counts, since one customer has 2^64
+/// addresses.
+pub(super) fn client_address(request: &HttpRequest, trusted_hops: usize) -> Option<IpAddr> {
+    let peer = request.peer_addr().map(|address| address.ip());
+    address_of(request.headers(), peer, trusted_hops).map(network)
+}
+
+/// As [`client_address`], from a request's head.
+pub(super) fn address_of(
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+    trusted_hops: usize,
+) -> Option<IpAddr> {
+    if trusted_hops == 0 {
+        return peer;
+    }
+    let lines: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let forwarded = lines
+        .iter()
+        .rev()
+        .flat_map(|line| line.rsplit(','))
+        .nth(trusted_hops - 1)
+        .and_then(|text| text.trim().parse().ok());
+    forwarded.or(peer)
+}
+
+/// The part of an address that one customer has to himself.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// How long the limits advise to wait when they cannot say better.
+pub(super) const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use super::*;
+
+    fn settings(per_second: u32, burst: u32) -> HttpSettings {
+        HttpSettings {
+            key_rate: Rate { per_second, burst },
+            ..HttpSettings::default()
+        }
+    }
+
+    #[test]
+    fn a_burst_passes_and_the_next_waits() {
+        let limits = RateLimits::new(&settings(1, 3));
+        let standing = |_| limits.check_key(KeyId(1));
+        let remaining: Vec<u32> = (0..3)
+            .map(|n| standing(n).unwrap().unwrap().remaining)
+            .collect();
+        assert_eq!(remaining, [2, 1, 0]);
+        assert!(matches!(standing(3), Err(Error::RateLimited { .. })));
+        assert!(
+            limits.check_key(KeyId(2)).is_ok(),
+            "another key has its own"
+        );
+    }
+
+    #[test]
+    fn zero_switches_the_limit_off() {
+        let limits = RateLimits::new(&settings(0, 0));
+        assert!(limits.check_key(KeyId(1)).unwrap().is_none());
+    }
+
+    #[test]
+    fn forwarded_addresses_count_only_behind_trusted_proxies() {
+        let mut headers = HeaderMap::new();
+        headers.append(
+            HeaderName::from_static("x-forwarded-for"),
+            HeaderValue::from_static("6.6.6.6, 1.1.1.1"),
+        );
+        headers.append(
+            HeaderName::from_static("x-forwarded-for"),
+            HeaderValue::from_static("2.2.2.2"),
+        );
+        let peer: Option<IpAddr> = "9.9.9.9".parse().ok();
+        let address = |hops| address_of(&headers, peer, hops).unwrap().to_string();
+        assert_eq!(address(0), "9.9.9.9");
+        assert_eq!(address(1), "2.2.2.2");
+        assert_eq!(address(2), "1.1.1.1");
+        assert_eq!(address(9), "9.9.9.9");
+    }
+
+    #[test]
+    fn one_network_of_version_6_is_one_address() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:1.2.3.4"), of("1.2.3.4"));
+    }
+
+    #[test]
+    fn full_stores_forget_those_who_wait_for_nothing() {
+        let mut small = settings(1_000_000, 1);
+        small.rate_entries_max = 10;
+        let limits = RateLimits::new(&small);
+        for key in 0..10_000 {
+            limits.check_key(KeyId(key)).unwrap();
+        }
+        assert!(limits.keys.unwrap().limiter.len() < 5_000);
+    }
+}

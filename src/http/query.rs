@@ -1,0 +1,198 @@
+//! The query string, parsed at the edge.
+//!
+//! A number out of range is clamped, as clients of the seed expect; a number that is none is
+//! refused, so that a mistake is seen. An empty value is the same as none.
+
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::problem::Problem;
+use crate::error::{Error, FieldError};
+use crate::model::Identity;
+
+/// The deepest offset of a page; deeper ones are read by cursor.
+pub const OFFSET_MAX: i64 = 100_000;
+
+/// The parameters of a request's query, by name; of two with one name the first counts.
+#[derive(Debug, Clone, Default)]
+pub struct Params(Vec<(String, String)>);
+
+/// The pairs of a query string, decoded; nothing when it cannot be decoded.
+pub(crate) fn pairs(query: &str) -> Vec<(String, String)> {
+    web::Query::<Vec<(String, String)>>::from_query(query)
+        .map(web::Query::into_inner)
+        .unwrap_or_default()
+}
+
+impl Params {
+    /// Parses a query string.
+    pub fn parse(query: &str) -> Self {
+        Self(pairs(query))
+    }
+
+    /// The value of a parameter, unless it is absent or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// How many rows a page holds, clamped to `1..=max`.
+    pub fn limit(&self, default: i64, max: i64) -> Result<i64, Error> {
+        self.number("limit", default, 1, max)
+    }
+
+    /// How many rows are skipped, clamped to `0..=OFFSET_MAX`.
+    pub fn offset(&self) -> Result<i64, Error> {
+        self.number("offset", 0, 0, OFFSET_MAX)
+    }
+
+    /// A whole number, clamped.
+    pub fn number(&self, name: &str, default: i64, min: i64, max: i64) -> Result<i64, Error> {
+        let Some(text) = self.get(name) else {
+            return Ok(default);
+        };
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(refuse(name, text, format!("{name} must be a whole number")));
+        }
+        // What does not fit is far out of range on the side of its sign.
+        let overflow = if text.starts_with('-') { min } else { max };
+        Ok(text.parse::<i64>().unwrap_or(overflow).clamp(min, max))
+    }
+
+    /// A time in RFC 3339, or in milliseconds since 1970.
+    pub fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, Error> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let millis = text
+            .parse::<i64>()
+            .ok()
+            .and_then(DateTime::from_timestamp_millis);
+        let parsed = millis.or_else(|| {
+            DateTime::parse_from_rfc3339(text)
+                .ok()
+                .map(|time| time.to_utc())
+        });
+        match parsed.filter(in_database_range) {
+            Some(time) => Ok(Some(time)),
+            None => Err(refuse(
+                name,
+                text,
+                format!("{name} must be a time in RFC 3339"),
+            )),
+        }
+    }
+
+    /// A text that the database can compare with: no `\0`, and not longer than any that is stored.
+    pub fn text(&self, name: &str, chars_max: usize) -> Result<Option<&str>, Error> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        if text.contains('\0') {
+            let reason = format!("{name} must not contain \\u0000");
+            return Err(refuse(name, text, reason));
+        }
+        if text.chars().count() > chars_max {
+            return Err(refuse(name, text, format!("{name} too long")));
+        }
+        Ok(Some(text))
+    }
+
+    /// The person the query names: `user_id`, else `anonymous_id`; spaces around are cut, as on
+    /// ingest. `None` is nobody.
+    pub fn identity(&self) -> Result<Option<Identity>, Error> {
+        for (name, make) in [
+            ("user_id", Identity::user as fn(&str) -> _),
+            ("anonymous_id", Identity::anonymous),
+        ] {
+            let Some(text) = self.get(name).filter(|text| !text.trim().is_empty()) else {
+                continue;
+            };
+            return make(text.trim()).map(Some).map_err(|_| {
+                let reason = if text.contains('\0') {
+                    format!("{name} must not contain \\u0000")
+                } else {
+                    format!("{name} too long")
+                };
+                refuse(name, text, reason)
+            });
+        }
+        Ok(None)
+    }
+}
+
+/// Postgres keeps years up to 294276; what is far outside of any event is refused before.
+fn in_database_range(time: &DateTime<Utc>) -> bool {
+    use chrono::Datelike;
+    (1..=9_999).contains(&time.year())
+}
+
+fn refuse(name: &str, text: &str, reason: String) -> Error {
+    Error::field(FieldError::query(
+        name,
+        Some(&Value::String(text.to_owned())),
+        reason,
+    ))
+}
+
+impl FromRequest for Params {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self::parse(request.query_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn numbers_are_clamped_and_nonsense_is_refused() {
+        let limit = |query: &str| Params::parse(query).limit(20, 100);
+        assert_eq!(limit("").unwrap(), 20);
+        assert_eq!(limit("limit=").unwrap(), 20);
+        assert_eq!(limit("limit=0").unwrap(), 1);
+        assert_eq!(limit("limit=-1").unwrap(), 1);
+        assert_eq!(limit("limit=99999999999999999999").unwrap(), 100);
+        assert_eq!(limit("limit=-99999999999999999999").unwrap(), 1);
+        assert!(limit("limit=ten").is_err());
+        assert!(limit("limit=1e3").is_err());
+        assert_eq!(Params::parse("offset=-5").offset().unwrap(), 0);
+    }
+
+    #[test]
+    fn user_goes_before_anonymous_and_spaces_are_nobody() {
+        let both = Params::parse("anonymous_id=a&user_id=%20u%20");
+        assert_eq!(both.identity().unwrap(), Identity::user("u").ok());
+        let spaces = Params::parse("user_id=%20");
+        assert_eq!(spaces.identity().unwrap(), None);
+        let long = Params::parse(&format!("user_id={}", "x".repeat(256)));
+        let Err(Error::Validation { fields, .. }) = long.identity() else {
+            panic!("refused");
+        };
+        assert_eq!(fields[0].msg, "user_id too long");
+        assert_eq!(fields[0].location, "query");
+    }
+
+    #[test]
+    fn times_come_in_two_forms() {
+        let time = |query: &str| Params::parse(query).time("from");
+        assert_eq!(
+            time("from=1970-01-01T00:00:01%2B00:00").unwrap(),
+            time("from=1000").unwrap()
+        );
+        assert!(time("from=yesterday").is_err());
+        assert!(time("from=9223372036854775807").is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! How the server does. Public, and never refused by a key's limit.
+
+use actix_web::{HttpResponse, get, web};
+use chrono::SecondsFormat;
+use diesel::{RunQueryDsl, sql_query};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::error::Error;
+use crate::http::problem::Problem;
+use crate::http::state::AppState;
+
+/// The seed's answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok` while the process answers.
+    status: &'static str,
+    /// The server's time.
+    timestamp: String,
+    /// Always `enabled`: there is no mode without keys.
+    auth: &'static str,
+    /// The server's version.
+    version: &'static str,
+}
+
+/// Says that the server answers.
+///
+/// It does not ask the database; `/readyz` does.
+#[utoipa::path(tag = "service", operation_id = "get_health",
+    responses((status = 200, description = "The server answers.", body = Health)))]
+#[get("/v1/health")]
+pub(super) async fn get_health(state: web::Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok().json(Health {
+        status: "ok",
+        timestamp: state
+            .clock
+            .now()
+            .to_rfc3339_opts(SecondsFormat::Millis, true),
+        auth: "enabled",
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Whether the process is alive.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Live {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+/// Says that the process is alive: restart it only when this fails.
+#[utoipa::path(tag = "service", operation_id = "get_live",
+    responses((status = 200, description = "The process is alive.", body = Live)))]
+#[get("/livez")]
+pub(super) async fn get_live() -> HttpResponse {
+    HttpResponse::Ok().json(Live { status: "ok" })
+}
+
+/// Whether the server can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+/// Says whether the server can do its work: the database answers, it is set up to be durable, and
+/// the server is not stopping. Fails within the database's deadline of two seconds.
+#[utoipa::path(tag = "service", operation_id = "get_ready",
+    responses((status = 200, description = "The server is ready.", body = Ready)))]
+#[get("/readyz")]
+pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse, Problem> {
+    if state.readiness.is_shutting_down() {
+        return Err(not_ready(Error::ShuttingDown, "shutdown"));
+    }
+    let asked = state
+        .store
+        .run(|connection| sql_query("SELECT 1").execute(connection));
+    if let Err(error) = asked.await {
+        return Err(not_ready(error, "database"));
+    }
+    if let Some(reason) = state.readiness.blocked() {
+        tracing::warn!(reason = reason.as_str(), "the server is not ready");
+        return Err(not_ready(Error::DatabaseUnavailable, "settings"));
+    }
+    Ok(HttpResponse::Ok().json(Ready { status: "ok" }))
+}
+
+/// `failed` names the check; the reason is in the log.
+fn not_ready(error: Error, failed: &'static str) -> Problem {
+    Problem::from(error).with_extra("failed", json!(failed))
+}

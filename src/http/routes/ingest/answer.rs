@@ -1,0 +1,293 @@
+//! What ingest answers: one superset that every client understands.
+//!
+//! Campaigns, properties and traits are JSON text already, so an answer is written by putting texts
+//! together; nothing is parsed again.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::http::auth::Scope;
+use crate::ingest::decode::Rejection;
+use crate::ingest::{Outcome, Stored};
+use crate::model::{Dialect, EventKind};
+use crate::targeting::LiveCampaign;
+
+const OK: &str = r#"{"ok":true,"success":true,"status":1"#;
+
+/// The answer to a single call.
+///
+/// A rejected one is answered 200 where its client would otherwise send it for ever: Segment's
+/// dialect, and the seed's when the event carries an id (its Flutter client queues and replays
+/// those). Without an id it is the seed's refusal.
+pub(super) fn single(outcome: Outcome, dialect: Dialect, scope: Scope) -> Result<String, Error> {
+    match outcome {
+        Outcome::Stored(stored) if stored.event.call.kind() == EventKind::Identify => {
+            Ok(identified(&stored, scope))
+        }
+        Outcome::Stored(stored) => Ok(tracked(&stored)),
+        Outcome::Ignored => Ok(format!("{OK}}}")),
+        Outcome::Rejected(rejection) => {
+            if dialect == Dialect::Seed && rejection.message_id.is_none() {
+                return Err(rejection.into_error());
+            }
+            let mut text = format!(r#"{OK},"matched":[],"rejected":["#);
+            push_rejection(&mut text, 0, &rejection);
+            text.push_str("]}");
+            Ok(text)
+        }
+    }
+}
+
+/// The answer to a list. `with_matches` adds what each event led to.
+pub(super) fn batch(outcomes: &[Outcome], with_matches: bool) -> String {
+    let (mut accepted, mut duplicates) = (0_usize, 0_usize);
+    let mut rejected = String::new();
+    for (index, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Outcome::Stored(stored) if stored.duplicate => duplicates += 1,
+            Outcome::Stored(_) => accepted += 1,
+            Outcome::Ignored => {}
+            Outcome::Rejected(rejection) => {
+                separate(&mut rejected);
+                push_rejection(&mut rejected, index, rejection);
+            }
+        }
+    }
+    let mut text =
+        format!(r#"{OK},"accepted":{accepted},"duplicates":{duplicates},"rejected":[{rejected}]"#);
+    if with_matches {
+        text.push_str(r#","results":["#);
+        push_results(&mut text, outcomes);
+        text.push(']');
+    }
+    text.push('}');
+    text
+}
+
+fn push_results(text: &mut String, outcomes: &[Outcome]) {
+    for (index, outcome) in outcomes.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&format!(r#"{{"index":{index},"matched":["#));
+        if let Outcome::Stored(stored) = outcome {
+            push_campaigns(text, &stored.matched);
+        }
+        text.push(']');
+        if let Outcome::Stored(stored) = outcome {
+            text.push_str(&format!(r#","id":"{}""#, stored.id.0));
+            push_duplicate(text, stored);
+        }
+        text.push('}');
+    }
+}
+
+fn tracked(stored: &Stored) -> String {
+    let event = &stored.event;
+    let mut text = format!(r#"{OK},"matched":["#);
+    push_campaigns(&mut text, &stored.matched);
+    text.push_str(&format!(r#"],"event":{{"id":"{}","user_id":"#, stored.id.0));
+    let user = event.identity().map(|identity| identity.value());
+    push_string(&mut text, user.unwrap_or_default());
+    text.push_str(r#","event":"#);
+    push_string(&mut text, event.call.name());
+    text.push_str(r#","properties":"#);
+    let properties = event.call.properties();
+    text.push_str(properties.map_or("{}", |properties| properties.as_str()));
+    let ts = event.timestamp.timestamp_millis();
+    text.push_str(&format!(r#","ts":{ts}}}"#));
+    push_duplicate(&mut text, stored);
+    text.push('}');
+    text
+}
+
+/// A client key is public: it must not read traits that others sent, only those of this call.
+fn identified(stored: &Stored, scope: Scope) -> String {
+    let mut text = format!(r#"{OK},"user":"#);
+    match scope {
+        Scope::Admin => text.push_str(&stored.traits.to_string()),
+        Scope::Client | Scope::Read => {
+            let traits = stored.event.call.properties();
+            text.push_str(traits.map_or("{}", |traits| traits.as_str()));
+        }
+    }
+    push_duplicate(&mut text, stored);
+    text.push('}');
+    text
+}
+
+/// Writes campaigns, which are text already.
+pub(in crate::http::routes) fn push_campaigns(text: &mut String, campaigns: &[Arc<LiveCampaign>]) {
+    for (index, campaign) in campaigns.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&campaign.json);
+    }
+}
+
+fn push_duplicate(text: &mut String, stored: &Stored) {
+    if stored.duplicate {
+        text.push_str(r#","duplicate":true"#);
+    }
+}
+
+fn push_rejection(text: &mut String, index: usize, rejection: &Rejection) {
+    let code = rejection.code.as_str();
+    text.push_str(&format!(r#"{{"index":{index},"code":"{code}","message":"#));
+    push_string(text, &rejection.message);
+    text.push('}');
+}
+
+fn separate(list: &mut String) {
+    if !list.is_empty() {
+        list.push(',');
+    }
+}
+
+fn push_string(text: &mut String, value: &str) {
+    text.push_str(&Value::from(value).to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use serde_json::json;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::error::{Code, FieldError};
+    use crate::matcher::CampaignRow;
+    use crate::model::{Call, Event, EventId, EventName, Identity, RawJson};
+    use crate::rules::Limits;
+
+    fn raw(text: &str) -> Option<RawJson> {
+        let raw = RawValue::from_string(text.to_owned()).unwrap();
+        Some(RawJson::from_checked(raw))
+    }
+
+    fn campaign(id: &str) -> Arc<LiveCampaign> {
+        let row = CampaignRow {
+            id: id.to_owned(),
+            seq: 1,
+            version: 1,
+            body: serde_json::Map::new(),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            updated_at: None,
+        };
+        Arc::new(LiveCampaign::compile(&row, &Limits::default()).unwrap())
+    }
+
+    fn stored(call: Call) -> Box<Stored> {
+        let time = chrono::DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+        Box::new(Stored {
+            event: Event {
+                dialect: Dialect::Seed,
+                call,
+                user: None,
+                anonymous: Some(Identity::anonymous("a\"1").unwrap()),
+                message_id: None,
+                timestamp: time,
+                received_at: time,
+                context: None,
+                size_bytes: 0,
+            },
+            id: EventId(Uuid::nil()),
+            duplicate: false,
+            matched: vec![campaign("c1"), campaign("c2")],
+            traits: Arc::new(json!({"secret": 1})),
+        })
+    }
+
+    fn rejection(message_id: Option<&str>) -> Outcome {
+        Outcome::Rejected(Rejection {
+            code: Code::InvalidField,
+            message: "event \"name\" too long".to_owned(),
+            fields: vec![FieldError::body("event", None, "event name too long")],
+            payload: "{}".to_owned(),
+            message_id: message_id.map(str::to_owned),
+        })
+    }
+
+    fn parse(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn track_answers_with_matches_and_the_event_as_sent() {
+        let call = Call::Track {
+            name: EventName::parse("Order").unwrap(),
+            properties: raw(r#"{"n":1.0,"z":"\u0000"}"#),
+        };
+        let text = single(Outcome::Stored(stored(call)), Dialect::Seed, Scope::Client).unwrap();
+        assert!(
+            text.contains(r#""properties":{"n":1.0,"z":"\u0000"}"#),
+            "{text}"
+        );
+        let answer = parse(&text);
+        assert_eq!(answer["matched"][0]["id"], "c1");
+        assert_eq!(answer["matched"][1]["id"], "c2");
+        assert_eq!(answer["event"]["user_id"], "a\"1");
+        assert_eq!(answer["event"]["ts"], 1_700_000_000_123_i64);
+        assert_eq!(answer.get("duplicate"), None);
+        assert_eq!(
+            (&answer["ok"], &answer["status"]),
+            (&json!(true), &json!(1))
+        );
+    }
+
+    #[test]
+    fn identify_shows_merged_traits_to_admins_only() {
+        let answer = |scope| {
+            let call = Call::Identify {
+                traits: raw(r#"{"mine":1}"#),
+            };
+            let text = single(Outcome::Stored(stored(call)), Dialect::Seed, scope).unwrap();
+            parse(&text)["user"].clone()
+        };
+        assert_eq!(answer(Scope::Client), json!({"mine": 1}));
+        assert_eq!(answer(Scope::Admin), json!({"secret": 1}));
+    }
+
+    #[test]
+    fn a_rejected_event_is_an_error_only_where_nobody_would_replay_it() {
+        let seed = |id| single(rejection(id), Dialect::Seed, Scope::Client);
+        assert!(matches!(seed(None), Err(Error::Validation { .. })));
+        let answer = parse(&seed(Some("e1")).unwrap());
+        assert_eq!(answer["matched"], json!([]));
+        assert_eq!(answer["rejected"][0]["code"], "invalid_field");
+        assert!(single(rejection(None), Dialect::Segment, Scope::Client).is_ok());
+    }
+
+    #[test]
+    fn a_batch_counts_each_event_once() {
+        let call = || Call::Page { properties: None };
+        let mut duplicate = stored(call());
+        duplicate.duplicate = true;
+        let outcomes = [
+            Outcome::Stored(stored(call())),
+            rejection(None),
+            Outcome::Stored(duplicate),
+            Outcome::Ignored,
+            rejection(Some("x")),
+        ];
+        let answer = parse(&batch(&outcomes, false));
+        assert_eq!(
+            (&answer["accepted"], &answer["duplicates"]),
+            (&json!(1), &json!(1))
+        );
+        let indexes: Vec<_> = answer["rejected"].as_array().unwrap().iter().collect();
+        assert_eq!(
+            (&indexes[0]["index"], &indexes[1]["index"]),
+            (&json!(1), &json!(4))
+        );
+        assert_eq!(answer.get("results"), None);
+        let answer = parse(&batch(&outcomes, true));
+        assert_eq!(answer["results"].as_array().unwrap().len(), 5);
+        assert_eq!(answer["results"][2]["duplicate"], true);
+        assert_eq!(answer["results"][1]["matched"], json!([]));
+    }
+}

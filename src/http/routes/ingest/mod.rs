@@ -1,0 +1,429 @@
+//! What SDKs send: the calls of both dialects, alone and in lists.
+//!
+//! Success is exactly 200 with a JSON object, since some SDKs retry 202 and 204 and one fails on
+//! anything else. Whether a body may be JSON is decided by the body: content types are ignored.
+
+pub(super) mod answer;
+
+use actix_web::{HttpRequest, HttpResponse, post, web};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::error::Error;
+use crate::http::auth::{Authorized, ByHead, Client};
+use crate::http::body::{self, Body};
+use crate::http::limits::OVERLOAD_RETRY;
+use crate::http::problem::Problem;
+use crate::http::query::Params;
+use crate::http::state::AppState;
+use crate::ingest::Outcome;
+use crate::ingest::decode::{self, Decoded, Defaults, Item, Route};
+
+/// Bodies above this are unpacked and decoded on a blocking thread, so that one large batch does
+/// not hold up the other connections of its worker.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// One call, in the seed's snake_case or Segment's camelCase.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `ingest::decode` reads")]
+struct CallBody {
+    /// The seed's name of the user.
+    user_id: Option<String>,
+    /// The seed's id of the call, for idempotency.
+    event_id: Option<String>,
+    /// Segment's name of the user.
+    #[serde(rename = "userId")]
+    user_id_segment: Option<String>,
+    /// An id the client made up.
+    #[serde(rename = "anonymousId")]
+    anonymous_id: Option<String>,
+    /// Segment's id of the call, for idempotency.
+    #[serde(rename = "messageId")]
+    message_id: Option<String>,
+    /// The event's name, on a track: 1 to 200 characters.
+    event: Option<String>,
+    /// The details of a track, page or screen.
+    #[schema(value_type = Option<Object>)]
+    properties: Option<Value>,
+    /// What is known of the user, on an identify or group.
+    #[schema(value_type = Option<Object>)]
+    traits: Option<Value>,
+    /// The group, on a group call.
+    #[serde(rename = "groupId")]
+    group_id: Option<String>,
+    /// The other identity, on an alias.
+    #[serde(rename = "previousId")]
+    previous_id: Option<String>,
+    /// Segment's context.
+    #[schema(value_type = Option<Object>)]
+    context: Option<Value>,
+    /// When it happened.
+    timestamp: Option<String>,
+    /// When the client sent it, by the client's clock.
+    #[serde(rename = "sentAt")]
+    sent_at: Option<String>,
+    /// The key of last resort.
+    #[serde(rename = "writeKey")]
+    write_key: Option<String>,
+}
+
+/// A list of calls.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `ingest::decode` reads")]
+struct BatchBody {
+    /// The calls, each with its `type`.
+    #[schema(value_type = Vec<Object>)]
+    batch: Vec<Value>,
+    /// Copied into each call's context.
+    #[schema(value_type = Option<Object>)]
+    context: Option<Value>,
+    /// When the client sent it, by the client's clock.
+    #[serde(rename = "sentAt")]
+    sent_at: Option<String>,
+    /// The key of last resort.
+    #[serde(rename = "writeKey")]
+    write_key: Option<String>,
+}
+
+/// A list of leads.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `ingest::decode` reads")]
+struct LeadsBody {
+    /// The leads; each is kept as an event.
+    #[schema(value_type = Vec<Object>)]
+    leads: Vec<Value>,
+}
+
+/// The answer to one call.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes what `answer` writes")]
+struct CallAnswer {
+    /// Always true.
+    ok: bool,
+    /// Always true.
+    success: bool,
+    /// Always 1.
+    status: i32,
+    /// The campaigns to show now, best first; not on an identify.
+    #[schema(value_type = Option<Vec<Object>>)]
+    matched: Option<Vec<Value>>,
+    /// The event as stored; not on an identify.
+    event: Option<EventAnswer>,
+    /// On an identify: the merged traits for an admin key, this call's for a client key.
+    #[schema(value_type = Option<Object>)]
+    user: Option<Value>,
+    /// True when the call was stored before.
+    duplicate: Option<bool>,
+    /// Why the call was refused for good.
+    rejected: Option<Vec<RejectedAnswer>>,
+}
+
+/// A stored event.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes what `answer` writes")]
+struct EventAnswer {
+    /// The event's id; a duplicate's is the first one's.
+    id: String,
+    /// The user's id, else the anonymous one.
+    user_id: String,
+    /// The event's name.
+    event: String,
+    /// Its details.
+    #[schema(value_type = Object)]
+    properties: Value,
+    /// When it happened, in milliseconds since 1970.
+    ts: i64,
+}
+
+/// One refused event.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes what `answer` writes")]
+struct RejectedAnswer {
+    /// Its place in the request.
+    index: usize,
+    /// A stable code.
+    code: String,
+    /// What is wrong with it.
+    message: String,
+}
+
+/// The answer to a list.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes what `answer` writes")]
+struct BatchAnswer {
+    /// Always true.
+    ok: bool,
+    /// Always true.
+    success: bool,
+    /// Always 1.
+    status: i32,
+    /// Events stored by this request.
+    accepted: usize,
+    /// Events stored by an earlier request.
+    duplicates: usize,
+    /// Events that can never be stored.
+    rejected: Vec<RejectedAnswer>,
+    /// What each event led to, with `?matched=true`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    results: Option<Vec<Value>>,
+}
+
+/// A route for one call. The attributes must be written at each route, which a function cannot do.
+macro_rules! call_route {
+    ($name:ident, $path:literal, $route:expr, $summary:literal) => {
+        #[doc = $summary]
+        #[utoipa::path(tag = "ingest", request_body = CallBody, security(("api_key" = ["client"])),
+            responses((status = 200, description = "The call is stored.", body = CallAnswer)))]
+        #[post($path)]
+        pub(super) async fn $name(
+            request: HttpRequest,
+            payload: web::Payload,
+            state: web::Data<AppState>,
+        ) -> Result<HttpResponse, Problem> {
+            receive($route, &request, payload, &state).await
+        }
+    };
+}
+
+call_route!(
+    track_event,
+    "/v1/track",
+    Route::Track,
+    "Stores what a user did and answers with the campaigns to show now."
+);
+call_route!(
+    identify_user,
+    "/v1/identify",
+    Route::Identify,
+    "Stores who a user is."
+);
+call_route!(
+    page_event,
+    "/v1/page",
+    Route::Page,
+    "Stores that a page was seen."
+);
+call_route!(
+    screen_event,
+    "/v1/screen",
+    Route::Screen,
+    "Stores that a screen was seen."
+);
+call_route!(
+    group_user,
+    "/v1/group",
+    Route::Group,
+    "Stores that a user joined a group."
+);
+call_route!(
+    alias_user,
+    "/v1/alias",
+    Route::Alias,
+    "Links two identities of one person."
+);
+call_route!(
+    short_track_event,
+    "/v1/t",
+    Route::Track,
+    "As /v1/track, for browsers."
+);
+call_route!(
+    short_identify_user,
+    "/v1/i",
+    Route::Identify,
+    "As /v1/identify, for browsers."
+);
+call_route!(
+    short_page_event,
+    "/v1/p",
+    Route::Page,
+    "As /v1/page, for browsers."
+);
+call_route!(
+    short_screen_event,
+    "/v1/s",
+    Route::Screen,
+    "As /v1/screen, for browsers."
+);
+call_route!(
+    short_group_user,
+    "/v1/g",
+    Route::Group,
+    "As /v1/group, for browsers."
+);
+call_route!(
+    short_alias_user,
+    "/v1/a",
+    Route::Alias,
+    "As /v1/alias, for browsers."
+);
+call_route!(
+    send_metrics,
+    "/v1/m",
+    Route::Metrics,
+    "Takes a client's own metrics and drops them."
+);
+call_route!(
+    analytics_track_event,
+    "/v1/analytics/track",
+    Route::Track,
+    "As /v1/track."
+);
+call_route!(
+    analytics_identify_user,
+    "/v1/analytics/identify",
+    Route::Identify,
+    "As /v1/identify."
+);
+
+/// A route for a list of calls.
+macro_rules! batch_route {
+    ($name:ident, $path:literal, $summary:literal) => {
+        #[doc = $summary]
+        #[doc = ""]
+        #[doc = "One bad event never fails its batch: it is listed in `rejected`."]
+        #[utoipa::path(tag = "ingest", request_body = BatchBody, security(("api_key" = ["client"])),
+            params(("matched" = Option<bool>, Query, description = "Whether to answer with each event's campaigns.")),
+            responses((status = 200, description = "The events are stored.", body = BatchAnswer)))]
+        #[post($path)]
+        pub(super) async fn $name(
+            request: HttpRequest,
+            payload: web::Payload,
+            state: web::Data<AppState>,
+        ) -> Result<HttpResponse, Problem> {
+            receive(Route::Batch, &request, payload, &state).await
+        }
+    };
+}
+
+batch_route!(batch_events, "/v1/batch", "Stores a list of calls.");
+batch_route!(import_events, "/v1/import", "As /v1/batch, for history.");
+batch_route!(short_batch_events, "/v1/b", "As /v1/batch, for browsers.");
+batch_route!(
+    beacon_events,
+    "/beacon/v1/batch",
+    "As /v1/batch, for pages that close; the key is in the query."
+);
+
+/// Stores leads, each as an event.
+#[utoipa::path(tag = "ingest", request_body = LeadsBody, security(("api_key" = ["client"])),
+    responses((status = 200, description = "The leads are stored.", body = BatchAnswer)))]
+#[post("/v1/leads")]
+pub(super) async fn create_leads(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    receive(Route::Leads, &request, payload, &state).await
+}
+
+async fn receive(
+    route: Route,
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let head = match state.auth.by_head(request).await? {
+        // A key that is known but not allowed is refused before its body is read.
+        ByHead::Known(access) => {
+            let allowed = Authorized::<Client>::check(request, state, access)?;
+            ByHead::Known(allowed.access)
+        }
+        undecided => undecided,
+    };
+    let bytes_max = state.settings.decode.body_bytes_max;
+    let body = body::read(request, payload, state, bytes_max).await?;
+    let plain = unpack(request, body, state).await?;
+    let access = match head {
+        ByHead::Known(access) => access,
+        undecided => {
+            let key = decode::body_key(&plain);
+            let access = state
+                .auth
+                .by_body(request, undecided, key.as_deref())
+                .await?;
+            Authorized::<Client>::check(request, state, access)?.access
+        }
+    };
+    let decoded = read_events(route, request, plain, state).await?;
+    let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
+    let mut outcomes = submit(state, access.project, decoded.items).await?;
+    let text = if is_batch {
+        let with_matches = Params::parse(request.query_string()).get("matched") == Some("true");
+        answer::batch(&outcomes, with_matches)
+    } else {
+        let outcome = outcomes.pop();
+        let missing = || Error::Internal("a call has no outcome".to_owned());
+        answer::single(outcome.ok_or_else(missing)?, dialect, access.scope)?
+    };
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(text))
+}
+
+async fn unpack(
+    request: &HttpRequest,
+    body: Body,
+    state: &web::Data<AppState>,
+) -> Result<Vec<u8>, Error> {
+    let encoding = body::content_encoding(request)?;
+    let limits = state.settings.decode.clone();
+    let size = body.as_slice().len();
+    beside(size, move || {
+        let plain = decode::decompress(encoding.as_deref(), body.as_slice(), &limits)?;
+        Ok(plain.into_owned())
+    })
+    .await
+}
+
+async fn read_events(
+    route: Route,
+    request: &HttpRequest,
+    plain: Vec<u8>,
+    state: &web::Data<AppState>,
+) -> Result<Decoded, Error> {
+    let header = request.headers().get("sentat");
+    let sent_at = header
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let limits = state.settings.decode.clone();
+    let now = state.clock.now();
+    beside(plain.len(), move || {
+        let defaults = Defaults {
+            sent_at: sent_at.as_deref(),
+        };
+        decode::decode(route, &plain, now, &limits, defaults)
+    })
+    .await
+}
+
+/// Runs work here when it is small, else on a blocking thread.
+async fn beside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panicked| Error::Internal(panicked.to_string()))?
+}
+
+/// Stores the items. What was not acknowledged by the deadline may be sent again.
+async fn submit(
+    state: &AppState,
+    project: crate::model::ProjectId,
+    items: Vec<Item>,
+) -> Result<Vec<Outcome>, Error> {
+    if items.iter().all(|item| matches!(item, Item::Ignored)) {
+        return Ok(items.iter().map(|_| Outcome::Ignored).collect());
+    }
+    let stored = state.ingest.submit(project, items);
+    match tokio::time::timeout(state.settings.request_deadline, stored).await {
+        Ok(outcomes) => outcomes,
+        Err(_) => Err(Error::Overloaded {
+            retry_after: OVERLOAD_RETRY,
+        }),
+    }
+}

@@ -1,0 +1,149 @@
+//! Every route, in one list.
+//!
+//! A handler's attribute holds its method and path; the OpenAPI document is collected from the same
+//! list, so a route that is served is described.
+
+mod health;
+mod ingest;
+
+use actix_web::http::Method;
+use actix_web::web::{self, Redirect};
+use actix_web::{HttpRequest, HttpResponse};
+use utoipa::openapi::OpenApi;
+use utoipa_actix_web::service_config::ServiceConfig;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::openapi;
+use super::problem::Problem;
+
+/// The list.
+pub(super) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        // What SDKs send.
+        .service(ingest::track_event)
+        .service(ingest::identify_user)
+        .service(ingest::page_event)
+        .service(ingest::screen_event)
+        .service(ingest::group_user)
+        .service(ingest::alias_user)
+        .service(ingest::short_track_event)
+        .service(ingest::short_identify_user)
+        .service(ingest::short_page_event)
+        .service(ingest::short_screen_event)
+        .service(ingest::short_group_user)
+        .service(ingest::short_alias_user)
+        .service(ingest::send_metrics)
+        .service(ingest::batch_events)
+        .service(ingest::import_events)
+        .service(ingest::short_batch_events)
+        .service(ingest::beacon_events)
+        .service(ingest::create_leads)
+        .service(ingest::analytics_track_event)
+        .service(ingest::analytics_identify_user)
+        // How the server does.
+        .service(health::get_health)
+        .service(health::get_live)
+        .service(health::get_ready);
+}
+
+/// The document and its page, if they are wanted. They describe; they are not described.
+pub(super) fn configure_docs(config: &mut web::ServiceConfig, wanted: bool) {
+    if !wanted {
+        return;
+    }
+    config
+        .route("/openapi.json", web::get().to(document))
+        .route(
+            "/docs",
+            web::get().to(|| async { Redirect::to("/docs/").temporary() }),
+        )
+        .service(SwaggerUi::new("/docs/{_:.*}").config(Config::from("/openapi.json")));
+}
+
+async fn document(known: web::Data<Known>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(known.document.clone())
+}
+
+/// The routes that exist, to tell an unknown path from a wrong method.
+#[derive(Debug)]
+pub(super) struct Known {
+    document: String,
+    routes: Vec<String>,
+    paths: Vec<(Vec<Segment>, Vec<&'static str>)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Segment {
+    Exact(String),
+    Any,
+}
+
+impl Known {
+    pub(super) fn new(document: &OpenApi) -> Self {
+        let paths = document.paths.paths.iter().map(|(path, item)| {
+            let segments = path.split('/').map(|segment| {
+                if segment.starts_with('{') {
+                    Segment::Any
+                } else {
+                    Segment::Exact(segment.to_owned())
+                }
+            });
+            let methods = openapi::methods(item).into_iter().map(|(name, _)| name);
+            (segments.collect(), methods.collect())
+        });
+        Self {
+            document: document.to_json().unwrap_or_default(),
+            routes: openapi::route_list(document),
+            paths: paths.collect(),
+        }
+    }
+
+    /// The methods of a path, when it exists.
+    fn methods(&self, path: &str) -> Option<String> {
+        let asked: Vec<&str> = path.split('/').collect();
+        let matches = |pattern: &[Segment]| {
+            pattern.len() == asked.len()
+                && pattern
+                    .iter()
+                    .zip(&asked)
+                    .all(|(segment, part)| match segment {
+                        Segment::Exact(text) => text == part,
+                        Segment::Any => !part.is_empty(),
+                    })
+        };
+        let found = self.paths.iter().find(|(pattern, _)| matches(pattern));
+        found.map(|(_, methods)| methods.join(", "))
+    }
+}
+
+/// Whatever no route takes: an unknown path is the seed's 404, a known one a 405.
+pub(super) async fn not_found(
+    request: HttpRequest,
+    known: web::Data<Known>,
+) -> Result<HttpResponse, Problem> {
+    let route = format!("{} {}", request.method(), request.path());
+    match known.methods(request.path()) {
+        // A plain OPTIONS asks what there is.
+        Some(allow) if request.method() == Method::OPTIONS => {
+            Ok(HttpResponse::Ok().insert_header(("Allow", allow)).finish())
+        }
+        Some(allow) => Err(Problem::method_not_allowed(route, allow)),
+        None => Err(Problem::route_not_found(route, &known.routes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_paths_tell_their_methods() {
+        let known = Known::new(&openapi::document());
+        assert_eq!(known.methods("/v1/track").as_deref(), Some("POST"));
+        assert_eq!(known.methods("/v1/nope"), None);
+        assert_eq!(known.methods("/v1/track/"), None);
+        assert!(known.routes.contains(&"GET /v1/health".to_owned()));
+    }
+}

@@ -1,0 +1,106 @@
+//! What every handler shares. Cheap to clone; one clone lives in each worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use super::auth::Authenticator;
+use super::body::BodyBudget;
+use super::limits::RateLimits;
+use super::settings::HttpSettings;
+use crate::clock::Clock;
+use crate::ingest::Ingest;
+use crate::store::Store;
+use crate::targeting::Targeting;
+
+/// The services and settings behind the routes.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// The shared pool, for plain reads.
+    pub store: Store,
+    /// Where events go.
+    pub ingest: Ingest,
+    /// Where decisions come from, and writes that change them go.
+    pub targeting: Targeting,
+    /// Who may do what.
+    pub auth: Authenticator,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// How the server behaves.
+    pub settings: Arc<HttpSettings>,
+    /// Who asks too much.
+    pub limits: Arc<RateLimits>,
+    /// How much of bodies is held in memory.
+    pub bodies: BodyBudget,
+    /// Whether the server may call itself ready.
+    pub readiness: Readiness,
+}
+
+impl AppState {
+    /// Wires the services together; the limits and caches start empty.
+    pub fn new(
+        store: Store,
+        ingest: Ingest,
+        targeting: Targeting,
+        clock: Clock,
+        settings: HttpSettings,
+    ) -> Self {
+        let auth = Authenticator::new(store.clone(), clock.clone(), &settings);
+        let limits = Arc::new(RateLimits::new(&settings));
+        let bodies = BodyBudget::new(settings.bodies_bytes_max);
+        Self {
+            store,
+            ingest,
+            targeting,
+            auth,
+            clock,
+            settings: Arc::new(settings),
+            limits,
+            bodies,
+            readiness: Readiness::default(),
+        }
+    }
+}
+
+/// Whether the server may call itself ready, as far as it is not asked of the database each time.
+///
+/// It starts ready; whoever checks `fsync` and `full_page_writes` blocks it with a reason. Cheap to
+/// clone; clones share one state.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    shared: Arc<ReadinessState>,
+}
+
+#[derive(Debug, Default)]
+struct ReadinessState {
+    blocked: ArcSwapOption<String>,
+    shutting_down: AtomicBool,
+}
+
+impl Readiness {
+    /// Makes the server unready for this reason, until [`Readiness::unblock`].
+    pub fn block(&self, reason: impl Into<String>) {
+        self.shared.blocked.store(Some(Arc::new(reason.into())));
+    }
+
+    /// Takes the reason back.
+    pub fn unblock(&self) {
+        self.shared.blocked.store(None);
+    }
+
+    /// The reason why the server is not ready, if there is one.
+    pub fn blocked(&self) -> Option<Arc<String>> {
+        self.shared.blocked.load_full()
+    }
+
+    /// Says that the server is stopping: it is no longer ready, but finishes what it has.
+    pub fn start_shutdown(&self) {
+        self.shared.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// True once the server is stopping.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.shutting_down.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,276 @@
+//! What a rule may cost, at save and at run time, and that errors name the node.
+
+use serde_json::{Value, json};
+
+use super::{EvalErrorKind, RuleErrorCode, kind, on_traits, parse, refusal, refused, var};
+use crate::rules::RuleList;
+
+/// Built by hand: the `json!` macro would copy what it is given, recursively, at each level.
+fn object(name: &str, value: Value) -> Value {
+    Value::Object([(name.to_owned(), value)].into_iter().collect())
+}
+
+fn nested(levels: usize) -> Value {
+    let mut rule = json!(true);
+    for _ in 0..levels {
+        rule = object("!", Value::Array(vec![rule]));
+    }
+    rule
+}
+
+#[test]
+fn a_rule_nested_ten_thousand_deep_is_refused() {
+    let rule = nested(10_000);
+    let error = refusal(&rule);
+    assert_eq!(error.code, RuleErrorCode::TooDeep);
+    assert!(error.pointer.starts_with("/!/0/!/0"), "{}", error.pointer);
+    assert_eq!(error.pointer.matches('/').count(), 128);
+    let list = Value::Array(vec![object("value", nested(10_000))]);
+    let error = RuleList::parse(Some(&list)).unwrap_err();
+    assert_eq!(error.code, RuleErrorCode::TooDeep);
+    assert!(error.pointer.starts_with("/0/value/"), "{}", error.pointer);
+    // Dropping is the JSON library's own recursion, which is not what is tested here.
+    let _ = std::mem::ManuallyDrop::new((rule, list));
+}
+
+#[test]
+fn a_rule_as_deep_as_allowed_compiles_and_runs() {
+    assert_eq!(on_traits(&nested(64), &json!({})), Ok(true));
+    assert_eq!(refused(&nested(65)).0, RuleErrorCode::TooDeep);
+    let mut rule = var("n");
+    for _ in 0..62 {
+        rule = json!({"+": [rule, var("n")]});
+    }
+    let rule = json!({"==": [rule, 63]});
+    assert_eq!(on_traits(&rule, &json!({"n": 1})), Ok(true));
+}
+
+#[test]
+fn a_rule_of_a_megabyte_is_refused() {
+    let text = json!({"==": [var("x"), "x".repeat(1 << 20)]});
+    assert_eq!(refused(&text), (RuleErrorCode::TooLarge, String::new()));
+    let list = json!({"in": [var("x"), vec![1; 5_001]]});
+    assert_eq!(
+        refused(&list),
+        (RuleErrorCode::TooManyNodes, "/in/1".to_owned())
+    );
+}
+
+#[test]
+fn iterations_are_at_most_two_deep() {
+    let two = json!({"map": [var("a"), {"filter": [{"var": "b"}, {"var": "c"}]}]});
+    parse(&two);
+    // One after the other is not one in the other.
+    parse(&json!({"map": [{"filter": [{"map": [var("a"), 1]}, true]}, true]}));
+    let three = json!({"map": [var("a"), {"reduce": [{"var": "b"}, {"some": [[1], true]}, 0]}]});
+    let expected = (
+        RuleErrorCode::IterationTooDeep,
+        "/map/1/reduce/1/some".to_owned(),
+    );
+    assert_eq!(refused(&three), expected);
+}
+
+#[test]
+fn a_body_that_multiplies_too_much_is_refused() {
+    let wide: Vec<Value> = (0..100).map(|n| json!({"==": [{"var": ""}, n]})).collect();
+    let once = json!({"some": [var("a"), {"or": wide}]});
+    parse(&once);
+    let twice = json!({"some": [var("a"), once]});
+    assert_eq!(refused(&twice), (RuleErrorCode::TooCostly, String::new()));
+}
+
+#[test]
+fn long_arrays_are_not_iterated_over() {
+    let rule = json!({"some": [var("a"), {"==": [{"var": ""}, 1]}]});
+    assert_eq!(on_traits(&rule, &json!({"a": vec![1; 1_000]})), Ok(true));
+    let long = json!({"a": vec![1; 1_001]});
+    for rule in [rule.clone(), json!({ "!": rule })] {
+        assert_eq!(kind(on_traits(&rule, &long)), EvalErrorKind::Limit);
+    }
+    for iteration in ["map", "filter", "all", "none"] {
+        let rule = json!({ iteration: [var("a"), true] });
+        assert_eq!(
+            kind(on_traits(&rule, &long)),
+            EvalErrorKind::Limit,
+            "{iteration}"
+        );
+    }
+    let rule = json!({"reduce": [var("a"), {"var": "current"}, 0]});
+    assert_eq!(kind(on_traits(&rule, &long)), EvalErrorKind::Limit);
+    let joined = json!({"some": [{"merge": [var("b"), var("b")]}, true]});
+    assert_eq!(
+        kind(on_traits(&joined, &json!({"b": vec![1; 600]}))),
+        EvalErrorKind::Limit
+    );
+    let literal = json!({"some": [vec![1; 1_001], true]});
+    assert_eq!(
+        refused(&literal),
+        (RuleErrorCode::ArrayTooLong, "/some/0".to_owned())
+    );
+    // Looking something up in a long list is no iteration.
+    assert_eq!(on_traits(&json!({"in": [1, var("a")]}), &long), Ok(true));
+}
+
+#[test]
+fn an_accumulator_cannot_explode() {
+    let traits = json!({"a": vec!["x"; 1_000]});
+    for body in [
+        json!({"cat": [{"var": "accumulator"}, {"var": "accumulator"}]}),
+        json!([{"var": "accumulator"}, {"var": "accumulator"}]),
+        json!([[[[[[[[{"var": "accumulator"}]]]]]]]]),
+        json!({"merge": [{"var": "accumulator"}, {"var": "accumulator"}, [1]]}),
+    ] {
+        let rule = json!({"reduce": [var("a"), body, "seed"]});
+        assert_eq!(
+            kind(on_traits(&rule, &traits)),
+            EvalErrorKind::Limit,
+            "{rule}"
+        );
+    }
+    let join = json!({"==": [1_001, {"reduce": [
+        var("a"), {"+": [{"var": "accumulator"}, 1]}, 1,
+    ]}]});
+    assert_eq!(on_traits(&join, &traits), Ok(true));
+}
+
+#[test]
+fn memory_is_bounded() {
+    let traits = json!({"a": vec!["x".repeat(50_000); 1_000]});
+    let texts = vec![json!({"var": ""}); 10];
+    let rule = json!({"map": [var("a"), {"cat": texts}]});
+    assert_eq!(kind(on_traits(&rule, &traits)), EvalErrorKind::Limit);
+}
+
+#[test]
+fn data_nested_too_deep_is_a_failure_and_no_overflow() {
+    let mut deep = json!(1);
+    for _ in 0..10_000 {
+        deep = Value::Array(vec![deep]);
+    }
+    let traits = object("deep", deep);
+    assert_eq!(
+        kind(on_traits(&json!({"exists": "user.id"}), &traits)),
+        EvalErrorKind::Limit
+    );
+    let _ = std::mem::ManuallyDrop::new(traits);
+}
+
+#[test]
+fn unknown_operators_are_refused_by_pointer() {
+    let rule = json!({"and": [true, {"or": [{"performed": {"event": "x"}}]}]});
+    let error = refusal(&rule);
+    assert_eq!(error.pointer, "/and/1/or/0/performed");
+    assert_eq!(error.code, RuleErrorCode::UnknownOperator);
+    assert!(error.to_string().contains("\"performed\""));
+    // Names of the evaluator that are not ours, names of the lowered form, and odd ones.
+    for name in [
+        "val",
+        "log",
+        "try",
+        "throw",
+        "??",
+        "beckon.exists",
+        "a/b~c",
+        "",
+        "AND",
+    ] {
+        let code = refused(&json!({ name: [1] })).0;
+        assert_eq!(code, RuleErrorCode::UnknownOperator, "{name}");
+    }
+    assert_eq!(refused(&json!({"a/b~c": 1})).1, "/a~1b~0c");
+    let two = json!({"and": [{"==": [1, 1], "!=": [1, 2]}]});
+    assert_eq!(
+        refused(&two),
+        (RuleErrorCode::AmbiguousObject, "/and/0".to_owned())
+    );
+}
+
+#[test]
+fn bad_arguments_are_refused_by_pointer() {
+    use RuleErrorCode::{
+        InvalidPattern, InvalidTimestamp, InvalidVersion, InvalidWindow, WrongArguments,
+    };
+    let big = format!("(?:{}){{1000}}", "\\w{100}");
+    for (rule, code, pointer) in [
+        (
+            json!({"matches": [var("x"), "a("]}),
+            InvalidPattern,
+            "/matches/1",
+        ),
+        (
+            json!({"matches": [var("x"), "a".repeat(1_025)]}),
+            InvalidPattern,
+            "/matches/1",
+        ),
+        (
+            json!({"matches": [var("x"), big]}),
+            InvalidPattern,
+            "/matches/1",
+        ),
+        (
+            json!({"matches": [var("x"), "(?=look)"]}),
+            InvalidPattern,
+            "/matches/1",
+        ),
+        (
+            json!({"matches": [var("x"), var("pattern")]}),
+            WrongArguments,
+            "/matches",
+        ),
+        (json!({"matches": "x"}), WrongArguments, "/matches"),
+        (
+            json!({"within_last": [var("x"), "3 days"]}),
+            InvalidWindow,
+            "/within_last/1",
+        ),
+        (
+            json!({"within_last": [var("x"), 3]}),
+            WrongArguments,
+            "/within_last",
+        ),
+        (
+            json!({"before": [var("x"), "soon"]}),
+            InvalidTimestamp,
+            "/before/1",
+        ),
+        (
+            json!({"after": ["soon", var("x")]}),
+            InvalidTimestamp,
+            "/after/0",
+        ),
+        (
+            json!({"semver_gt": [var("x"), "new"]}),
+            InvalidVersion,
+            "/semver_gt/1",
+        ),
+        (
+            json!({"in_segment": var("x")}),
+            WrongArguments,
+            "/in_segment",
+        ),
+        (
+            json!({"in_segment": ["a", "b"]}),
+            WrongArguments,
+            "/in_segment",
+        ),
+        (json!({"in_segment": ""}), WrongArguments, "/in_segment"),
+        (
+            json!({"exists": ["user", "traits"]}),
+            WrongArguments,
+            "/exists",
+        ),
+        (json!({"exists": []}), WrongArguments, "/exists"),
+        (json!({"between": [1, 2]}), WrongArguments, "/between"),
+        (json!({"starts_with": "x"}), WrongArguments, "/starts_with"),
+        (json!({"==": [1]}), WrongArguments, "/=="),
+        (json!({"and": true}), WrongArguments, "/and"),
+        (json!({"map": [[1]]}), WrongArguments, "/map"),
+        (json!({"var": ["a", 1, 2]}), WrongArguments, "/var"),
+        (json!({"var": true}), WrongArguments, "/var"),
+    ] {
+        assert_eq!(refused(&rule), (code, pointer.to_owned()), "{rule}");
+    }
+    let many = vec![json!({"matches": [var("x"), "a"]}); 17];
+    let expected = (InvalidPattern, "/or/16/matches/1".to_owned());
+    assert_eq!(refused(&json!({ "or": many })), expected);
+}
