@@ -264,7 +264,11 @@ fn traits_are_merged_shallowly_and_nulls_are_kept() {
     assert_eq!(answer["user"], json!({"c": 3}));
     let person = admin.get("/v1/admin/users/u").expect(200);
     assert_eq!(
-        (&person["traits"]["a"], &person["traits"]["c"], &person["traits"]["gone"]),
+        (
+            &person["traits"]["a"],
+            &person["traits"]["c"],
+            &person["traits"]["gone"]
+        ),
         (&json!(1), &json!(3), &json!(null))
     );
     // Traits in the context of an identify are traits; in a track's they are not.
@@ -300,7 +304,10 @@ fn traits_have_a_limit_and_what_is_over_it_changes_nothing() {
         answer.text()
     );
     let person = admin.get("/v1/admin/users/u").expect(200);
-    assert!(person["traits"].get("d").is_none(), "half an identify is none");
+    assert!(
+        person["traits"].get("d").is_none(),
+        "half an identify is none"
+    );
     let refused = sql::rows(&mut app.sql(), "SELECT code FROM rejected_events");
     assert_eq!(refused.len(), 1, "{refused:?}");
 }
