@@ -240,7 +240,7 @@ impl Authenticator {
         let mut texts = Vec::new();
         credentials::push(&mut texts, body_key);
         if let Some(text) = texts.first() {
-            return self.find(request, text).await?.ok_or_else(|| unknown_key());
+            return self.find(request, text).await?.ok_or_else(unknown_key);
         }
         if !head_is_empty {
             return Err(unknown_key());
