@@ -38,6 +38,8 @@ pub use secret::Secret;
 const FRESH: Duration = Duration::from_millis(500);
 /// How long it is used while one request reads it again.
 const STALE: Duration = Duration::from_secs(1);
+/// How long a request waits for the database to confirm a key that is remembered as good.
+const CONFIRM: Duration = Duration::from_millis(200);
 /// How many keys are remembered, known and unknown.
 const CACHED_KEYS_MAX: u64 = 20_000;
 
@@ -197,10 +199,17 @@ impl Authenticator {
             // Counted before the query, so that guessing is slow and costs the database little.
             self.misses.check(address)?;
         }
-        let found = self
+        let reading = self
             .store
-            .run(move |connection| keys::find_by_hash(connection, &digest))
-            .await;
+            .run(move |connection| keys::find_by_hash(connection, &digest));
+        let found = match known_good {
+            None => reading.await,
+            // The caller's deadline belongs to the work itself; a database that is slow to confirm
+            // a key that was good a moment ago must not use it up.
+            Some(_) => tokio::time::timeout(CONFIRM, reading)
+                .await
+                .unwrap_or(Err(Error::DatabaseUnavailable)),
+        };
         let entry = match (found, known_good) {
             (Ok(row), _) => Entry::new(row.and_then(|row| known_key(&row, &digest)).map(Arc::new)),
             (Err(Error::DatabaseUnavailable), Some(key)) => Entry::new(Some(key)),
