@@ -17,7 +17,7 @@ pub mod live;
 pub mod migrate;
 pub mod partitions;
 pub mod people;
-pub mod persons;
+pub mod person_state;
 pub(crate) mod prepared;
 pub mod schema;
 pub mod segments;

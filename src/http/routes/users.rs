@@ -17,7 +17,6 @@ use crate::http::query::Params;
 use crate::http::state::AppState;
 use crate::model::{Identity, IdentityKind, PersonId, ProjectId};
 use crate::store::people::{self, ListedPerson, StoredIdentity};
-use crate::targeting::PersonState;
 
 const NOT_FOUND: Error = Error::NotFound("User");
 
@@ -63,7 +62,7 @@ struct User {
     id: String,
     /// Traits, merged over all identifies.
     #[schema(value_type = Object)]
-    traits: Value,
+    traits: Map<String, Value>,
     /// All names.
     identities: Vec<IdentityAnswer>,
     /// The segments the person is in now.
@@ -126,15 +125,15 @@ pub(super) async fn get_user(
     let project = reader.access.project;
     let found = find(&state, project, &id).await?;
     let (identity, person) = (found.identity, found.person);
-    let (stored, names) = state
+    let decided = state
+        .targeting
+        .person(project, &identity)
+        .await?
+        .ok_or(NOT_FOUND)?;
+    let names = state
         .store
-        .run(move |connection| {
-            let stored = people::load(connection, project, person)?;
-            let names = people::identities_of(connection, project, person, IDENTITIES_MAX)?;
-            Ok((stored, names))
-        })
+        .run(move |connection| people::identities_of(connection, project, person, IDENTITIES_MAX))
         .await?;
-    let decided = PersonState::from(stored.ok_or(NOT_FOUND)?);
     let now = state.clock.now();
     let segments = state
         .targeting
@@ -149,7 +148,7 @@ pub(super) async fn get_user(
             .first()
             .map_or_else(|| identity.value().to_owned(), |name| name.value.clone()),
         segments: segments.collect(),
-        traits: Value::clone(&decided.traits),
+        traits: decided.traits_object().clone(),
         identities: names.into_iter().map(IdentityAnswer::from).collect(),
         created_at: decided.created_at,
         last_seen_at: decided.last_seen_at,
