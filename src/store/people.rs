@@ -6,7 +6,6 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
 use serde_json::Value;
 
-use super::person_state::{LoadPeople, PersonRow};
 use super::schema::identities;
 use crate::model::{Identity, PersonId, ProjectId};
 
@@ -140,16 +139,4 @@ pub fn identities_of(
         .limit(limit)
         .select(StoredIdentity::as_select())
         .load(connection)
-}
-
-/// The state of one person, unless the person was merged away meanwhile.
-pub fn load(
-    connection: &mut PgConnection,
-    project: ProjectId,
-    person: PersonId,
-) -> QueryResult<Option<PersonRow>> {
-    let rows: Vec<PersonRow> = LoadPeople { ids: &[person.0] }.load(connection)?;
-    Ok(rows
-        .into_iter()
-        .find(|row| row.project_id == project.0 && row.merged_into.is_none()))
 }

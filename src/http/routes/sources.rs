@@ -44,17 +44,19 @@ fn public_host(request: &HttpRequest, trusted_proxy_hops: usize) -> String {
     host.unwrap_or_default().to_owned()
 }
 
-/// `apiHost` sends the SDK's events here unless the page names another host.
+/// `apiHost` sends the SDK's events here unless the page names another host; it is left out for a
+/// caller that did not say which host it asked.
 fn segment_settings(key: &str, host: &str) -> Value {
+    let mut own = json!({
+        "apiKey": key,
+        "addBundledMetadata": true,
+        "unbundledIntegrations": [],
+    });
+    if !host.is_empty() {
+        own["apiHost"] = json!(format!("{host}/v1"));
+    }
     json!({
-        "integrations": {
-            "Segment.io": {
-                "apiKey": key,
-                "apiHost": format!("{host}/v1"),
-                "addBundledMetadata": true,
-                "unbundledIntegrations": [],
-            }
-        },
+        "integrations": {"Segment.io": own},
         "plan": {},
         "edgeFunction": {},
         "middlewareSettings": {},

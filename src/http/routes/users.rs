@@ -62,7 +62,7 @@ struct User {
     id: String,
     /// Traits, merged over all identifies.
     #[schema(value_type = Object)]
-    traits: Value,
+    traits: Map<String, Value>,
     /// All names.
     identities: Vec<IdentityAnswer>,
     /// The segments the person is in now.
