@@ -1,6 +1,192 @@
-//! `beckon serve`.
-use super::{Exit, Outcome};
-use crate::config::Config;
-pub(super) fn serve(_config: &Config) -> Outcome {
-    Ok(Exit::Done)
+//! `beckon serve`, and what it shares with the demo: the life of a server from its listener to its
+//! end.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use actix_web::rt::System;
+use diesel::PgConnection;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, Mode};
+use crate::http::{self, AppState, Serving};
+use crate::retention::{Scheduler, SchedulerOptions};
+
+use super::compose::compose;
+use super::database::Database;
+use super::prepare::{Preparation, Preparing, Unprepared, prepare};
+use super::{Exit, Failure, Outcome, output, retention};
+
+/// How long ingest may take to write what waits, once no request is in flight any more.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a retention run in progress is waited for.
+const RETENTION_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether the preparation has failed for good.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+pub(super) fn serve(config: &Config) -> Outcome {
+    // A port that is taken is found before a Postgres is started.
+    let listener = bind(&config.listen)?;
+    let database = Database::for_server(config)?;
+    let prepared = match prepare(config, &database.url) {
+        Ok(connection) => Some(connection),
+        Err(Unprepared::NotYet(reason)) if !database.is_private() => {
+            tracing::warn!(reason, "the database is not there; it is waited for");
+            None
+        }
+        Err(Unprepared::NotYet(reason)) => return Err(Failure::new(reason)),
+        Err(Unprepared::Never(failure)) => return Err(failure),
+    };
+    let server = Server {
+        config,
+        database,
+        listener,
+        mode: Mode::Normal,
+    };
+    server.run(prepared, |_| {})
+}
+
+/// Takes the address.
+pub(super) fn bind(address: &str) -> Result<TcpListener, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot listen on {address}: {error}"))
+    };
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|error| failed(&error))?
+        .collect();
+    TcpListener::bind(addresses.as_slice()).map_err(|error| failed(&error))
+}
+
+/// What a server needs to run.
+pub(super) struct Server<'a> {
+    pub(super) config: &'a Config,
+    pub(super) database: Database,
+    pub(super) listener: TcpListener,
+    pub(super) mode: Mode,
+}
+
+impl Server<'_> {
+    /// Serves until a signal comes, then stops everything in its order: no new calls, those in
+    /// flight finish, what waits is written, the private Postgres stops.
+    pub(super) fn run(
+        self,
+        prepared: Option<PgConnection>,
+        greet: impl FnOnce(SocketAddr),
+    ) -> Outcome {
+        let Self {
+            config,
+            database,
+            listener,
+            mode,
+        } = self;
+        let state = compose(config, &database.url, mode)?;
+        let scheduler = Scheduler::start(
+            SchedulerOptions {
+                url: database.url.clone(),
+                schedule: config
+                    .retention_schedule
+                    .parse()
+                    .map_err(|error| Failure::usage(format!("retention_schedule: {error}")))?,
+                retention: retention::options(config),
+            },
+            state.clock.clone(),
+        )?;
+        let preparation = Preparation {
+            config: config.clone(),
+            url: database.url.clone(),
+            targeting: state.targeting.clone(),
+            readiness: state.readiness.clone(),
+        };
+        let is_prepared = prepared.is_some();
+        let preparing = preparation.start(prepared)?;
+        let ended = System::new().block_on(serve_until_signal(
+            config,
+            state.clone(),
+            listener,
+            &preparing,
+            is_prepared,
+            greet,
+        ));
+        preparing.stop();
+        if !state.ingest.close(FLUSH_TIMEOUT) {
+            // None of it was acknowledged; the callers have been told to try again.
+            tracing::warn!("ingest was stopped before everything that waited was written");
+        }
+        scheduler.stop(RETENTION_TIMEOUT);
+        // Its connections would make a private Postgres wait for them.
+        drop(state);
+        let stopped = database.stop();
+        ended?;
+        stopped?;
+        tracing::info!("stopped");
+        Ok(Exit::Done)
+    }
+}
+
+async fn serve_until_signal(
+    config: &Config,
+    state: AppState,
+    listener: TcpListener,
+    preparing: &Preparing,
+    is_prepared: bool,
+    greet: impl FnOnce(SocketAddr),
+) -> Result<(), Failure> {
+    // The signals are caught before anybody can know that there is somebody to send them to.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let readiness = state.readiness.clone();
+    let targeting = state.targeting.clone();
+    let Serving {
+        address,
+        handle,
+        server,
+    } = http::serve(state, listener)?;
+    let serving = actix_web::rt::spawn(server);
+    if is_prepared {
+        // The first snapshot takes a moment, and a caller who was told the address may call now.
+        let until = Instant::now() + config.database_deadline;
+        let is_starting = || !targeting.is_ready() || readiness.blocked().is_some();
+        while is_starting() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    output::line(format_args!("listening on http://{address}"));
+    greet(address);
+    let outcome = tokio::select! {
+        () = received(&mut terminate, &mut interrupt) => Ok(()),
+        failure = failed(preparing) => Err(failure),
+    };
+    tracing::info!("stopping: no new calls; those in flight finish");
+    readiness.start_shutdown();
+    let graceful = tokio::time::timeout(config.shutdown_timeout, handle.stop(true));
+    tokio::select! {
+        finished = graceful => if finished.is_err() {
+            tracing::warn!("some calls did not finish in time");
+        },
+        () = received(&mut terminate, &mut interrupt) => {
+            tracing::warn!("told to stop again; calls in flight are cut");
+        }
+    }
+    serving.abort();
+    outcome
+}
+
+async fn received(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Ends when the database turns out to be one that this binary cannot serve.
+async fn failed(preparing: &Preparing) -> Failure {
+    loop {
+        if let Some(failure) = preparing.failure() {
+            return failure;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
