@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use diesel::PgConnection;
 
+use crate::clock::Clock;
 use crate::config::{Config, redact_url};
 use crate::http::Readiness;
 use crate::http::auth::Scope;
+use crate::retention::{Scheduler, SchedulerOptions};
 use crate::store::migrate::{MigrateError, migrate};
 use crate::store::{self, is_unavailable, partitions};
 use crate::targeting::Targeting;
@@ -22,6 +24,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a retention run in progress is waited for at the end.
+const RETENTION_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why a database is not fit to serve.
 pub(super) enum Unprepared {
@@ -94,12 +99,16 @@ pub(super) struct Preparation {
     pub(super) url: String,
     pub(super) targeting: Targeting,
     pub(super) readiness: Readiness,
+    pub(super) schedule: SchedulerOptions,
+    pub(super) clock: Clock,
 }
 
-/// The running preparation, and the hub that it started.
+/// The running preparation, and the threads that it started.
 pub(super) struct Preparing {
     stop: Sender<()>,
     failure: Receiver<Failure>,
+    /// Nothing is ever sent; it closes when the thread ends.
+    ended: Receiver<()>,
 }
 
 impl Preparing {
@@ -108,9 +117,13 @@ impl Preparing {
         self.failure.try_recv().ok()
     }
 
-    /// Ends the thread, and with it the hub.
-    pub(super) fn stop(self) {
+    /// Ends the thread, and with it the hub and the schedule. A thread that is stuck in a call to
+    /// a stopped database is left behind; its session ends with the process.
+    pub(super) fn stop(self, patience: Duration) {
         drop(self.stop);
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the database does not answer; its threads are left behind");
+        }
     }
 }
 
@@ -119,16 +132,22 @@ impl Preparation {
     pub(super) fn start(self, prepared: Option<PgConnection>) -> Result<Preparing, Failure> {
         let (stop, stopped) = channel();
         let (send, failure) = channel();
+        let (alive, ended) = channel();
         self.readiness.block("the server is starting");
         std::thread::Builder::new()
             .name("preparation".to_owned())
             .spawn(move || {
+                let _closes_at_the_end: Sender<()> = alive;
                 if let Err(failure) = self.run(prepared, &stopped) {
                     // Nobody asks any more when the server has ended meanwhile.
                     let _ended = send.send(failure);
                 }
             })?;
-        Ok(Preparing { stop, failure })
+        Ok(Preparing {
+            stop,
+            failure,
+            ended,
+        })
     }
 
     fn run(self, prepared: Option<PgConnection>, stopped: &Receiver<()>) -> Result<(), Failure> {
@@ -140,6 +159,8 @@ impl Preparation {
             },
         };
         let hub = self.targeting.start()?;
+        // Its tables are there only now.
+        let scheduler = Scheduler::start(self.schedule.clone(), self.clock.clone())?;
         if self.config.allow_unsafe_database {
             self.readiness.unblock();
         } else {
@@ -150,6 +171,7 @@ impl Preparation {
         // Nothing is ever sent; the wait ends when the server does.
         let _server_ended = stopped.recv();
         hub.stop();
+        scheduler.stop(RETENTION_TIMEOUT);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Mode};
 use crate::http::{self, AppState, Serving};
-use crate::retention::{Scheduler, SchedulerOptions};
+use crate::retention::SchedulerOptions;
 
 use super::compose::compose;
 use super::database::Database;
@@ -20,8 +20,8 @@ use super::{Exit, Failure, Outcome, output, retention};
 /// How long ingest may take to write what waits, once no request is in flight any more.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a retention run in progress is waited for.
-const RETENTION_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long the threads that watch the database may take to end.
+const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether the preparation has failed for good.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -83,8 +83,12 @@ impl Server<'_> {
             mode,
         } = self;
         let state = compose(config, &database.url, mode)?;
-        let scheduler = Scheduler::start(
-            SchedulerOptions {
+        let preparation = Preparation {
+            config: config.clone(),
+            url: database.url.clone(),
+            targeting: state.targeting.clone(),
+            readiness: state.readiness.clone(),
+            schedule: SchedulerOptions {
                 url: database.url.clone(),
                 schedule: config
                     .retention_schedule
@@ -92,13 +96,7 @@ impl Server<'_> {
                     .map_err(|error| Failure::usage(format!("retention_schedule: {error}")))?,
                 retention: retention::options(config),
             },
-            state.clock.clone(),
-        )?;
-        let preparation = Preparation {
-            config: config.clone(),
-            url: database.url.clone(),
-            targeting: state.targeting.clone(),
-            readiness: state.readiness.clone(),
+            clock: state.clock.clone(),
         };
         let is_prepared = prepared.is_some();
         let preparing = preparation.start(prepared)?;
@@ -110,12 +108,11 @@ impl Server<'_> {
             is_prepared,
             greet,
         ));
-        preparing.stop();
         if !state.ingest.close(FLUSH_TIMEOUT) {
             // None of it was acknowledged; the callers have been told to try again.
             tracing::warn!("ingest was stopped before everything that waited was written");
         }
-        scheduler.stop(RETENTION_TIMEOUT);
+        preparing.stop(THREADS_TIMEOUT);
         // Its connections would make a private Postgres wait for them.
         drop(state);
         let stopped = database.stop();
