@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Config, CorsOrigins, Mode};
-use crate::http::{self, AppState, HttpSettings, Rate};
+use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, Rate};
 use crate::ingest::decode::DecodeLimits;
 use crate::ingest::{Ingest, IngestOptions};
 use crate::store::{Store, StoreOptions};
@@ -12,19 +12,8 @@ use crate::targeting::{Targeting, TargetingOptions};
 
 use super::Failure;
 
-/// How much more than one second's worth of requests may come at once.
-const BURST_SECONDS: u32 = 2;
-
-/// The services of one server.
-#[derive(Debug)]
-pub(super) struct Services {
-    /// What the routes share.
-    pub(super) state: AppState,
-}
-
-/// Makes every service. The database may be absent: nothing here waits for it, and the server is
-/// not ready before [`super::prepare`] has seen it.
-pub(super) fn compose(config: &Config, mode: Mode, url: &str) -> Result<Services, Failure> {
+/// Makes every service. The database may be absent: nothing here waits for it.
+pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState, Failure> {
     let clock = Clock::system();
     let store = Store::new(StoreOptions {
         url: url.to_owned(),
@@ -52,20 +41,19 @@ pub(super) fn compose(config: &Config, mode: Mode, url: &str) -> Result<Services
             traits_bytes_max: config.limit_traits_bytes,
         },
     )?;
-    let state = AppState::new(store, ingest, targeting, clock, http_settings(config, mode));
-    state.readiness.block("the server is starting");
-    Ok(Services { state })
+    let settings = http_settings(config, mode);
+    Ok(AppState::new(store, ingest, targeting, clock, settings))
 }
 
 fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
     let rate = |per_second: u32| Rate {
         per_second,
-        burst: per_second.saturating_mul(BURST_SECONDS),
+        burst: per_second.saturating_mul(2).max(1),
     };
     HttpSettings {
         cors_origins: match &config.cors_origins {
-            CorsOrigins::All => http::CorsOrigins::Mirror,
-            CorsOrigins::Listed(origins) => http::CorsOrigins::List(origins.clone()),
+            CorsOrigins::All => HttpOrigins::Mirror,
+            CorsOrigins::Listed(origins) => HttpOrigins::List(origins.clone()),
         },
         keyless_localhost: mode == Mode::Demo,
         key_rate: rate(config.key_requests_per_second),
@@ -80,8 +68,8 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             nesting_max: config.limit_nesting,
         },
         docs: config.docs,
-        // What is in flight has most of the time; flushing and stopping Postgres the rest.
-        shutdown_timeout: config.shutdown_timeout.max(Duration::from_secs(1)),
+        // The framework counts whole seconds.
+        shutdown_timeout: Duration::from_secs(config.shutdown_timeout.as_secs().max(1)),
         ..HttpSettings::default()
     }
 }

@@ -18,7 +18,7 @@ use super::Failure;
 const DATABASE: &str = "beckon";
 
 /// How long the private Postgres may take to stop; the rest of a shutdown has its share before.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A database to work on.
 #[derive(Debug)]

@@ -2,21 +2,23 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use diesel::sql_types::{BigInt, Binary, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Text};
 use diesel::{Connection, OptionalExtension, PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::auth::{Scope, Secret};
 use crate::model::ProjectId;
+use crate::store::keys::{NewKey, StoredKey};
+use crate::store::{audit, keys, live};
 
 use super::database::Database;
 use super::settings::CommandSettings;
 use super::{Exit, Failure, Outcome, output};
 
-/// The public part of a key, in characters.
-const PREFIX_CHARS: usize = 12;
+/// The most keys that are listed.
+const LISTED_MAX: i64 = 10_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -25,7 +27,7 @@ const PREFIX_CHARS: usize = 12;
   beckon keys list
   beckon keys revoke 3
 
-A running server learns of a change within a second.")]
+A running server learns of a change within five seconds.")]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     action: Action,
@@ -45,7 +47,7 @@ enum Action {
     Create {
         /// What the key may do.
         #[arg(long, value_enum)]
-        scope: Scope,
+        scope: ScopeName,
         /// What it is for.
         #[arg(long, default_value = "", value_name = "TEXT")]
         name: String,
@@ -62,9 +64,9 @@ enum Action {
     },
 }
 
-/// What a key may do.
+/// What a key may do, as it is said on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Scope {
+enum ScopeName {
     /// Send events, fetch campaigns, read flags. May be public.
     Client,
     /// Read everything in the project.
@@ -73,12 +75,12 @@ pub(super) enum Scope {
     Admin,
 }
 
-impl Scope {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Read => "read",
-            Self::Admin => "admin",
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::Client => Self::Client,
+            ScopeName::Read => Self::Read,
+            ScopeName::Admin => Self::Admin,
         }
     }
 }
@@ -90,22 +92,29 @@ struct Created {
     scope: &'static str,
 }
 
-#[derive(Debug, Serialize, diesel::QueryableByName)]
+#[derive(Debug, Serialize)]
 struct Listed {
-    #[diesel(sql_type = BigInt)]
     id: i64,
-    #[diesel(sql_type = Text)]
     name: String,
-    #[diesel(sql_type = Text)]
     scope: String,
-    #[diesel(sql_type = Text)]
     prefix: String,
-    #[diesel(sql_type = Timestamptz)]
     created_at: DateTime<Utc>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     expires_at: Option<DateTime<Utc>>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
     revoked_at: Option<DateTime<Utc>>,
+}
+
+impl From<StoredKey> for Listed {
+    fn from(stored: StoredKey) -> Self {
+        Self {
+            id: stored.id,
+            name: stored.name,
+            scope: stored.scope,
+            prefix: stored.prefix,
+            created_at: stored.created_at,
+            expires_at: stored.expires_at,
+            revoked_at: stored.revoked_at,
+        }
+    }
 }
 
 pub(super) fn run(config: &Config, arguments: &KeysArgs) -> Outcome {
@@ -124,18 +133,23 @@ pub(super) fn run(config: &Config, arguments: &KeysArgs) -> Outcome {
             }
             let expires_at = expires_in_days
                 .map(|days| Clock::system().now() + TimeDelta::days(i64::from(days)));
-            let key = generate(*scope)?;
+            let scope = Scope::from(*scope);
+            let secret = Secret::generate(scope)?;
             let id = connection.transaction(|connection| {
-                insert(connection, project, *scope, name, &key, expires_at)
+                insert(connection, project, scope, name, &secret, expires_at)
             })?;
             let created = Created {
                 id,
-                key,
+                key: secret.reveal().to_owned(),
                 scope: scope.as_str(),
             };
             print_created(&created, json);
         }
-        Action::List => print_list(&list(&mut connection, project)?, json),
+        Action::List => {
+            let (found, _) = keys::list(&mut connection, project, LISTED_MAX, 0)?;
+            let listed: Vec<Listed> = found.into_iter().map(Listed::from).collect();
+            print_list(&listed, json);
+        }
         Action::Revoke { id } => {
             if !revoke(&mut connection, project, *id)? {
                 return Err(Failure::new(format!(
@@ -173,20 +187,6 @@ pub(super) fn find_project(
         .ok_or_else(|| Failure::new(format!("there is no project named {name}")))
 }
 
-/// A fresh secret: the scope, to tell keys apart at sight, and 160 random bits.
-pub(super) fn generate(scope: Scope) -> Result<String, Failure> {
-    let mut bytes = [0_u8; 20];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::new(format!("no random numbers: {error}")))?;
-    let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let start = match scope {
-        Scope::Client => "wk_",
-        Scope::Read => "rd_",
-        Scope::Admin => "adm_",
-    };
-    Ok(format!("{start}{secret}"))
-}
-
 /// Makes sure that a key chosen by the operator exists; true when it was created. A revoked one
 /// stays revoked.
 pub(super) fn ensure(
@@ -195,24 +195,17 @@ pub(super) fn ensure(
     scope: Scope,
     key: &str,
 ) -> QueryResult<bool> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        scope: String,
-        #[diesel(sql_type = Nullable<Timestamptz>)]
-        revoked_at: Option<DateTime<Utc>>,
-    }
+    let secret = Secret::chosen(key);
     connection.transaction(|connection| {
         // Two nodes that start at once would otherwise both find it absent.
         sql_query("SELECT id FROM projects WHERE id = $1 FOR UPDATE")
             .bind::<BigInt, _>(project.0)
             .execute(connection)?;
-        let found = sql_query("SELECT scope, revoked_at FROM api_keys WHERE hash = $1")
-            .bind::<Binary, _>(hash(key))
-            .get_result::<Row>(connection)
-            .optional()?;
-        if let Some(found) = found {
-            if found.scope != scope.as_str() || found.revoked_at.is_some() {
+        if let Some(found) = keys::find_by_hash(connection, &secret.hash())? {
+            let is_as_wanted = found.scope == scope.as_str()
+                && found.project_id == project.0
+                && found.revoked_at.is_none();
+            if !is_as_wanted {
                 tracing::warn!(
                     wanted = scope.as_str(),
                     found = found.scope,
@@ -222,104 +215,75 @@ pub(super) fn ensure(
             }
             return Ok(false);
         }
-        insert(connection, project, scope, "from the settings", key, None)?;
+        insert(
+            connection,
+            project,
+            scope,
+            "from the settings",
+            &secret,
+            None,
+        )?;
         Ok(true)
     })
 }
 
-fn hash(key: &str) -> Vec<u8> {
-    Sha256::digest(key.as_bytes()).to_vec()
-}
-
-/// How much of a key is public: never more than half of it.
-fn prefix(key: &str) -> String {
-    key.chars()
-        .take(PREFIX_CHARS.min(key.chars().count() / 2))
-        .collect()
-}
-
-fn insert(
+/// Stores a key; it belongs in a transaction.
+pub(super) fn insert(
     connection: &mut PgConnection,
     project: ProjectId,
     scope: Scope,
     name: &str,
-    key: &str,
+    secret: &Secret,
     expires_at: Option<DateTime<Utc>>,
 ) -> QueryResult<i64> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        id: i64,
-    }
-    let id = sql_query(
-        "INSERT INTO api_keys (project_id, name, scope, prefix, hash, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-    )
-    .bind::<BigInt, _>(project.0)
-    .bind::<Text, _>(name)
-    .bind::<Text, _>(scope.as_str())
-    .bind::<Text, _>(prefix(key))
-    .bind::<Binary, _>(hash(key))
-    .bind::<Nullable<Timestamptz>, _>(expires_at)
-    .get_result::<Row>(connection)?
-    .id;
-    audit(connection, project, "key.create", id)?;
-    announce(connection, project)?;
+    let now = Clock::system().now();
+    let key = NewKey {
+        project_id: project.0,
+        name,
+        scope: scope.as_str(),
+        prefix: &secret.prefix(),
+        hash: &secret.hash(),
+        created_at: now,
+        expires_at,
+    };
+    let id = keys::insert(connection, &key)?.id;
+    announce(connection, project, "create", id, now)?;
     Ok(id)
 }
 
-fn list(connection: &mut PgConnection, project: ProjectId) -> QueryResult<Vec<Listed>> {
-    sql_query(
-        "SELECT id, name, scope, prefix, created_at, expires_at, revoked_at FROM api_keys \
-         WHERE project_id = $1 ORDER BY id",
-    )
-    .bind::<BigInt, _>(project.0)
-    .load(connection)
-}
-
 fn revoke(connection: &mut PgConnection, project: ProjectId, id: i64) -> QueryResult<bool> {
+    let now = Clock::system().now();
     connection.transaction(|connection| {
-        let rows = sql_query(
-            "UPDATE api_keys SET revoked_at = now() \
-             WHERE project_id = $1 AND id = $2 AND revoked_at IS NULL",
-        )
-        .bind::<BigInt, _>(project.0)
-        .bind::<BigInt, _>(id)
-        .execute(connection)?;
-        if rows == 1 {
-            audit(connection, project, "key.revoke", id)?;
-            announce(connection, project)?;
+        let revoked = keys::revoke(connection, project, id, now)?;
+        // A key that was revoked before keeps its time.
+        let is_news = revoked.is_some_and(|key| key.revoked_at == Some(now));
+        if is_news {
+            announce(connection, project, "revoke", id, now)?;
         }
-        Ok(rows == 1)
+        Ok(is_news)
     })
 }
 
-fn audit(
+/// Logs a change of a key and lets running servers know.
+fn announce(
     connection: &mut PgConnection,
     project: ProjectId,
     action: &str,
     id: i64,
+    at: DateTime<Utc>,
 ) -> QueryResult<()> {
-    sql_query(
-        "INSERT INTO audit_log (project_id, at, actor, action, object_kind, object_id) \
-         VALUES ($1, now(), 'cli', $2, 'key', $3)",
-    )
-    .bind::<BigInt, _>(project.0)
-    .bind::<Text, _>(action)
-    .bind::<Text, _>(id.to_string())
-    .execute(connection)
-    .map(drop)
-}
-
-/// Lets running nodes know that something of the project has changed.
-pub(super) fn announce(connection: &mut PgConnection, project: ProjectId) -> QueryResult<()> {
-    sql_query("UPDATE project_revisions SET revision = revision + 1 WHERE project_id = $1")
-        .bind::<BigInt, _>(project.0)
-        .execute(connection)?;
-    sql_query("SELECT pg_notify('beckon_changes', $1)")
-        .bind::<Text, _>(project.0.to_string())
-        .execute(connection)
-        .map(drop)
+    let change = audit::Change {
+        project,
+        at,
+        actor: "cli",
+        action,
+        object_kind: "key",
+        object_id: &id.to_string(),
+        request_id: None,
+    };
+    audit::record(connection, &change)?;
+    live::bump_revision(connection, project.0)?;
+    live::notify_change(connection, project.0)
 }
 
 fn print_created(created: &Created, json: bool) {

@@ -1,163 +1,222 @@
-//! What has to be true of the database before the server calls itself ready.
+//! Making a database fit to serve: its schema, partitions, keys and settings.
 //!
-//! A database that is absent is waited for, for ever and with growing patience: the server answers
-//! 503 meanwhile and becomes ready by itself. What waiting cannot mend ends the server.
+//! A database that is down is waited for in the background, while the server already answers that
+//! it is not ready.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use diesel::{PgConnection, RunQueryDsl, sql_query};
+use diesel::PgConnection;
 
-use crate::config::Config;
-use crate::http::AppState;
-use crate::hub::Hub;
-use crate::retention::{RetentionOptions, Scheduler, SchedulerOptions};
-use crate::store::migrate::MigrateError;
-use crate::store::{self, partitions};
+use crate::clock::Clock;
+use crate::config::{Config, redact_url};
+use crate::http::Readiness;
+use crate::http::auth::Scope;
+use crate::retention::{Scheduler, SchedulerOptions};
+use crate::store::migrate::{MigrateError, migrate};
+use crate::store::{self, is_unavailable, partitions};
+use crate::targeting::Targeting;
 
-use super::Failure;
-use super::keys::{self, Scope};
+use super::{Failure, doctor, keys};
 
-/// How long to wait after the first attempt that failed, and at most.
-const WAIT_FIRST: Duration = Duration::from_millis(250);
-const WAIT_MOST: Duration = Duration::from_secs(5);
+/// The first pause between two attempts; each next one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
 
-/// How often it is looked whether the campaigns are loaded.
-const LOADING_LOOK: Duration = Duration::from_millis(10);
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The threads that run for as long as the server does.
-#[derive(Debug)]
-pub(super) struct Running {
-    hub: Hub,
-    scheduler: Scheduler,
+/// How long a retention run in progress is waited for at the end.
+const RETENTION_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Why a database is not fit to serve.
+pub(super) enum Unprepared {
+    /// It may come: down, starting, out of something.
+    NotYet(String),
+    /// It will not do, however long one waits.
+    Never(Failure),
 }
 
-impl Running {
-    /// Stops the threads, within the time.
-    pub(super) fn stop(self, patience: Duration) {
-        self.hub.stop();
-        self.scheduler.stop(patience);
-    }
-}
-
-/// Why an attempt did not succeed.
-enum Trouble {
-    /// The database is not there; it may come.
-    Absent(String),
-    /// Nothing but a person can mend this.
-    Fatal(Failure),
-}
-
-impl From<diesel::result::Error> for Trouble {
+impl From<diesel::result::Error> for Unprepared {
     fn from(error: diesel::result::Error) -> Self {
-        Self::Absent(error.to_string())
+        if is_unavailable(&error) {
+            Self::NotYet(error.to_string())
+        } else {
+            Self::Never(error.into())
+        }
     }
 }
 
-/// Prepares the database until it succeeds, is stopped, or cannot go on. Says through `tried` when
-/// the first attempt is over, so that the server can listen even without a database.
-pub(super) fn prepare(
-    config: &Config,
-    state: &AppState,
-    stop: &Receiver<()>,
-    tried: &Sender<()>,
-) -> Result<Option<Running>, Failure> {
-    let mut wait = WAIT_FIRST;
-    loop {
-        match attempt(config, state) {
-            Ok(()) => break,
-            Err(Trouble::Fatal(failure)) => return Err(failure),
-            Err(Trouble::Absent(reason)) => {
-                tracing::warn!(reason, "the database is not there yet");
-                state.readiness.block("the database is not there yet");
-            }
-        }
-        let _nobody_waits_any_more = tried.send(());
-        if is_stopped(stop, wait) {
-            return Ok(None);
-        }
-        wait = (wait * 2).min(WAIT_MOST);
-    }
-    let hub = state.targeting.start()?;
-    let scheduler = Scheduler::start(
-        SchedulerOptions {
-            url: state.store.url().to_owned(),
-            schedule: config
-                .retention_schedule
-                .parse()
-                .map_err(|error| Failure::usage(format!("retention_schedule: {error}")))?,
-            retention: RetentionOptions {
-                partitions_ahead_days: config.partitions_ahead_days,
-                dedupe_window_days: config.dedupe_window_days,
-            },
-        },
-        state.clock.clone(),
-    )?;
-    let running = Running { hub, scheduler };
-    while !state.targeting.is_ready() {
-        if is_stopped(stop, LOADING_LOOK) {
-            running.stop(Duration::ZERO);
-            return Ok(None);
-        }
-    }
-    state.readiness.unblock();
-    let _nobody_waits_any_more = tried.send(());
-    Ok(Some(running))
-}
-
-fn is_stopped(stop: &Receiver<()>, wait: Duration) -> bool {
-    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
-}
-
-fn attempt(config: &Config, state: &AppState) -> Result<(), Trouble> {
+/// Opens the database and makes it fit. What is done already is not done again.
+pub(super) fn prepare(config: &Config, url: &str) -> Result<PgConnection, Unprepared> {
+    // A password that is wrong today may be right once the other side is set up, so this waits.
     let mut connection =
-        store::connect(state.store.url()).map_err(|error| Trouble::Absent(error.to_string()))?;
-    refuse_unsafe(config, &mut connection)?;
-    let ran = store::migrate::migrate(&mut connection).map_err(|error| match error {
-        MigrateError::Database(error) => Trouble::from(error),
-        other => Trouble::Fatal(other.into()),
+        store::connect(url).map_err(|error| Unprepared::NotYet(error.to_string()))?;
+    let ran = migrate(&mut connection).map_err(|error| match error {
+        MigrateError::Database(error) => error.into(),
+        MigrateError::NewerSchema(_) | MigrateError::Failed(_) => Unprepared::Never(error.into()),
     })?;
     for version in ran {
         tracing::info!(version, "migrated");
     }
     let today = partitions::database_now(&mut connection)?.date_naive();
     partitions::ensure_ahead(&mut connection, today, config.partitions_ahead_days)?;
-    let project = keys::find_project(&mut connection, "default").map_err(Trouble::Fatal)?;
-    for (scope, key) in [
+    ensure_keys(&mut connection, config)?;
+    Ok(connection)
+}
+
+fn ensure_keys(connection: &mut PgConnection, config: &Config) -> Result<(), Unprepared> {
+    let wanted = [
         (Scope::Admin, &config.admin_key),
         (Scope::Client, &config.client_key),
-    ] {
-        if let Some(key) = key {
-            keys::ensure(&mut connection, project, scope, key)?;
+    ];
+    for (scope, key) in wanted {
+        let Some(key) = key else { continue };
+        let project = keys::find_project(connection, "default").map_err(Unprepared::Never)?;
+        if keys::ensure(connection, project, scope, key)? {
+            tracing::info!(scope = scope.as_str(), "created the key of the settings");
         }
     }
     Ok(())
 }
 
-#[derive(diesel::QueryableByName)]
-struct Setting {
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    name: String,
+/// Why the database's settings do not keep what was acknowledged, if so.
+fn unsafe_settings(connection: &mut PgConnection) -> diesel::QueryResult<Option<String>> {
+    for name in ["fsync", "full_page_writes"] {
+        if doctor::setting(connection, name)? != "on" {
+            return Ok(Some(format!(
+                "the database has {name} off and may lose what was acknowledged; switch it on, or \
+                 set BECKON_ALLOW_UNSAFE_DATABASE=true"
+            )));
+        }
+    }
+    Ok(None)
 }
 
-/// A server that may lose what it acknowledged does not call itself ready, unless it was told to.
-fn refuse_unsafe(config: &Config, connection: &mut PgConnection) -> Result<(), Trouble> {
-    let off: Vec<Setting> = sql_query(
-        "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') \
-         AND setting <> 'on' ORDER BY name",
-    )
-    .load(connection)?;
-    if off.is_empty() {
-        return Ok(());
+/// What prepares the database in the background, and then watches its settings until they are
+/// safe.
+pub(super) struct Preparation {
+    pub(super) config: Config,
+    pub(super) url: String,
+    pub(super) targeting: Targeting,
+    pub(super) readiness: Readiness,
+    pub(super) schedule: SchedulerOptions,
+    pub(super) clock: Clock,
+}
+
+/// The running preparation, and the threads that it started.
+pub(super) struct Preparing {
+    stop: Sender<()>,
+    failure: Receiver<Failure>,
+    /// Nothing is ever sent; it closes when the thread ends.
+    ended: Receiver<()>,
+}
+
+impl Preparing {
+    /// Why the server cannot go on, if so.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.try_recv().ok()
     }
-    let names: Vec<&str> = off.iter().map(|setting| setting.name.as_str()).collect();
-    let names = names.join(" and ");
-    if config.allow_unsafe_database {
-        tracing::warn!("Postgres runs with {names} off: a power cut can lose acknowledged events");
-        return Ok(());
+
+    /// Ends the thread, and with it the hub and the schedule. A thread that is stuck in a call to
+    /// a stopped database is left behind; its session ends with the process.
+    pub(super) fn stop(self, patience: Duration) {
+        drop(self.stop);
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the database does not answer; its threads are left behind");
+        }
     }
-    Err(Trouble::Fatal(Failure::new(format!(
-        "Postgres runs with {names} off, so a power cut can lose events that were acknowledged; \
-         switch it on, or set BECKON_ALLOW_UNSAFE_DATABASE=true to run all the same"
-    ))))
+}
+
+impl Preparation {
+    /// Goes on from what is prepared, on a thread of its own. The server is not ready before.
+    pub(super) fn start(self, prepared: Option<PgConnection>) -> Result<Preparing, Failure> {
+        let (stop, stopped) = channel();
+        let (send, failure) = channel();
+        let (alive, ended) = channel();
+        self.readiness.block("the server is starting");
+        std::thread::Builder::new()
+            .name("preparation".to_owned())
+            .spawn(move || {
+                let _closes_at_the_end: Sender<()> = alive;
+                if let Err(failure) = self.run(prepared, &stopped) {
+                    // Nobody asks any more when the server has ended meanwhile.
+                    let _ended = send.send(failure);
+                }
+            })?;
+        Ok(Preparing {
+            stop,
+            failure,
+            ended,
+        })
+    }
+
+    fn run(self, prepared: Option<PgConnection>, stopped: &Receiver<()>) -> Result<(), Failure> {
+        let mut connection = match prepared {
+            Some(connection) => connection,
+            None => match self.wait_for_database(stopped) {
+                Some(outcome) => outcome?,
+                None => return Ok(()),
+            },
+        };
+        let hub = self.targeting.start()?;
+        // Its tables are there only now.
+        let scheduler = Scheduler::start(self.schedule.clone(), self.clock.clone())?;
+        if self.config.allow_unsafe_database {
+            self.readiness.unblock();
+        } else {
+            self.watch_settings(&mut connection, stopped);
+        }
+        // A private Postgres would wait for a connection that is no longer needed.
+        drop(connection);
+        // Nothing is ever sent; the wait ends when the server does.
+        let _server_ended = stopped.recv();
+        hub.stop();
+        scheduler.stop(RETENTION_TIMEOUT);
+        Ok(())
+    }
+
+    fn wait_for_database(&self, stopped: &Receiver<()>) -> Option<Result<PgConnection, Failure>> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match prepare(&self.config, &self.url) {
+                Ok(connection) => return Some(Ok(connection)),
+                Err(Unprepared::Never(failure)) => return Some(Err(failure)),
+                Err(Unprepared::NotYet(reason)) => {
+                    let url = redact_url(&self.url);
+                    tracing::warn!(url, reason, "the database is not there; trying again");
+                }
+            }
+            if is_stopped(stopped, pause) {
+                return None;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Blocks readiness while the settings are unsafe. Once they were safe they are trusted:
+    /// switching them off takes an administrator who knows what that means.
+    fn watch_settings(&self, connection: &mut PgConnection, stopped: &Receiver<()>) {
+        loop {
+            match unsafe_settings(connection) {
+                Ok(None) => return self.readiness.unblock(),
+                Ok(Some(reason)) => {
+                    tracing::error!(reason, "the server is not ready");
+                    self.readiness.block(reason);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the database's settings could not be checked");
+                    if let Ok(fresh) = store::connect(&self.url) {
+                        *connection = fresh;
+                    }
+                }
+            }
+            if is_stopped(stopped, PAUSE_MAX) {
+                return;
+            }
+        }
+    }
+}
+
+fn is_stopped(stopped: &Receiver<()>, pause: Duration) -> bool {
+    stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout)
 }

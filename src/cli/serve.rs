@@ -1,153 +1,189 @@
-//! `beckon serve`: runs the server until it is told to stop.
+//! `beckon serve`, and what it shares with the demo: the life of a server from its listener to its
+//! end.
 
-use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use actix_web::rt::System;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use diesel::PgConnection;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, Mode};
+use crate::http::{self, AppState, Serving};
+use crate::retention::SchedulerOptions;
 
 use super::compose::compose;
 use super::database::Database;
-use super::prepare::{Running, prepare};
-use super::{Exit, Failure, Outcome, output};
-use crate::config::{Config, Mode};
-use crate::http::{self, AppState};
+use super::prepare::{Preparation, Preparing, Unprepared, prepare};
+use super::{Exit, Failure, Outcome, output, retention};
 
-/// How long listening waits for the first look at the database.
-const FIRST_LOOK: Duration = Duration::from_secs(15);
+/// How long ingest may take to write what waits, once no request is in flight any more.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the shards may take to write what waits, after the last request was answered.
-const FLUSH: Duration = Duration::from_secs(3);
+/// How long the threads that watch the database may take to end.
+const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long the retention thread may take to end.
-const THREADS: Duration = Duration::from_secs(1);
+/// How often it is looked whether the preparation has failed for good.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs the server.
 pub(super) fn serve(config: &Config) -> Outcome {
-    run(config, Mode::Normal, |_, _| Ok(()))
-}
-
-/// Runs the server; `once_ready` is called with its address when the database is prepared, and its
-/// failure stops the server.
-pub(super) fn run(
-    config: &Config,
-    mode: Mode,
-    once_ready: impl FnOnce(SocketAddr, &AppState) -> Result<(), Failure> + Send + 'static,
-) -> Outcome {
-    let listener = TcpListener::bind(&config.listen)
-        .map_err(|error| Failure::new(format!("cannot listen on {}: {error}", config.listen)))?;
+    // A port that is taken is found before a Postgres is started.
+    let listener = bind(&config.listen)?;
     let database = Database::for_server(config)?;
-    let served = with_database(config, mode, &database.url, listener, once_ready);
-    let stopped = database.stop();
-    served?;
-    stopped?;
-    Ok(Exit::Done)
+    let prepared = match prepare(config, &database.url) {
+        Ok(connection) => Some(connection),
+        Err(Unprepared::NotYet(reason)) if !database.is_private() => {
+            tracing::warn!(reason, "the database is not there; it is waited for");
+            None
+        }
+        Err(Unprepared::NotYet(reason)) => return Err(Failure::new(reason)),
+        Err(Unprepared::Never(failure)) => return Err(failure),
+    };
+    let server = Server {
+        config,
+        database,
+        listener,
+        mode: Mode::Normal,
+    };
+    server.run(prepared, |_| {})
 }
 
-fn with_database(
+/// Takes the address.
+pub(super) fn bind(address: &str) -> Result<TcpListener, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot listen on {address}: {error}"))
+    };
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|error| failed(&error))?
+        .collect();
+    TcpListener::bind(addresses.as_slice()).map_err(|error| failed(&error))
+}
+
+/// What a server needs to run.
+pub(super) struct Server<'a> {
+    pub(super) config: &'a Config,
+    pub(super) database: Database,
+    pub(super) listener: TcpListener,
+    pub(super) mode: Mode,
+}
+
+impl Server<'_> {
+    /// Serves until a signal comes, then stops everything in its order: no new calls, those in
+    /// flight finish, what waits is written, the private Postgres stops.
+    pub(super) fn run(
+        self,
+        prepared: Option<PgConnection>,
+        greet: impl FnOnce(SocketAddr),
+    ) -> Outcome {
+        let Self {
+            config,
+            database,
+            listener,
+            mode,
+        } = self;
+        let state = compose(config, &database.url, mode)?;
+        let preparation = Preparation {
+            config: config.clone(),
+            url: database.url.clone(),
+            targeting: state.targeting.clone(),
+            readiness: state.readiness.clone(),
+            schedule: SchedulerOptions {
+                url: database.url.clone(),
+                schedule: config
+                    .retention_schedule
+                    .parse()
+                    .map_err(|error| Failure::usage(format!("retention_schedule: {error}")))?,
+                retention: retention::options(config),
+            },
+            clock: state.clock.clone(),
+        };
+        let is_prepared = prepared.is_some();
+        let preparing = preparation.start(prepared)?;
+        let ended = System::new().block_on(serve_until_signal(
+            config,
+            state.clone(),
+            listener,
+            &preparing,
+            is_prepared,
+            greet,
+        ));
+        if !state.ingest.close(FLUSH_TIMEOUT) {
+            // None of it was acknowledged; the callers have been told to try again.
+            tracing::warn!("ingest was stopped before everything that waited was written");
+        }
+        preparing.stop(THREADS_TIMEOUT);
+        // Its connections would make a private Postgres wait for them.
+        drop(state);
+        let stopped = database.stop();
+        ended?;
+        stopped?;
+        tracing::info!("stopped");
+        Ok(Exit::Done)
+    }
+}
+
+async fn serve_until_signal(
     config: &Config,
-    mode: Mode,
-    url: &str,
-    listener: TcpListener,
-    once_ready: impl FnOnce(SocketAddr, &AppState) -> Result<(), Failure> + Send + 'static,
-) -> Result<(), Failure> {
-    let state = compose(config, mode, url)?.state;
-    let address = listener.local_addr()?;
-    let preparation = Preparation::start(config, &state, address, once_ready)?;
-    let served = System::new().block_on(listen(state.clone(), listener, preparation.failed));
-    let started = Instant::now();
-    drop(preparation.stop);
-    if !state.ingest.close(FLUSH) {
-        tracing::warn!("the shards did not finish; what was not committed was not acknowledged");
-    }
-    match finish(preparation.thread, THREADS) {
-        Some(Ok(Some(running))) => running.stop(THREADS),
-        Some(Ok(None)) => {}
-        Some(Err(failure)) => return Err(failure),
-        None => tracing::warn!("the database still does not answer; going without it"),
-    }
-    tracing::info!(flush_ms = started.elapsed().as_millis(), "stopped");
-    served
-}
-
-/// The thread that prepares the database.
-struct Preparation {
-    thread: JoinHandle<Result<Option<Running>, Failure>>,
-    /// Dropping it ends the waiting for a database.
-    stop: Sender<()>,
-    /// Resolves when the preparation failed for good.
-    failed: oneshot::Receiver<()>,
-}
-
-impl Preparation {
-    /// Starts it, and returns once it has looked at the database for the first time.
-    fn start(
-        config: &Config,
-        state: &AppState,
-        address: SocketAddr,
-        once_ready: impl FnOnce(SocketAddr, &AppState) -> Result<(), Failure> + Send + 'static,
-    ) -> Result<Self, Failure> {
-        let (stop, stopped) = channel();
-        let (tried, first_try) = channel();
-        let (fail, failed) = oneshot::channel();
-        let (config, state) = (config.clone(), state.clone());
-        let thread = std::thread::Builder::new()
-            .name("beckon-prepare".to_owned())
-            .spawn(move || {
-                let outcome = prepare(&config, &state, &stopped, &tried).and_then(|running| {
-                    if running.is_some() {
-                        once_ready(address, &state)?;
-                    }
-                    Ok(running)
-                });
-                if outcome.is_err() {
-                    let _nobody_listens_any_more = fail.send(());
-                }
-                outcome
-            })?;
-        // A database that does not even refuse leaves this to the time limit.
-        let _tried_or_not = first_try.recv_timeout(FIRST_LOOK);
-        Ok(Self {
-            thread,
-            stop,
-            failed,
-        })
-    }
-}
-
-async fn listen(
     state: AppState,
     listener: TcpListener,
-    failed: oneshot::Receiver<()>,
+    preparing: &Preparing,
+    is_prepared: bool,
+    greet: impl FnOnce(SocketAddr),
 ) -> Result<(), Failure> {
-    let serving = http::serve(state.clone(), listener)?;
+    // The signals are caught before anybody can know that there is somebody to send them to.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    output::line(format_args!("listening on http://{}", serving.address));
-    let mut server = serving.server;
-    tokio::select! {
-        outcome = &mut server => return Ok(outcome?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        Ok(()) = failed => {}
+    let readiness = state.readiness.clone();
+    let targeting = state.targeting.clone();
+    let Serving {
+        address,
+        handle,
+        server,
+    } = http::serve(state, listener)?;
+    let serving = actix_web::rt::spawn(server);
+    if is_prepared {
+        // The first snapshot takes a moment, and a caller who was told the address may call now.
+        let until = Instant::now() + config.database_deadline;
+        let is_starting = || !targeting.is_ready() || readiness.blocked().is_some();
+        while is_starting() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
-    tracing::info!("stopping: finishing what is in flight");
-    state.readiness.start_shutdown();
-    let stopping = serving.handle.stop(true);
-    let (outcome, ()) = tokio::join!(server, stopping);
-    Ok(outcome?)
+    output::line(format_args!("listening on http://{address}"));
+    greet(address);
+    let outcome = tokio::select! {
+        () = received(&mut terminate, &mut interrupt) => Ok(()),
+        failure = failed(preparing) => Err(failure),
+    };
+    tracing::info!("stopping: no new calls; those in flight finish");
+    readiness.start_shutdown();
+    let graceful = tokio::time::timeout(config.shutdown_timeout, handle.stop(true));
+    tokio::select! {
+        finished = graceful => if finished.is_err() {
+            tracing::warn!("some calls did not finish in time");
+        },
+        () = received(&mut terminate, &mut interrupt) => {
+            tracing::warn!("told to stop again; calls in flight are cut");
+        }
+    }
+    serving.abort();
+    outcome
 }
 
-/// Waits for a thread to end, so long; `None` when it did not, or panicked.
-fn finish<T: Send + 'static>(thread: JoinHandle<T>, patience: Duration) -> Option<T> {
-    let (done, ended) = channel();
-    std::thread::Builder::new()
-        .spawn(move || {
-            let _nobody_waits = done.send(thread.join().ok());
-        })
-        .ok()?;
-    ended.recv_timeout(patience).ok().flatten()
+async fn received(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Ends when the database turns out to be one that this binary cannot serve.
+async fn failed(preparing: &Preparing) -> Failure {
+    loop {
+        if let Some(failure) = preparing.failure() {
+            return failure;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }

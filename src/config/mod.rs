@@ -352,8 +352,8 @@ impl Checker<'_> {
         self.take(name, |text| parse::bytes(text, least, most))
     }
 
-    fn millis(&mut self, name: &'static str) -> Duration {
-        Duration::from_millis(self.number(name, 100, 60_000))
+    fn millis(&mut self, name: &'static str, least: u64) -> Duration {
+        Duration::from_millis(self.number(name, least, 60_000))
     }
 
     fn config(&mut self, mode: Mode) -> Config {
@@ -369,7 +369,7 @@ impl Checker<'_> {
             client_key: self.take("client_key", |text| parse::key(text, mode)),
             log: self.take("log", parse::log_filter),
             log_format: self.take("log_format", parse::log_format),
-            shutdown_timeout: self.millis("shutdown_timeout_ms"),
+            shutdown_timeout: self.millis("shutdown_timeout_ms", 1_000),
             trusted_proxy_hops: self.number("trusted_proxy_hops", 0, 16),
             cors_origins: match (mode, cors_origins) {
                 (Mode::Demo, CorsOrigins::Listed(list)) if list.is_empty() => CorsOrigins::All,
@@ -378,7 +378,7 @@ impl Checker<'_> {
             docs: self.take("docs", parse::switch),
             allow_unsafe_database: self.take("allow_unsafe_database", parse::switch),
             pool_size: self.number("pool_size", 1, 200),
-            database_deadline: self.millis("database_deadline_ms"),
+            database_deadline: self.millis("database_deadline_ms", 100),
             ingest_shards: self.number("ingest_shards", 1, 64),
             ingest_queue_events: self.number("ingest_queue_events", 100, 10_000_000),
             ingest_queue_bytes: self.bytes("ingest_queue_bytes", MIB, 64 * GIB),

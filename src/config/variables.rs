@@ -135,10 +135,10 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "shutdown_timeout_ms",
-        "8000",
+        "7000",
         "MS",
         "How long requests in flight may take to finish after SIGTERM or SIGINT, in milliseconds. \
-         100 to 60000.",
+         With the default the server ends within 10 s. 1000 to 60000.",
     ),
     Variable::server(
         "trusted_proxy_hops",
@@ -175,14 +175,14 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "database_deadline_ms",
-        "1500",
+        "1800",
         "MS",
         "How long a request waits for the database before it is answered with 503, in \
          milliseconds. 100 to 60000.",
     ),
     Variable::server(
         "ingest_shards",
-        "4",
+        "2",
         "COUNT",
         "Threads that keep the order of each person's events, with a database connection each. \
          1 to 64.",
@@ -191,7 +191,7 @@ pub const VARIABLES: &[Variable] = &[
         "ingest_queue_events",
         "20000",
         "COUNT",
-        "Events that may wait to be written; beyond it calls are answered with 503. 100 to \
+        "Events that may wait for one shard; beyond it calls are answered with 503. 100 to \
          10000000.",
     ),
     Variable::server(
@@ -202,7 +202,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "ingest_batch_events",
-        "500",
+        "2500",
         "COUNT",
         "The most events one transaction writes. 1 to 10000.",
     ),
@@ -256,7 +256,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "user_cache_bytes",
-        "64MiB",
+        "256MiB",
         "BYTES",
         "Memory for the state of people seen lately. 1MiB to 64GiB.",
     ),

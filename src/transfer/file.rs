@@ -97,19 +97,29 @@ impl DataFile {
             return Err(unreadable("it is larger than 2 GiB".to_owned()));
         }
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        Self::from_bytes(&shown, &name.unwrap_or_default(), bytes)
+    }
+
+    pub(super) fn from_bytes(
+        path: &str,
+        name: &str,
+        bytes: Vec<u8>,
+    ) -> Result<Self, TransferError> {
         let sha256 = Sha256::digest(&bytes).into();
-        let text =
-            String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| TransferError::Unreadable {
+            path: path.to_owned(),
+            reason: "it is not UTF-8".to_owned(),
+        })?;
         let text = text
             .strip_prefix('\u{feff}')
             .map_or(text.clone(), str::to_owned);
         let text = without_lone_surrogates(&text).unwrap_or(text);
         Ok(Self {
-            name: path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            path: shown,
+            path: path.to_owned(),
+            name: name.to_owned(),
             text,
             sha256,
         })

@@ -97,6 +97,26 @@ pub fn read(path: &Path) -> Result<DataFile, TransferError> {
     DataFile::read(path)
 }
 
+/// A file that comes with the program instead of from a folder.
+///
+/// # Errors
+/// The bytes are not UTF-8.
+pub fn built_in(name: &str, bytes: &[u8]) -> Result<DataFile, TransferError> {
+    DataFile::from_bytes(name, name, bytes.to_vec())
+}
+
+/// Whether a file was ever imported into a project to its end, rolled back since or not.
+///
+/// # Errors
+/// The query fails.
+pub fn was_imported(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    file: &DataFile,
+) -> Result<bool, TransferError> {
+    Ok(runs::was_finished(connection, project, file)?)
+}
+
 /// Imports a file into a project, on a connection of its own and outside any transaction.
 ///
 /// # Errors

@@ -164,6 +164,27 @@ fn find(
     .optional()
 }
 
+/// Whether the file's run came to its end, rolled back since or not.
+pub(super) fn was_finished(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    file: &DataFile,
+) -> QueryResult<bool> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        yes: bool,
+    }
+    sql_query(
+        "SELECT EXISTS (SELECT FROM import_runs WHERE project_id = $1 AND file_sha256 = $2 \
+         AND (verified_at IS NOT NULL OR rolled_back_at IS NOT NULL)) AS yes",
+    )
+    .bind::<BigInt, _>(project.0)
+    .bind::<Binary, _>(file.sha256().to_vec())
+    .get_result::<Row>(connection)
+    .map(|row| row.yes)
+}
+
 /// Notes that the run was verified.
 pub(super) fn finish(connection: &mut PgConnection, run: &Run, verified: bool) -> QueryResult<()> {
     sql_query("UPDATE import_runs SET verified_at = CASE WHEN $2 THEN now() END WHERE id = $1")

@@ -148,7 +148,7 @@ pub(super) async fn get_user(
             .first()
             .map_or_else(|| identity.value().to_owned(), |name| name.value.clone()),
         segments: segments.collect(),
-        traits: Value::clone(&decided.traits),
+        traits: decided.traits_object().clone(),
         identities: names.into_iter().map(IdentityAnswer::from).collect(),
         created_at: decided.created_at,
         last_seen_at: decided.last_seen_at,
