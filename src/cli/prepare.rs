@@ -22,6 +22,9 @@ use super::keys::{self, Scope};
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const WAIT_MOST: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the campaigns are loaded.
+const LOADING_LOOK: Duration = Duration::from_millis(10);
+
 /// The threads that run for as long as the server does.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -61,9 +64,7 @@ pub(super) fn prepare(
 ) -> Result<Option<Running>, Failure> {
     let mut wait = WAIT_FIRST;
     loop {
-        let outcome = attempt(config, state);
-        let _nobody_waits_any_more = tried.send(());
-        match outcome {
+        match attempt(config, state) {
             Ok(()) => break,
             Err(Trouble::Fatal(failure)) => return Err(failure),
             Err(Trouble::Absent(reason)) => {
@@ -71,7 +72,8 @@ pub(super) fn prepare(
                 state.readiness.block("the database is not there yet");
             }
         }
-        if !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
+        let _nobody_waits_any_more = tried.send(());
+        if is_stopped(stop, wait) {
             return Ok(None);
         }
         wait = (wait * 2).min(WAIT_MOST);
@@ -91,8 +93,20 @@ pub(super) fn prepare(
         },
         state.clock.clone(),
     )?;
+    let running = Running { hub, scheduler };
+    while !state.targeting.is_ready() {
+        if is_stopped(stop, LOADING_LOOK) {
+            running.stop(Duration::ZERO);
+            return Ok(None);
+        }
+    }
     state.readiness.unblock();
-    Ok(Some(Running { hub, scheduler }))
+    let _nobody_waits_any_more = tried.send(());
+    Ok(Some(running))
+}
+
+fn is_stopped(stop: &Receiver<()>, wait: Duration) -> bool {
+    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 
 fn attempt(config: &Config, state: &AppState) -> Result<(), Trouble> {
