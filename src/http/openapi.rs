@@ -11,7 +11,6 @@ use utoipa::{OpenApi as _, ToSchema};
 use utoipa_actix_web::AppExt;
 
 use super::routes;
-use crate::error::FieldError;
 
 /// One refused field.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,18 +26,6 @@ pub(super) struct FieldErrorDoc {
     path: String,
     /// `body`, `query`, `params` or `headers`.
     location: String,
-}
-
-impl From<FieldError> for FieldErrorDoc {
-    fn from(field: FieldError) -> Self {
-        Self {
-            r#type: field.kind.to_owned(),
-            value: field.value,
-            msg: field.msg,
-            path: field.path,
-            location: field.location.to_owned(),
-        }
-    }
 }
 
 /// Every error: RFC 9457 with the seed's members beside.
@@ -225,4 +212,52 @@ fn problem(text: &str) -> Response {
         .into_iter()
         .collect();
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// What may be asked without a key; the key of project settings stands in the path.
+    const PUBLIC: [&str; 4] = [
+        "GET /v1/health",
+        "GET /livez",
+        "GET /readyz",
+        "GET /v1/projects/{key}/settings",
+    ];
+
+    #[test]
+    fn every_route_names_its_scope_and_has_an_id_of_its_own() {
+        let document = document();
+        let mut ids = HashSet::new();
+        for (path, item) in &document.paths.paths {
+            for (method, operation) in methods(item) {
+                let route = format!("{method} {path}");
+                let id = operation.operation_id.clone().unwrap_or_default();
+                assert!(id.contains('_'), "{route} has the id {id:?}");
+                assert!(ids.insert(id), "{route} has another route's id");
+                let public = PUBLIC.contains(&route.as_str());
+                assert_eq!(operation.security.is_none(), public, "{route}");
+            }
+        }
+        assert!(ids.len() > 40, "{} routes", ids.len());
+    }
+
+    #[test]
+    fn reads_and_writes_of_admins_need_their_scopes() {
+        let document = document();
+        for (path, item) in &document.paths.paths {
+            for (method, operation) in methods(item) {
+                let wanted = match (path.starts_with("/v1/admin/"), method) {
+                    (true, "GET") => "read",
+                    (true, _) => "admin",
+                    (false, _) => continue,
+                };
+                let security = serde_json::to_string(&operation.security).unwrap_or_default();
+                assert!(security.contains(wanted), "{method} {path}: {security}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
 use serde_json::Value;
 
 use super::schema::identities;
@@ -139,33 +139,4 @@ pub fn identities_of(
         .limit(limit)
         .select(StoredIdentity::as_select())
         .load(connection)
-}
-
-/// What is stored of a person.
-#[derive(Debug, Clone, QueryableByName)]
-pub struct StoredPerson {
-    /// Traits, merged over all identifies.
-    #[diesel(sql_type = Jsonb)]
-    pub traits: Value,
-    /// When the person was first seen.
-    #[diesel(sql_type = Timestamptz)]
-    pub created_at: DateTime<Utc>,
-    /// When the person was last seen.
-    #[diesel(sql_type = Timestamptz)]
-    pub last_seen_at: DateTime<Utc>,
-}
-
-/// One person.
-pub fn load(
-    connection: &mut PgConnection,
-    project: ProjectId,
-    person: PersonId,
-) -> QueryResult<Option<StoredPerson>> {
-    sql_query(
-        "SELECT traits, created_at, last_seen_at FROM persons WHERE project_id = $1 AND id = $2",
-    )
-    .bind::<BigInt, _>(project.0)
-    .bind::<BigInt, _>(person.0)
-    .get_result(connection)
-    .optional()
 }

@@ -104,14 +104,18 @@ fn the_document_is_openapi_3_1_and_whole() {
         let described = operation["summary"].is_string() || operation["description"].is_string();
         assert!(described, "{name} is not described");
     }
-    let text = answer.text();
-    for code in Code::ALL {
-        assert!(
-            text.contains(code.as_str()),
-            "{} is not documented",
-            code.as_str()
-        );
-    }
+}
+
+#[test]
+fn every_code_is_in_the_document() {
+    let app = TestApp::start();
+    let text = app.nobody().get("/openapi.json").text();
+    let missing: Vec<&str> = Code::ALL
+        .iter()
+        .map(|code| code.as_str())
+        .filter(|code| !text.contains(&format!("\"{code}\"")))
+        .collect();
+    assert!(missing.is_empty(), "not documented: {missing:?}");
 }
 
 #[test]

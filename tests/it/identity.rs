@@ -71,7 +71,7 @@ fn an_identify_with_both_ids_makes_one_person_and_history_follows() {
     }
     let person = app.admin().get("/v1/admin/users/ada").expect(200);
     assert_eq!(
-        (&person["from"], &person["plan"]),
+        (&person["traits"]["from"], &person["traits"]["plan"]),
         (&json!("ad"), &json!("pro")),
         "{person}"
     );
@@ -141,7 +141,7 @@ fn a_user_and_an_anonymous_of_the_same_name_are_two() {
     assert_eq!(people(&app), 2);
     assert!(!history(&app, "abc").contains("by anonymous"));
     let person = app.admin().get("/v1/admin/users/abc").expect(200);
-    assert_eq!(person["who"], "user", "{person}");
+    assert_eq!(person["traits"]["who"], "user", "{person}");
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn two_known_users_are_never_merged_by_a_shared_device() {
             .admin()
             .get(&format!("/v1/admin/users/{name}"))
             .expect(200);
-        assert_eq!(person["name"], name, "{person}");
+        assert_eq!(person["traits"]["name"], name, "{person}");
         let seen = history(&app, name);
         assert!(seen.contains(&format!("by {name}")), "{seen:?}");
         assert!(!seen.contains(&format!("by {other}")), "{seen:?}");
@@ -264,7 +264,11 @@ fn traits_are_merged_shallowly_and_nulls_are_kept() {
     assert_eq!(answer["user"], json!({"c": 3}));
     let person = admin.get("/v1/admin/users/u").expect(200);
     assert_eq!(
-        (&person["a"], &person["c"], &person["gone"]),
+        (
+            &person["traits"]["a"],
+            &person["traits"]["c"],
+            &person["traits"]["gone"]
+        ),
         (&json!(1), &json!(3), &json!(null))
     );
     // Traits in the context of an identify are traits; in a track's they are not.
@@ -274,7 +278,7 @@ fn traits_are_merged_shallowly_and_nulls_are_kept() {
     app.client().post("/v1/track", &body).expect(200);
     let person = admin.get("/v1/admin/users/u").expect(200);
     assert_eq!(
-        (&person["a"], &person["from"]),
+        (&person["traits"]["a"], &person["traits"]["from"]),
         (&json!(1), &json!("context"))
     );
 }
@@ -300,7 +304,10 @@ fn traits_have_a_limit_and_what_is_over_it_changes_nothing() {
         answer.text()
     );
     let person = admin.get("/v1/admin/users/u").expect(200);
-    assert!(person.get("d").is_none(), "half an identify is none");
+    assert!(
+        person["traits"].get("d").is_none(),
+        "half an identify is none"
+    );
     let refused = sql::rows(&mut app.sql(), "SELECT code FROM rejected_events");
     assert_eq!(refused.len(), 1, "{refused:?}");
 }
@@ -334,7 +341,7 @@ fn identifies_from_sixteen_connections_lose_no_trait() {
     for number in 0..THREADS {
         for round in 0..ROUNDS {
             assert_eq!(
-                person[format!("t-{number}-{round}")],
+                person["traits"][format!("t-{number}-{round}")],
                 round,
                 "{number} {round}"
             );

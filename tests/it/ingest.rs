@@ -59,7 +59,7 @@ fn a_duplicate_has_no_effect_and_is_matched_anew() {
     assert_eq!(late["duplicate"], true, "{late}");
     assert_eq!(late["user"], json!({"plan": "pro"}));
     let person = admin.get("/v1/admin/users/u").expect(200);
-    assert_eq!(person["plan"], "pro", "{person}");
+    assert_eq!(person["traits"]["plan"], "pro", "{person}");
 
     let before = client.post("/v1/track", &track("t-1")).expect(200);
     assert_eq!(before["matched"], json!([]));

@@ -101,7 +101,7 @@ fn every_call_is_taken_and_every_message_is_stored_once() {
         let refused = sql::number(&mut connection, "SELECT count(*) FROM rejected_events");
         assert_eq!(refused, 0);
     }
-    assert_eq!(posts, 2 * (25 + 25 + 9));
+    assert_eq!(posts, 2 * (25 + 25 + 8));
 }
 
 #[test]

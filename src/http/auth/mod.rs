@@ -1,10 +1,10 @@
 //! Who may do what.
 //!
-//! A key is looked up by its SHA-256 and kept in a bounded cache for a few seconds, unknown ones
+//! A key is looked up by its SHA-256 and kept in a bounded cache for a moment, unknown ones
 //! too, so that a flood of one bad key costs one query. A key that is revoked through this process
-//! is forgotten at once; one that is revoked elsewhere lives for [`STALE`] at most. While the
-//! database is away, a key that was good stays good: an outage must not lock out those who were
-//! let in.
+//! is forgotten at once; one that is revoked elsewhere is good until it is read again, which
+//! happens on its first use after [`FRESH`]. While the database is away or slow, a key that was
+//! good stays good and costs no wait: an outage must not lock out those who were let in.
 //!
 //! A handler says what it needs by the type of its extractor ([`Authorized`]); ingest, whose key
 //! may stand in the body, calls [`Authenticator::by_head`] and [`Authenticator::by_body`].
@@ -15,7 +15,7 @@ mod origins;
 mod secret;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
@@ -23,6 +23,7 @@ use actix_web::http::header::ORIGIN;
 use chrono::{DateTime, Utc};
 use moka::sync::Cache;
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::error::{Code, Error};
@@ -35,9 +36,9 @@ use origins::Origins;
 pub use secret::Secret;
 
 /// How long a cached key is used without a second thought.
-const FRESH: Duration = Duration::from_secs(3);
-/// How long it is used while one request reads it again.
-const STALE: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_millis(500);
+/// How long a request waits for a good key to be read again before it goes on with what is known.
+const REREAD_WAIT: Duration = Duration::from_millis(250);
 /// How many keys are remembered, known and unknown.
 const CACHED_KEYS_MAX: u64 = 20_000;
 
@@ -109,10 +110,11 @@ impl Entry {
         })
     }
 
-    /// True when this request may use the entry as it is.
+    /// True when this request may use the entry as it is: it is fresh, or another request is
+    /// reading it again.
     fn is_usable(&self) -> bool {
-        let age = self.read_at.elapsed();
-        age < FRESH || (age < STALE && self.reading.swap(true, Ordering::AcqRel))
+        self.read_at.elapsed() < FRESH
+            || (self.key.is_some() && self.reading.swap(true, Ordering::AcqRel))
     }
 }
 
@@ -133,6 +135,8 @@ pub struct Authenticator {
     store: Store,
     clock: Clock,
     cache: Cache<[u8; 32], Arc<Entry>>,
+    /// Counts changes of keys, so that a reading that began before one is not kept after it.
+    changes: Arc<AtomicU64>,
     misses: Arc<KeyMisses>,
     origins: Origins,
     trusted_proxy_hops: usize,
@@ -149,6 +153,7 @@ impl Authenticator {
                 .max_capacity(CACHED_KEYS_MAX)
                 .time_to_idle(Duration::from_secs(600))
                 .build(),
+            changes: Arc::default(),
             misses: Arc::new(KeyMisses::new(settings)),
             trusted_proxy_hops: settings.trusted_proxy_hops,
         }
@@ -157,6 +162,7 @@ impl Authenticator {
     /// Forgets a key, after it was made or revoked. `hash` is the SHA-256 of its text.
     pub fn invalidate(&self, hash: &[u8]) {
         if let Ok(digest) = <[u8; 32]>::try_from(hash) {
+            self.changes.fetch_add(1, Ordering::AcqRel);
             self.cache.invalidate(&digest);
         }
     }
@@ -190,23 +196,41 @@ impl Authenticator {
         digest: [u8; 32],
         known: Option<Arc<Entry>>,
     ) -> Result<Arc<Entry>, Error> {
-        let known_good = known.and_then(|entry| entry.key.clone());
-        if known_good.is_none()
-            && let Some(address) = limits::client_address(request, self.trusted_proxy_hops)
-        {
+        if let Some(entry) = known.filter(|entry| entry.key.is_some()) {
+            let (this, key) = (self.clone(), entry.key.clone());
+            let again = tokio::spawn(async move { this.look_up(digest, key).await });
+            return match timeout(REREAD_WAIT, again).await {
+                Ok(Ok(read)) => read,
+                // It is still being read; what comes of it is for the next request.
+                _ => Ok(entry),
+            };
+        }
+        if let Some(address) = limits::client_address(request, self.trusted_proxy_hops) {
             // Counted before the query, so that guessing is slow and costs the database little.
             self.misses.check(address)?;
         }
+        self.look_up(digest, None).await
+    }
+
+    async fn look_up(
+        &self,
+        digest: [u8; 32],
+        known_good: Option<Arc<KnownKey>>,
+    ) -> Result<Arc<Entry>, Error> {
+        let changes = self.changes.load(Ordering::Acquire);
         let found = self
             .store
             .run(move |connection| keys::find_by_hash(connection, &digest))
             .await;
         let entry = match (found, known_good) {
             (Ok(row), _) => Entry::new(row.and_then(|row| known_key(&row, &digest)).map(Arc::new)),
-            (Err(Error::DatabaseUnavailable), Some(key)) => Entry::new(Some(key)),
-            (Err(error), _) => return Err(error),
+            (Err(_), Some(key)) => Entry::new(Some(key)),
+            (Err(error), None) => return Err(error),
         };
         self.cache.insert(digest, Arc::clone(&entry));
+        if self.changes.load(Ordering::Acquire) != changes {
+            self.cache.invalidate(&digest);
+        }
         Ok(entry)
     }
 

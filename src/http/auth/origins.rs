@@ -1,4 +1,4 @@
-//! Origins that may call without a key, as one list that is read at most every few seconds.
+//! Origins that may call without a key, as one list that is read at most once a second.
 //!
 //! The whole list is cached rather than each answer, so that no stream of made-up origins can turn
 //! into a stream of queries.
@@ -9,12 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::model::ProjectId;
 use crate::store::{Store, keys};
 
-const FRESH: Duration = Duration::from_secs(5);
+/// How long the list is used before it is read again.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a request waits for the list before it goes on with the last one.
+const REREAD_WAIT: Duration = Duration::from_millis(250);
+/// How many origins are remembered.
 const ORIGINS_MAX: i64 = 10_000;
 
 #[derive(Debug)]
@@ -61,35 +66,45 @@ impl Origins {
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
-        let known = self.current.load_full();
-        if let Some(snapshot) = &known
-            && (snapshot.read_at.elapsed() < FRESH || self.reading.swap(true, Ordering::AcqRel))
-        {
-            return Ok(Arc::clone(snapshot));
+        let Some(known) = self.current.load_full() else {
+            return self.read(None).await;
+        };
+        if known.read_at.elapsed() < FRESH || self.reading.swap(true, Ordering::AcqRel) {
+            return Ok(known);
         }
+        let (this, last) = (self.clone(), Arc::clone(&known));
+        let again = tokio::spawn(async move {
+            let read = this.read(Some(last)).await;
+            this.reading.store(false, Ordering::Release);
+            read
+        });
+        match timeout(REREAD_WAIT, again).await {
+            Ok(Ok(read)) => read,
+            // It is still being read; what comes of it is for the next request.
+            _ => Ok(known),
+        }
+    }
+
+    async fn read(&self, last: Option<Arc<Snapshot>>) -> Result<Arc<Snapshot>, Error> {
         let read = self.store.run(|connection| {
             let projects = keys::keyless_origins(connection, ORIGINS_MAX)?;
             Ok((projects, keys::default_project(connection)?))
         });
-        let outcome = read.await;
-        self.reading.store(false, Ordering::Release);
-        let snapshot = match (outcome, known) {
-            (Ok((projects, default_project)), _) => Arc::new(Snapshot {
-                read_at: Instant::now(),
-                projects: projects
-                    .into_iter()
-                    .map(|(origin, project)| (origin, ProjectId(project)))
-                    .collect(),
-                default_project,
-            }),
+        let (projects, default_project) = match (read.await, last) {
+            (Ok((listed, default_project)), _) => {
+                let listed = listed.into_iter();
+                let projects = listed.map(|(origin, project)| (origin, ProjectId(project)));
+                (projects.collect(), default_project)
+            }
             // The last list is good enough while the database is away.
-            (Err(Error::DatabaseUnavailable), Some(last)) => Arc::new(Snapshot {
-                read_at: Instant::now(),
-                projects: last.projects.clone(),
-                default_project: last.default_project,
-            }),
-            (Err(error), _) => return Err(error),
+            (Err(_), Some(last)) => (last.projects.clone(), last.default_project),
+            (Err(error), None) => return Err(error),
         };
+        let snapshot = Arc::new(Snapshot {
+            read_at: Instant::now(),
+            projects,
+            default_project,
+        });
         self.current.store(Some(Arc::clone(&snapshot)));
         Ok(snapshot)
     }

@@ -169,6 +169,10 @@ struct Caller {
 impl Caller {
     async fn find(state: &AppState, project: ProjectId, params: &Params) -> Result<Self, Error> {
         let identity = params.identity()?;
+        if !state.targeting.is_ready() {
+            // Nothing is loaded yet; "no campaigns" would be a wrong decision.
+            return Err(Error::DatabaseUnavailable);
+        }
         let person = match &identity {
             Some(identity) => state.targeting.person(project, identity).await?,
             None => None,

@@ -3,6 +3,7 @@
 //! Both refuse to start on an answer that does not switch their own destination on. The answers say
 //! nothing that a caller with the key does not know.
 
+use actix_web::http::header::HOST;
 use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde_json::{Value, json};
 
@@ -29,21 +30,33 @@ pub(super) async fn get_project_settings(
         // A key that may not send anything is no source, as little as one that is unknown.
         Some(_) | None => return Err(Error::NotFound("Project").into()),
     }
-    let host = request.connection_info().host().to_owned();
+    let host = public_host(&request, state.settings.trusted_proxy_hops);
     Ok(HttpResponse::Ok().json(segment_settings(&key, &host)))
 }
 
-/// `apiHost` sends the SDK's events here unless the page names another host.
+/// The host the caller asked. What a proxy says of it is believed where proxies are.
+fn public_host(request: &HttpRequest, trusted_proxy_hops: usize) -> String {
+    if trusted_proxy_hops > 0 {
+        return request.connection_info().host().to_owned();
+    }
+    let host = request.headers().get(HOST);
+    let host = host.and_then(|value| value.to_str().ok());
+    host.unwrap_or_default().to_owned()
+}
+
+/// `apiHost` sends the SDK's events here unless the page names another host; it is left out for a
+/// caller that did not say which host it asked.
 fn segment_settings(key: &str, host: &str) -> Value {
+    let mut own = json!({
+        "apiKey": key,
+        "addBundledMetadata": true,
+        "unbundledIntegrations": [],
+    });
+    if !host.is_empty() {
+        own["apiHost"] = json!(format!("{host}/v1"));
+    }
     json!({
-        "integrations": {
-            "Segment.io": {
-                "apiKey": key,
-                "apiHost": format!("{host}/v1"),
-                "addBundledMetadata": true,
-                "unbundledIntegrations": [],
-            }
-        },
+        "integrations": {"Segment.io": own},
         "plan": {},
         "edgeFunction": {},
         "middlewareSettings": {},
