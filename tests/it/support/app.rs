@@ -71,6 +71,12 @@ impl Launch {
         self
     }
 
+    /// Leaves a variable out that every test would have.
+    pub fn unset(mut self, name: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The command, with nothing of this process's environment but what programs need to run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_beckon"));

@@ -1,0 +1,241 @@
+//! Retention: what is past goes, nothing newer ever does.
+
+use beckon::clock::Clock;
+use beckon::retention::{Mode, Report, RetentionError, RetentionOptions, run};
+use beckon::store::partitions::{self, MESSAGE_BUCKET_LOCK};
+use chrono::{Days, NaiveDate};
+use diesel::PgConnection;
+
+use super::support::postgres::{TestDatabase, database};
+use super::support::sql;
+
+const OPTIONS: RetentionOptions = RetentionOptions {
+    partitions_ahead_days: 3,
+    dedupe_window_days: 7,
+};
+
+fn fresh() -> (TestDatabase, PgConnection, NaiveDate) {
+    let database = database();
+    let mut connection = beckon::store::connect(&database.url).unwrap();
+    let today = partitions::database_now(&mut connection)
+        .unwrap()
+        .date_naive();
+    (database, connection, today)
+}
+
+fn run_now(connection: &mut PgConnection) -> Report {
+    run(connection, &Clock::system(), &OPTIONS, Mode::Run).unwrap()
+}
+
+/// Events of a project on a day, received at its last moment.
+fn store(connection: &mut PgConnection, project: i64, day: NaiveDate, count: u32) {
+    partitions::ensure_day(connection, day).unwrap();
+    sql::run(
+        connection,
+        &format!(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, timestamp, \
+             received_at) SELECT '{day}', gen_random_uuid(), {project}, 1, 0, 'open', now(), \
+             '{day} 23:59:59.999' FROM generate_series(1, {count})"
+        ),
+    );
+}
+
+fn events(connection: &mut PgConnection, project: i64) -> i64 {
+    let query = format!("SELECT count(*) FROM events WHERE project_id = {project}");
+    sql::number(connection, &query)
+}
+
+#[test]
+fn whole_days_past_the_retention_go_and_the_first_kept_day_stays() {
+    let (_database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 3);
+    store(&mut connection, 1, today - Days::new(90), 2);
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun).unwrap();
+    assert_eq!((dry.events_dropped, dry.created.len()), (3, 0));
+    assert_eq!(events(&mut connection, 1), 5, "a dry run changes nothing");
+    let report = run_now(&mut connection);
+    assert_eq!(report.cutoff, Some(today - Days::new(90)));
+    assert_eq!(report.dropped.len(), 1);
+    assert_eq!(report.dropped[0].day, today - Days::new(91));
+    assert_eq!(report.events_dropped, 3);
+    assert_eq!(events(&mut connection, 1), 2);
+    // Partitions ahead were created on the way.
+    let days = partitions::list(&mut connection).unwrap();
+    assert_eq!(days.last().unwrap().day, today + Days::new(3));
+    assert!(
+        run_now(&mut connection).dropped.is_empty(),
+        "a second run finds nothing"
+    );
+}
+
+#[test]
+fn projects_that_keep_less_lose_their_rows_and_only_theirs() {
+    let (_database, mut connection, today) = fresh();
+    let brief = sql::project(&mut connection, "brief");
+    sql::run(
+        &mut connection,
+        &format!("UPDATE projects SET retention_days = 10 WHERE id = {brief}"),
+    );
+    for ago in [9, 10, 11, 95] {
+        let day = today - Days::new(ago);
+        store(&mut connection, 1, day, 1);
+        store(&mut connection, brief, day, 6_000);
+    }
+    let rejected = |project: i64, ago: u32| {
+        format!(
+            "INSERT INTO rejected_events (project_id, received_at, code, message, payload) \
+             VALUES ({project}, now() - interval '{ago} days', 'x', '', '')"
+        )
+    };
+    for statement in [rejected(1, 12), rejected(brief, 12), rejected(brief, 8)] {
+        sql::run(&mut connection, &statement);
+    }
+    let report = run_now(&mut connection);
+    // The oldest day was past everybody's retention and went whole.
+    assert_eq!(report.events_dropped, 6_001);
+    assert_eq!(events(&mut connection, 1), 3);
+    assert_eq!(events(&mut connection, brief), 12_000, "days 9 and 10 stay");
+    let of_brief = report
+        .projects
+        .iter()
+        .find(|p| p.project_id == brief)
+        .unwrap();
+    assert_eq!((of_brief.events, of_brief.rejected_events), (6_000, 1));
+    assert_eq!(
+        sql::number(&mut connection, "SELECT count(*) FROM rejected_events"),
+        2
+    );
+}
+
+#[test]
+fn an_old_day_that_holds_a_newer_event_is_kept() {
+    let (_database, mut connection, today) = fresh();
+    let day = today - Days::new(100);
+    store(&mut connection, 1, day, 1);
+    sql::run(&mut connection, "UPDATE events SET received_at = now()");
+    let report = run_now(&mut connection);
+    assert_eq!(report.kept, [day]);
+    assert_eq!(events(&mut connection, 1), 1);
+}
+
+#[test]
+fn the_older_clock_decides_and_clocks_an_hour_apart_stop_the_run() {
+    let (_database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    let clock = Clock::system();
+    for hours in [-2, 2, -24, 24] {
+        clock.set_offset_ms(hours * 3_600_000);
+        let refused = run(&mut connection, &clock, &OPTIONS, Mode::Run);
+        assert!(
+            matches!(refused, Err(RetentionError::ClocksApart { .. })),
+            "{hours} h"
+        );
+    }
+    assert_eq!(events(&mut connection, 1), 1);
+    let now = partitions::database_now(&mut connection).unwrap();
+    let since_midnight = now - today.and_hms_opt(0, 0, 0).unwrap().and_utc();
+    if since_midnight < chrono::TimeDelta::minutes(50) {
+        // A node that still has yesterday makes the cutoff a day older.
+        clock.set_offset_ms(-55 * 60_000);
+        let report = run(&mut connection, &clock, &OPTIONS, Mode::Run).unwrap();
+        assert_eq!(report.cutoff, Some(today - Days::new(91)));
+    }
+    clock.set_offset_ms(0);
+    assert_eq!(
+        run(&mut connection, &clock, &OPTIONS, Mode::Run)
+            .unwrap()
+            .events_dropped,
+        1
+    );
+}
+
+#[test]
+fn message_ids_are_forgotten_after_a_window_and_writers_hold_the_rotation_up() {
+    let (database, mut connection, _) = fresh();
+    let claim = |bucket: u8, id: u8| {
+        format!(
+            "INSERT INTO message_ids_{bucket} VALUES (1, sha256('\\x{id:02x}'), gen_random_uuid())"
+        )
+    };
+    sql::run(&mut connection, &claim(0, 1));
+    assert!(
+        !run_now(&mut connection).message_ids_rotated,
+        "the window is not over"
+    );
+    let age = "UPDATE message_buckets SET rotated_at = now() - interval '7 days'";
+    sql::run(&mut connection, age);
+    let mut writer = beckon::store::connect(&database.url).unwrap();
+    sql::run(
+        &mut writer,
+        &format!("BEGIN; SELECT pg_advisory_xact_lock_shared({MESSAGE_BUCKET_LOCK})"),
+    );
+    let held_up = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
+    assert!(
+        matches!(held_up, Err(RetentionError::Database(_))),
+        "a writer is in the middle"
+    );
+    sql::run(&mut writer, "COMMIT");
+    assert!(run_now(&mut connection).message_ids_rotated);
+    let current = "SELECT current_bucket FROM message_buckets";
+    assert_eq!(sql::number(&mut connection, current), 1);
+    let kept = "SELECT count(*) FROM message_ids_0";
+    assert_eq!(
+        sql::number(&mut connection, kept),
+        1,
+        "one more window in the other bucket"
+    );
+    sql::run(&mut connection, &claim(1, 2));
+    assert!(!run_now(&mut connection).message_ids_rotated);
+    sql::run(&mut connection, age);
+    assert!(run_now(&mut connection).message_ids_rotated);
+    assert_eq!(sql::number(&mut connection, kept), 0);
+    assert_eq!(
+        sql::number(&mut connection, "SELECT count(*) FROM message_ids_1"),
+        1
+    );
+}
+
+#[test]
+fn one_run_at_a_time_and_its_end_frees_the_lock() {
+    let (database, mut connection, _) = fresh();
+    let mut other = beckon::store::connect(&database.url).unwrap();
+    sql::run(&mut other, "SELECT pg_advisory_lock(7090182501446844420)");
+    let busy = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
+    assert!(matches!(busy, Err(RetentionError::Busy)), "{busy:?}");
+    drop(other);
+    super::support::eventually(
+        "the lock to be free",
+        std::time::Duration::from_secs(5),
+        || run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run).ok(),
+    );
+}
+
+#[test]
+fn of_two_nodes_with_one_schedule_one_runs_the_job() {
+    use beckon::retention::{Scheduler, SchedulerOptions};
+    let (database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    // It was due at midnight of New Year's Day, when no node was up.
+    let options = SchedulerOptions {
+        url: database.url.clone(),
+        schedule: "0 0 0 1 1 *".parse().unwrap(),
+        retention: OPTIONS,
+    };
+    let nodes: Vec<Scheduler> = (0..2)
+        .map(|_| Scheduler::start(options.clone(), Clock::system()).unwrap())
+        .collect();
+    super::support::eventually("the missed run", std::time::Duration::from_secs(20), || {
+        (events(&mut connection, 1) == 0).then_some(())
+    });
+    let first = "SELECT extract(epoch FROM started_at) * 1000000 FROM job_runs";
+    let started = sql::number(&mut connection, first);
+    super::support::pause(std::time::Duration::from_millis(2_500));
+    assert_eq!(
+        sql::number(&mut connection, first),
+        started,
+        "nobody ran it again"
+    );
+    for node in nodes {
+        node.stop(std::time::Duration::from_secs(5));
+    }
+}
