@@ -1,6 +1,7 @@
 //! The integration tests: one binary, whose tree mirrors what it tests.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod core_review;
 mod decode_encoding;
 mod decode_fuzz;
 mod decode_recordings;
