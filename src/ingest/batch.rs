@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{Array, BigInt, Text};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
@@ -75,7 +75,10 @@ impl From<DieselError> for Failure {
         match &error {
             DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => Self::Race,
             DieselError::DatabaseError(
-                DatabaseErrorKind::CheckViolation | DatabaseErrorKind::NotNullViolation,
+                DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::NotNullViolation
+                // The only references are to projects: this one is gone.
+                | DatabaseErrorKind::ForeignKeyViolation,
                 _,
             ) => Self::Refused(text),
             DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)
@@ -91,7 +94,7 @@ impl From<DieselError> for Failure {
 
 /// How Postgres begins to say that it cannot hold a value (SQLSTATE classes 22 and 54). Anything
 /// else that is unknown is the server's trouble, not the event's.
-const DATA_MESSAGES: [&str; 7] = [
+const DATA_MESSAGES: [&str; 10] = [
     "invalid input syntax",
     "unsupported Unicode escape",
     "invalid byte sequence",
@@ -99,6 +102,9 @@ const DATA_MESSAGES: [&str; 7] = [
     "index row",
     "stack depth limit",
     "total size of jsonb",
+    "string too long to represent",
+    "overflows numeric format",
+    "has no equivalent in encoding",
 ];
 
 /// Where an event stands by its message id.
@@ -114,7 +120,8 @@ struct Work<'a> {
     standings: Vec<Option<Standing>>,
     verdicts: Vec<Verdict>,
     filed_under: Vec<Option<PersonId>>,
-    released: (Vec<i64>, Vec<Vec<u8>>),
+    /// The message ids of events that were refused, under the event ids they were claimed for.
+    released: HashMap<EventId, (i64, [u8; 32])>,
 }
 
 impl Shard {
@@ -138,6 +145,7 @@ impl Shard {
         let people = self.targeting.people();
         let change = people.begin_change(work.people.changing());
         if let Err(error) = AnsiTransactionManager::commit_transaction(connection) {
+            change.forget(people);
             self.unsettled.push(change);
             return Err(unavailable(error));
         }
@@ -172,19 +180,24 @@ impl Shard {
         }
     }
 
-    /// Locks the people of changes whose outcome is unknown, which waits for the session that made
-    /// them to end; then they may be remembered again.
+    /// Locks the people of changes whose outcome is unknown: whoever gets the locks knows that the
+    /// session that made them has ended, so they may be remembered again. While that session lives
+    /// on (the server may not know yet that it is lost) the shard works without waiting for it.
     pub(super) fn settle_unknown(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
-        while let Some(change) = self.unsettled.pop() {
+        while let Some(change) = self.unsettled.last() {
             let ids: Vec<i64> = change.people().iter().map(|person| person.0).collect();
-            let locked: QueryResult<Vec<i64>> = connection
-                .build_transaction()
-                .run(|connection| LockPeople { ids: &ids }.load(connection));
-            if let Err(error) = locked {
-                self.unsettled.push(change);
-                return Err(unavailable(error));
+            let locked: QueryResult<Vec<i64>> = connection.build_transaction().run(|connection| {
+                connection.batch_execute("SET LOCAL lock_timeout = '100ms'")?;
+                LockPeople { ids: &ids }.load(connection)
+            });
+            match locked {
+                Ok(_) => {}
+                Err(error) if error.to_string().contains("lock timeout") => return Ok(()),
+                Err(error) => return Err(unavailable(error)),
             }
-            change.abandon(self.targeting.people());
+            if let Some(change) = self.unsettled.pop() {
+                change.abandon(self.targeting.people());
+            }
         }
         Ok(())
     }
@@ -202,7 +215,7 @@ impl Shard {
             standings,
             verdicts: Vec::with_capacity(units.len()),
             filed_under: Vec::with_capacity(units.len()),
-            released: (Vec::new(), Vec::new()),
+            released: HashMap::new(),
         };
         for (index, unit) in units.iter().enumerate() {
             let (verdict, person) = match (&unit.item, work.standings.get(index).copied().flatten())
@@ -360,7 +373,8 @@ impl Shard {
     }
 
     /// The people whose state an event of the batch may change: those it links, and those it
-    /// identifies with traits they do not have yet.
+    /// identifies with traits they do not have yet. A duplicate changes nobody unless the event it
+    /// repeats is refused; that is rare enough for the second attempt.
     fn people_to_lock(
         &self,
         units: &[Unit],
@@ -371,9 +385,12 @@ impl Shard {
         let caches = self.targeting.people();
         let mut locked = Vec::new();
         for (unit, standing) in units.iter().zip(standings) {
-            let (Item::Event(event), Some(Standing::New(_))) = (&unit.item, standing) else {
+            let Item::Event(event) = &unit.item else {
                 continue;
             };
+            if !fresh && matches!(standing, Some(Standing::Duplicate(_))) {
+                continue;
+            }
             let (own, linked) = identities(event);
             let own = own.and_then(|identity| people.address((unit.project, identity)));
             let linked_person =
@@ -464,7 +481,11 @@ impl Shard {
             return Ok((Verdict::Kept, None));
         };
         let key = (project, own);
-        let is_new = matches!(standing, Standing::New(_));
+        let (id, is_new) = match standing {
+            Standing::New(id) => (id, true),
+            // The event it would repeat was refused, so this one takes that one's place.
+            Standing::Duplicate(id) => (id, work.released.remove(&id).is_some()),
+        };
         let mut person = work.people.address(key);
         if is_new {
             let patch = match &event.call {
@@ -474,7 +495,7 @@ impl Shard {
                 _ => Map::new(),
             };
             if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
-                return Ok(self.refuse_traits(work, project, event));
+                return Ok(self.refuse_traits(work, project, event, id));
             }
             let target = match (linked, person) {
                 (Some(linked), _) => {
@@ -498,14 +519,10 @@ impl Shard {
         if let (true, Some(person)) = (is_new, person) {
             work.people.see(person, event.received_at);
         }
-        let (id, duplicate) = match standing {
-            Standing::New(id) => (id, false),
-            Standing::Duplicate(id) => (id, true),
-        };
         Ok((
             Verdict::Stored {
                 id,
-                duplicate,
+                duplicate: !is_new,
                 matched,
                 traits,
             },
@@ -627,10 +644,11 @@ impl Shard {
         work: &mut Work<'_>,
         project: ProjectId,
         event: &Event,
+        id: EventId,
     ) -> (Verdict, Option<PersonId>) {
-        if let Some(id) = &event.message_id {
-            work.released.0.push(project.0);
-            work.released.1.push(digest(id.as_str()).to_vec());
+        if let Some(message) = &event.message_id {
+            work.released
+                .insert(id, (project.0, digest(message.as_str())));
         }
         let rejection = Rejection {
             code: Code::TraitsTooLarge,
@@ -710,10 +728,14 @@ fn write(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) -> Resu
     }
     write_events(connection, units, work)?;
     write_rejections(connection, units, work)?;
-    if !work.released.0.is_empty() {
+    if !work.released.is_empty() {
+        let released = work.released.values();
+        let (projects, digests): (Vec<i64>, Vec<Vec<u8>>) = released
+            .map(|(project, digest)| (*project, digest.to_vec()))
+            .unzip();
         ReleaseMessageIds {
-            projects: &work.released.0,
-            digests: &work.released.1,
+            projects: &projects,
+            digests: &digests,
         }
         .execute(connection)?;
     }

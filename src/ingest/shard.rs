@@ -29,7 +29,7 @@ pub(super) struct Shard {
     pub(super) bucket: i16,
     /// Numbers for new people, taken from the sequence in blocks.
     pub(super) person_ids: std::ops::Range<i64>,
-    /// Changes whose outcome is unknown: their people are locked once before they are used again.
+    /// Changes whose outcome is unknown: their people stay out of the caches until they were locked.
     pub(super) unsettled: Vec<Change>,
 }
 
@@ -179,6 +179,7 @@ impl Shard {
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
+            self.settle_unknown(&mut connection)?;
             match self.attempt(&mut connection, units, attempt > 0) {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
@@ -208,8 +209,7 @@ impl Shard {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
         match store::connect(&self.options.url) {
-            Ok(mut connection) => {
-                self.settle_unknown(&mut connection)?;
+            Ok(connection) => {
                 self.retry_connect_at = None;
                 Ok(connection)
             }

@@ -134,9 +134,13 @@ impl Targeting {
             url: self.0.store.url().to_owned(),
             poll: self.0.options.poll,
         };
-        Hub::start(options, move |signal, connection| {
-            this.on_signal(&signal, connection)
-        })
+        let caching = self.clone();
+        Hub::start(
+            options,
+            move |signal, connection| this.on_signal(&signal, connection),
+            // Other nodes cannot see this one any more, nor this one them.
+            move || caching.0.people.set_shared(true),
+        )
     }
 
     /// Whether every project's snapshot was loaded at least once.

@@ -18,8 +18,8 @@
 //!
 //! Slots are shared by many people; a collision costs a cache miss, never an answer.
 //!
-//! While a second node is registered on the database nothing is cached, since its changes are not
-//! seen here.
+//! While a second node is registered on the database, or this node cannot know whether one is,
+//! nothing is cached, since its changes are not seen here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -102,7 +102,8 @@ pub struct People {
 pub struct Observed(Option<u64>);
 
 impl People {
-    /// Makes empty caches; half of the bytes go to states, half to addresses.
+    /// Makes empty caches; half of the bytes go to states, half to addresses. They stay empty until
+    /// [`People::set_shared`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
         let addresses = Cache::builder()
             .weigher(|(_, identity): &(ProjectId, Identity), _: &Address| {
@@ -119,13 +120,16 @@ impl People {
             addresses,
             states,
             slots,
-            shared: AtomicBool::new(false),
+            shared: AtomicBool::new(true),
         }
     }
 
-    /// Says whether another node works on the same database; while one does, nothing is cached.
+    /// Says whether another node works, or may work, on the same database; while one does, nothing
+    /// is cached.
     pub fn set_shared(&self, shared: bool) {
-        if self.shared.swap(shared, Ordering::SeqCst) != shared && shared {
+        // Once nobody shares any more, a reader may still hold what it loaded before the other
+        // node's last change; moving the slots keeps that out too.
+        if self.shared.swap(shared, Ordering::SeqCst) != shared {
             self.forget_all();
         }
     }
@@ -266,11 +270,18 @@ impl Change {
         }
     }
 
+    /// When the outcome is unknown: forgets the people. The change stays in progress, so nobody
+    /// remembers them before [`Change::abandon`].
+    pub fn forget(&self, caches: &People) {
+        for &person in &self.people {
+            // Unlike an invalidation this waits for a reader that is about to insert.
+            caches.states.entry(person).and_compute_with(|_| Op::Remove);
+        }
+    }
+
     /// After a rollback, or once an unknown outcome has settled: forgets the people.
     pub fn abandon(self, caches: &People) {
-        for person in &self.people {
-            caches.states.invalidate(person);
-        }
+        self.forget(caches);
         self.end(caches);
     }
 
@@ -280,5 +291,63 @@ impl Change {
                 slot.fetch_sub(1, Ordering::SeqCst);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caches() -> People {
+        let caches = People::new(1 << 20);
+        caches.set_shared(false);
+        caches
+    }
+
+    fn state(plan: &str) -> Arc<PersonState> {
+        Arc::new(PersonState {
+            id: PersonId(7),
+            home: 0,
+            user_id: None,
+            traits: Arc::new(serde_json::json!({ "plan": plan })),
+            created_at: DateTime::UNIX_EPOCH,
+            last_seen_at: DateTime::UNIX_EPOCH,
+        })
+    }
+
+    fn plan(caches: &People) -> Option<String> {
+        let state = caches.state(PersonId(7))?;
+        Some(state.traits_object()["plan"].as_str()?.to_owned())
+    }
+
+    #[test]
+    fn nothing_is_remembered_before_the_other_nodes_were_counted() {
+        let caches = People::new(1 << 20);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        assert_eq!(plan(&caches), None);
+    }
+
+    #[test]
+    fn what_was_loaded_while_another_node_worked_is_not_remembered_after_it_left() {
+        let caches = caches();
+        caches.set_shared(true);
+        let observed = caches.observe(PersonId(7));
+        caches.set_shared(false);
+        caches.remember_loaded(observed, &state("old"));
+        assert_eq!(plan(&caches), None);
+    }
+
+    #[test]
+    fn an_unknown_outcome_keeps_people_out_until_it_has_settled() {
+        let caches = caches();
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        let change = caches.begin_change([PersonId(7)]);
+        change.forget(&caches);
+        assert_eq!(plan(&caches), None);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        assert_eq!(plan(&caches), None);
+        change.abandon(&caches);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("new"));
+        assert_eq!(plan(&caches).as_deref(), Some("new"));
     }
 }
