@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 
-use super::batch::{Failure, Unit, Verdict};
+use super::apply::describe;
+use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
+use super::failure::Failure;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
 use crate::store;
@@ -154,7 +156,7 @@ impl Shard {
                 code: Code::InvalidField,
                 message: "the database cannot hold this event".to_owned(),
                 fields: Vec::new(),
-                payload: super::batch::describe(event),
+                payload: describe(event),
                 message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
             });
             return match self.commit(units) {
