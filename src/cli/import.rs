@@ -132,31 +132,7 @@ fn print(report: &Report) {
             report.received_at.format("%F %T UTC")
         )),
     }
-    let created = if report.dry_run {
-        "TO CREATE"
-    } else {
-        "CREATED"
-    };
-    let rows: Vec<Vec<String>> = report
-        .tallies
-        .iter()
-        .map(|(section, tally)| {
-            let mut row = vec![section.as_str().to_owned()];
-            let counts = [
-                tally.in_file,
-                tally.created,
-                tally.present,
-                tally.conflicts,
-                tally.skipped,
-            ];
-            row.extend(counts.map(|count| count.to_string()));
-            row
-        })
-        .collect();
-    output::table(
-        &["", "IN FILE", created, "PRESENT", "CONFLICTS", "SKIPPED"],
-        &rows,
-    );
+    print_tallies(report);
     if report.odd_event_names > 0 {
         output::line(format_args!(
             "{} event(s) have names that the seed's own server would refuse; they are imported",
@@ -187,6 +163,38 @@ fn print(report: &Report) {
         })
         .collect();
     list(&conflicts);
+    print_verification(report);
+}
+
+fn print_tallies(report: &Report) {
+    let created = if report.dry_run {
+        "TO CREATE"
+    } else {
+        "CREATED"
+    };
+    let rows: Vec<Vec<String>> = report
+        .tallies
+        .iter()
+        .map(|(section, tally)| {
+            let mut row = vec![section.as_str().to_owned()];
+            let counts = [
+                tally.in_file,
+                tally.created,
+                tally.present,
+                tally.conflicts,
+                tally.skipped,
+            ];
+            row.extend(counts.map(|count| count.to_string()));
+            row
+        })
+        .collect();
+    output::table(
+        &["", "IN FILE", created, "PRESENT", "CONFLICTS", "SKIPPED"],
+        &rows,
+    );
+}
+
+fn print_verification(report: &Report) {
     for table in &report.verification {
         output::line(format_args!(
             "{} {}: {} of {} row(s), checksum {}",

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-use super::file::{DefinitionRecord, FlagRecord, Plan};
+use super::file::Plan;
+use super::record::{DefinitionRecord, FlagRecord};
 use super::report::{Report, Section};
 use super::runs::Run;
 use super::{Mode, TransferError};

@@ -11,7 +11,7 @@ use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::file::EventRecord;
+use super::record::EventRecord;
 use super::report::{Report, Section};
 use super::runs::{Run, note_rows};
 use super::{Mode, TransferError};

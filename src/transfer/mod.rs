@@ -21,6 +21,7 @@ mod definitions;
 mod events;
 mod file;
 mod people;
+mod record;
 mod report;
 mod rollback;
 mod runs;

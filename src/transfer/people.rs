@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-use super::file::PersonRecord;
+use super::record::PersonRecord;
 use super::report::{Report, Section};
 use super::runs::Run;
 use super::{Mode, TransferError};

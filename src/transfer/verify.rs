@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::BATCH_RECORDS;
 use super::events::{RowIds, days};
-use super::file::{DefinitionRecord, EventRecord, PersonRecord, Plan};
+use super::file::Plan;
+use super::record::{DefinitionRecord, EventRecord, PersonRecord};
 use super::report::{Report, Section, Verification};
 use super::runs::Run;
 
