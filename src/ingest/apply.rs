@@ -15,8 +15,9 @@ use super::route::identities;
 use super::shard::Shard;
 use super::write::without_nul;
 use crate::error::Code;
-use crate::matcher::{Occurrence, Snapshot};
+use crate::matcher::Snapshot;
 use crate::model::{Call, Event, EventId, Identity, PersonId, ProjectId, RawJson};
+use crate::rules::EventFacts;
 use crate::targeting::{LiveCampaign, PersonState};
 
 impl Shard {
@@ -158,14 +159,14 @@ impl Shard {
             object(event.call.properties()),
             object(event.context.as_ref()),
         );
-        let occurrence = Occurrence {
+        let facts = EventFacts {
             name,
             properties: &properties,
             context: &context,
             timestamp: event.timestamp,
         };
         self.targeting
-            .campaigns_on_event(snapshot, own, state, occurrence, event.received_at)
+            .campaigns_on_event(snapshot, own, state, facts, event.received_at)
     }
 
     /// Whether the traits, after linking and merging, could be over the limit. Both people's count,

@@ -13,4 +13,4 @@ mod campaign;
 mod snapshot;
 
 pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
-pub use snapshot::{Decision, Flag, Gate, Occurrence, Snapshot, Subject};
+pub use snapshot::{Decision, Flag, Gate, Snapshot};

@@ -28,32 +28,6 @@ pub enum Gate {
     Targeting,
 }
 
-/// Who a decision is for.
-#[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
-    /// The application's own id, or the anonymous one.
-    pub id: &'a str,
-    /// Traits; a JSON object.
-    pub traits: &'a Value,
-    /// When the person was first seen.
-    pub created_at: DateTime<Utc>,
-    /// When the person was last seen before this event.
-    pub last_seen_at: DateTime<Utc>,
-}
-
-/// The event a decision is made on.
-#[derive(Debug, Clone, Copy)]
-pub struct Occurrence<'a> {
-    /// The event's name.
-    pub name: &'a str,
-    /// Its properties; a JSON object.
-    pub properties: &'a Value,
-    /// Its context; a JSON object.
-    pub context: &'a Value,
-    /// When it happened.
-    pub timestamp: DateTime<Utc>,
-}
-
 /// A flag: a named value, perhaps for some users only.
 #[derive(Debug)]
 pub struct Flag {
@@ -138,32 +112,31 @@ impl Snapshot {
     /// The campaigns to show on this event.
     pub fn on_event(
         &self,
-        subject: Subject<'_>,
-        event: Occurrence<'_>,
+        user: UserFacts<'_>,
+        event: EventFacts<'_>,
         now: DateTime<Utc>,
     ) -> Decision {
         match self.by_trigger.get(event.name) {
             None => Decision::default(),
-            Some(candidates) => self.decide(candidates, subject, Some(event), now),
+            Some(candidates) => self.decide(candidates, user, Some(event), now),
         }
     }
 
     /// The campaigns to show without an event.
-    pub fn on_fetch(&self, subject: Subject<'_>, now: DateTime<Utc>) -> Decision {
-        self.decide(&self.on_fetch, subject, None, now)
+    pub fn on_fetch(&self, user: UserFacts<'_>, now: DateTime<Utc>) -> Decision {
+        self.decide(&self.on_fetch, user, None, now)
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
     pub fn flag(
         &self,
         key: &str,
-        subject: Subject<'_>,
+        user: UserFacts<'_>,
         now: DateTime<Utc>,
     ) -> Option<(bool, &Flag)> {
         let flag = self.flags.get(key)?;
         let is_on = flag.enabled
             && flag.targeting.as_ref().is_none_or(|condition| {
-                let user = user_facts(subject);
                 let membership = Membership::new(&self.segments, user, now);
                 let lookup = |reference: &str| membership.contains(reference);
                 let facts = Facts {
@@ -178,8 +151,8 @@ impl Snapshot {
     }
 
     /// The segments the user is in.
-    pub fn segments_of(&self, subject: Subject<'_>, now: DateTime<Utc>) -> Vec<&Arc<Segment>> {
-        let membership = Membership::new(&self.segments, user_facts(subject), now);
+    pub fn segments_of(&self, user: UserFacts<'_>, now: DateTime<Utc>) -> Vec<&Arc<Segment>> {
+        let membership = Membership::new(&self.segments, user, now);
         self.segments
             .list()
             .iter()
@@ -190,19 +163,12 @@ impl Snapshot {
     fn decide(
         &self,
         candidates: &[usize],
-        subject: Subject<'_>,
-        event: Option<Occurrence<'_>>,
+        user: UserFacts<'_>,
+        event: Option<EventFacts<'_>>,
         now: DateTime<Utc>,
     ) -> Decision {
-        let user = user_facts(subject);
         let membership = Membership::new(&self.segments, user, now);
         let lookup = |reference: &str| membership.contains(reference);
-        let event = event.map(|event| EventFacts {
-            name: event.name,
-            properties: event.properties,
-            context: event.context,
-            timestamp: event.timestamp,
-        });
         let arena = FactsArena::new();
         let facts = Prepared::new(
             Facts {
@@ -224,15 +190,6 @@ impl Snapshot {
         }
         decision.errors += membership.errors();
         decision
-    }
-}
-
-fn user_facts(subject: Subject<'_>) -> UserFacts<'_> {
-    UserFacts {
-        id: subject.id,
-        traits: subject.traits,
-        created_at: subject.created_at,
-        last_seen_at: subject.last_seen_at,
     }
 }
 

@@ -26,9 +26,9 @@ use serde_json::{Map, Value};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::hub::{Hub, HubOptions, Signal};
-use crate::matcher::{Decision, Occurrence, Snapshot, Subject};
+use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId};
-use crate::rules::Limits;
+use crate::rules::{EventFacts, Limits, UserFacts};
 use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
 use crate::store::{Store, live as rows};
 use people::{Address, People};
@@ -291,10 +291,10 @@ impl Targeting {
         snapshot: &Snapshot,
         identity: &Identity,
         person: &PersonState,
-        event: Occurrence<'_>,
+        event: EventFacts<'_>,
         now: DateTime<Utc>,
     ) -> Vec<Arc<LiveCampaign>> {
-        let subject = Subject {
+        let subject = UserFacts {
             id: person.user_id.as_deref().unwrap_or(identity.value()),
             traits: &person.traits,
             created_at: person.created_at,
@@ -504,9 +504,9 @@ fn subject<'a>(
     person: Option<&'a PersonState>,
     nothing: &'a Value,
     now: DateTime<Utc>,
-) -> Subject<'a> {
+) -> UserFacts<'a> {
     let id = person.and_then(|person| person.user_id.as_deref());
-    Subject {
+    UserFacts {
         id: id.or(identity.map(Identity::value)).unwrap_or_default(),
         traits: person.map_or(nothing, |person| &person.traits),
         created_at: person.map_or(now, |person| person.created_at),
