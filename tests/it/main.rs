@@ -41,3 +41,4 @@ mod rules_official_suite;
 mod rules_seed_vectors;
 mod segment_replay;
 mod support;
+mod tls;
