@@ -1,29 +1,87 @@
 //! The one place where the services are made and handed to each other.
 
+use std::time::Duration;
+
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, CorsOrigins, Mode};
+use crate::http::{self, AppState, HttpSettings, Rate};
+use crate::ingest::decode::DecodeLimits;
+use crate::ingest::{Ingest, IngestOptions};
 use crate::store::{Store, StoreOptions};
+use crate::targeting::{Targeting, TargetingOptions};
 
 use super::Failure;
+
+/// How much more than one second's worth of requests may come at once.
+const BURST_SECONDS: u32 = 2;
 
 /// The services of one server.
 #[derive(Debug)]
 pub(super) struct Services {
-    /// The shared pool.
-    pub(super) store: Store,
-    /// Where the time comes from.
-    pub(super) clock: Clock,
+    /// What the routes share.
+    pub(super) state: AppState,
 }
 
-/// Makes every service. The database may be absent: nothing here waits for it.
-pub(super) fn compose(config: &Config, url: &str) -> Result<Services, Failure> {
+/// Makes every service. The database may be absent: nothing here waits for it, and the server is
+/// not ready before [`super::prepare`] has seen it.
+pub(super) fn compose(config: &Config, mode: Mode, url: &str) -> Result<Services, Failure> {
+    let clock = Clock::system();
     let store = Store::new(StoreOptions {
         url: url.to_owned(),
         pool_size: config.pool_size,
         deadline: config.database_deadline,
     });
-    Ok(Services {
-        store,
-        clock: Clock::system(),
-    })
+    let targeting = Targeting::new(
+        store.clone(),
+        clock.clone(),
+        TargetingOptions {
+            people_cache_bytes: config.user_cache_bytes,
+            ..TargetingOptions::default()
+        },
+    );
+    let ingest = Ingest::start(
+        targeting.clone(),
+        IngestOptions {
+            url: url.to_owned(),
+            shards: config.ingest_shards,
+            batch_rows_max: config.ingest_batch_events,
+            batch_bytes_max: config.ingest_batch_bytes,
+            queue_rows_max: config.ingest_queue_events,
+            queue_bytes_max: config.ingest_queue_bytes,
+            deadline: config.database_deadline,
+            traits_bytes_max: config.limit_traits_bytes,
+        },
+    )?;
+    let state = AppState::new(store, ingest, targeting, clock, http_settings(config, mode));
+    state.readiness.block("the server is starting");
+    Ok(Services { state })
+}
+
+fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
+    let rate = |per_second: u32| Rate {
+        per_second,
+        burst: per_second.saturating_mul(BURST_SECONDS),
+    };
+    HttpSettings {
+        cors_origins: match &config.cors_origins {
+            CorsOrigins::All => http::CorsOrigins::Mirror,
+            CorsOrigins::Listed(origins) => http::CorsOrigins::List(origins.clone()),
+        },
+        keyless_localhost: mode == Mode::Demo,
+        key_rate: rate(config.key_requests_per_second),
+        address_rate: rate(config.address_requests_per_second),
+        key_misses_per_minute: config.key_misses_per_minute,
+        trusted_proxy_hops: config.trusted_proxy_hops,
+        admin_body_bytes_max: config.limit_admin_body_bytes,
+        decode: DecodeLimits {
+            event_bytes_max: config.limit_event_bytes,
+            body_bytes_max: config.limit_body_bytes,
+            batch_events_max: config.limit_batch_events,
+            nesting_max: config.limit_nesting,
+        },
+        docs: config.docs,
+        // What is in flight has most of the time; flushing and stopping Postgres the rest.
+        shutdown_timeout: config.shutdown_timeout.max(Duration::from_secs(1)),
+        ..HttpSettings::default()
+    }
 }

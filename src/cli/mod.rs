@@ -13,6 +13,7 @@ mod import;
 mod keys;
 mod migrate;
 mod output;
+mod prepare;
 mod retention;
 mod serve;
 mod settings;

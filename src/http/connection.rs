@@ -50,3 +50,62 @@ pub(super) fn watch(connection: &dyn Any, extensions: &mut Extensions, head_time
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::io::{Read as _, Write as _};
+    use std::time::Instant;
+
+    use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+
+    use super::*;
+
+    const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
+
+    async fn received_after(sent: &'static [u8]) -> (String, Duration) {
+        let server = HttpServer::new(|| {
+            App::new().default_service(web::to(|request: HttpRequest| async move {
+                request.conn_data::<FirstRequest>().unwrap().has_come();
+                HttpResponse::Ok().body("fine")
+            }))
+        })
+        .on_connect(|connection, extensions| watch(connection, extensions, HEAD_TIMEOUT))
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(Duration::from_secs(2))
+        .workers(1)
+        .disable_signals()
+        .bind("127.0.0.1:0")
+        .unwrap();
+        let address = server.addrs()[0];
+        let server = server.run();
+        let handle = server.handle();
+        rt::spawn(server);
+        let received = rt::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            socket.write_all(sent).unwrap();
+            let mut text = String::new();
+            // A reset is as good as an end.
+            let _ended = socket.read_to_string(&mut text);
+            (text, started.elapsed())
+        });
+        let received = received.await.unwrap();
+        handle.stop(false).await;
+        received
+    }
+
+    #[actix_web::test]
+    async fn a_first_request_that_does_not_come_is_not_waited_for() {
+        let (text, took) = received_after(b"POST /v1/track HTTP/1.1\r\nhost: x\r\n").await;
+        assert_eq!(text, "");
+        assert!(took >= HEAD_TIMEOUT && took < HEAD_TIMEOUT * 4, "{took:?}");
+    }
+
+    #[actix_web::test]
+    async fn a_connection_that_has_asked_is_left_to_keep_alive() {
+        let (text, took) = received_after(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(took > HEAD_TIMEOUT * 2, "{took:?}");
+    }
+}

@@ -49,9 +49,9 @@ pub(super) async fn envelope(
     let answer = answer(request, next, &state, &permission).instrument(span.clone());
     let response = answer.await?;
     Ok(span.in_scope(|| {
-        let mut response = finish_error(response, &id);
+        let (mut response, hung_up) = finish_error(response, &id);
         finish_headers(&mut response, &id, &permission);
-        log(&response, &method, started.elapsed());
+        log(&response, &method, started.elapsed(), hung_up);
         response
     }))
 }
@@ -85,14 +85,20 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
 
-/// Writes an error's final form, which names the request, and logs a defect once.
-fn finish_error(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceResponse<BoxBody> {
+/// Writes an error's final form, which names the request, and logs a defect once. True when the
+/// connection will be closed without an answer.
+fn finish_error(
+    response: ServiceResponse<BoxBody>,
+    id: &RequestId,
+) -> (ServiceResponse<BoxBody>, bool) {
     let status = response.status();
     let Some(error) = response.response().error() else {
-        return response;
+        return (response, false);
     };
+    let mut hung_up = false;
     let rendered: HttpResponse = match error.as_error::<Problem>() {
         Some(problem) => {
+            hung_up = problem.is_hangup();
             if status.is_server_error() {
                 tracing::error!(code = problem.code().as_str(), error = %problem, "request failed");
             }
@@ -100,11 +106,8 @@ fn finish_error(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
         }
         // The framework's own refusals; only a path that is not text is known to get here.
         None if status.is_client_error() => {
-            let route = format!(
-                "{} {}",
-                response.request().method(),
-                response.request().path()
-            );
+            let request = response.request();
+            let route = format!("{} {}", request.method(), request.path());
             Problem::route_not_found(route, &[]).respond(Some(id.as_str()))
         }
         None => {
@@ -112,7 +115,7 @@ fn finish_error(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
             Problem::from(Error::Internal(String::new())).respond(Some(id.as_str()))
         }
     };
-    response.into_response(rendered)
+    (response.into_response(rendered), hung_up)
 }
 
 fn finish_headers(
@@ -135,7 +138,7 @@ fn finish_headers(
     }
 }
 
-fn log(response: &ServiceResponse<BoxBody>, method: &Method, took: Duration) {
+fn log(response: &ServiceResponse<BoxBody>, method: &Method, took: Duration, hung_up: bool) {
     let request = response.request();
     let route = request.match_pattern();
     let route = route.as_deref().unwrap_or("none");
@@ -143,6 +146,10 @@ fn log(response: &ServiceResponse<BoxBody>, method: &Method, took: Duration) {
     let ms = took.as_millis();
     let extensions = request.extensions();
     let project = extensions.get::<Access>().map(|access| access.project.0);
+    if hung_up {
+        tracing::info!(%method, route, ms, project, "a client was too slow or left");
+        return;
+    }
     // One line an event would be the larger part of a busy server's work; what went well is quiet.
     if status < 400 && !route.starts_with("/v1/admin") {
         tracing::debug!(%method, route, status, ms, project, "answered");

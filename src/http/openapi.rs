@@ -11,7 +11,6 @@ use utoipa::{OpenApi as _, ToSchema};
 use utoipa_actix_web::AppExt;
 
 use super::routes;
-use crate::error::FieldError;
 
 /// One refused field.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,18 +26,6 @@ pub(super) struct FieldErrorDoc {
     path: String,
     /// `body`, `query`, `params` or `headers`.
     location: String,
-}
-
-impl From<FieldError> for FieldErrorDoc {
-    fn from(field: FieldError) -> Self {
-        Self {
-            r#type: field.kind.to_owned(),
-            value: field.value,
-            msg: field.msg,
-            path: field.path,
-            location: field.location.to_owned(),
-        }
-    }
 }
 
 /// Every error: RFC 9457 with the seed's members beside.

@@ -324,6 +324,8 @@ impl MessageBody for BrokenBody {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::io::{Read as _, Write as _};
     use std::time::Duration;
 
     use super::*;
@@ -349,6 +351,34 @@ mod tests {
             json!([{"type": "field", "value": "", "msg": "user_id is required",
                     "path": "user_id", "location": "body"}])
         );
+    }
+
+    #[actix_web::test]
+    async fn a_slow_client_is_hung_up_on_without_a_byte() {
+        let server = actix_web::HttpServer::new(|| {
+            actix_web::App::new().default_service(actix_web::web::to(|| async {
+                Err::<HttpResponse, Problem>(Problem::hangup())
+            }))
+        })
+        .workers(1)
+        .disable_signals()
+        .bind("127.0.0.1:0")
+        .unwrap();
+        let address = server.addrs()[0];
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        let received = actix_web::rt::task::spawn_blocking(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc";
+            socket.write_all(head).unwrap();
+            let mut received = Vec::new();
+            // A reset is as good as an end: either way there was no status.
+            let _ended = socket.read_to_end(&mut received);
+            received
+        });
+        assert_eq!(String::from_utf8_lossy(&received.await.unwrap()), "");
+        handle.stop(false).await;
     }
 
     #[test]

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(spaces.identity().unwrap(), None);
         let long = Params::parse(&format!("user_id={}", "x".repeat(256)));
         let Err(Error::Validation { fields, .. }) = long.identity() else {
-            panic!("refused");
+            unreachable!("a long id is refused");
         };
         assert_eq!(fields[0].msg, "user_id too long");
         assert_eq!(fields[0].location, "query");

@@ -25,7 +25,7 @@ use crate::error::Code;
 use crate::matcher::{Occurrence, Snapshot};
 use crate::model::{Call, Event, EventId, Identity, PersonId, ProjectId, RawJson};
 use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
-use crate::store::persons::{LoadPeople, LockPeople, PersonRow};
+use crate::store::person_state::{LoadPeople, LockPeople, PersonRow};
 use crate::store::{is_unavailable, schema};
 use crate::targeting::people::Address;
 use crate::targeting::{LiveCampaign, PersonState, load_addresses};

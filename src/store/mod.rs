@@ -7,13 +7,20 @@
 //!
 //! Every query is scoped by project; one that is not says why.
 
+pub mod analytics;
+pub mod audit;
+pub mod campaigns;
+pub mod events;
+pub mod flags;
 pub mod keys;
 pub mod live;
 pub mod migrate;
 pub mod partitions;
-pub mod persons;
+pub mod people;
+pub mod person_state;
 pub(crate) mod prepared;
 pub mod schema;
+pub mod segments;
 
 use std::sync::Arc;
 use std::time::Duration;

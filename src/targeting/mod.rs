@@ -29,7 +29,7 @@ use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Occurrence, Snapshot, Subject};
 use crate::model::{Identity, PersonId, ProjectId};
 use crate::rules::Limits;
-use crate::store::persons::{FindAddresses, LoadPeople, PersonRow};
+use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
 use crate::store::{Store, live as rows};
 use people::{Address, People};
 
@@ -448,7 +448,7 @@ pub(crate) fn load_addresses(
         kinds: &kinds,
         values: &values,
     };
-    let found: Vec<crate::store::persons::AddressRow> = query.load(connection)?;
+    let found: Vec<crate::store::person_state::AddressRow> = query.load(connection)?;
     let by_key: HashMap<(i16, &str), &Identity> = identities
         .iter()
         .map(|identity| ((identity.kind().as_i16(), identity.value()), identity))

@@ -1,9 +1,163 @@
-//! Import.
+//! Import of the seed's `data.json`, its verification, and its rollback.
+//!
+//! A file is known by its SHA-256. Its first import begins a *run*, whose start counts as the time
+//! its events were received (each one microsecond after the one before, so that newest-first keeps
+//! the file's order). Importing the file again meets the rows of that run, so twice gives the same
+//! rows, as does a rerun of one that was killed.
+//!
+//! # What becomes of the records
+//! - Nothing that exists is overwritten. A row of the same id with the same content counts as
+//!   present; with other content it is a *conflict*, which is listed.
+//! - A record that cannot be kept is *skipped* and listed with its reason.
+//! - Events keep their ids as row ids where these are UUIDs; otherwise, and where another project
+//!   has the id, the row id is a UUIDv5 of project and id, and the original is kept as message id.
+//! - The id of an event is claimed as a message id, so a client that sends it again within the
+//!   window gets a duplicate, and an event that a client has already sent is skipped.
+//! - The rows a run created are noted, so its rollback takes out those and no others.
+//!
+//! This module knows no HTTP, no services and no terminal; progress is told to a callback.
 
-/// Why.
+mod definitions;
+mod events;
+mod file;
+mod people;
+mod report;
+mod rollback;
+mod runs;
+mod text;
+mod verify;
+
+use std::path::Path;
+
+use diesel::PgConnection;
+
+use crate::model::ProjectId;
+use crate::store::partitions;
+
+pub use file::DataFile;
+pub use report::{Conflict, Report, Section, Skipped, SkippedRecord, Tally, Verification};
+pub use rollback::{RollbackReport, rollback};
+
+/// How many records one transaction writes.
+const BATCH_RECORDS: usize = 1_000;
+
+/// The largest file, in bytes. It is held in memory.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+
+/// Why an import or a rollback ended early. What is committed stays; running it again goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
+    /// The file cannot be read.
+    #[error("{path} cannot be read: {reason}")]
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The file is something else.
+    #[error("{path} is no data.json of the seed: {reason}")]
+    NotTheSeeds {
+        /// Its path.
+        path: String,
+        /// What was found.
+        reason: String,
+    },
+    /// Another import or rollback holds the lock.
+    #[error("another import or rollback is going on")]
+    Busy,
+    /// There is no such run.
+    #[error("this project has no import run {0}")]
+    NoSuchRun(i64),
+    /// A batch met somebody else's writes again and again.
+    #[error("other writers kept changing the same rows; run it again")]
+    Contended,
     /// A query failed.
     #[error("the database refused: {0}")]
     Database(#[from] diesel::result::Error),
+}
+
+/// Whether to import or to tell what an import would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Import and verify.
+    Import,
+    /// Change nothing.
+    DryRun,
+}
+
+/// Told after each batch: how many records of the file are done, and of how many.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Reads a file of the seed and checks every record, without a database.
+///
+/// # Errors
+/// The file cannot be read or is something else. Odd records are no errors; they are skipped.
+pub fn read(path: &Path) -> Result<DataFile, TransferError> {
+    DataFile::read(path)
+}
+
+/// Imports a file into a project, on a connection of its own and outside any transaction.
+///
+/// # Errors
+/// See [`TransferError`]. A failed verification is no error but [`Report::verified`] being false.
+pub fn import(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    file: &DataFile,
+    mode: Mode,
+    progress: Progress<'_>,
+) -> Result<Report, TransferError> {
+    runs::locked(connection, |connection| {
+        import_locked(connection, project, file, mode, progress)
+    })
+}
+
+fn import_locked(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    file: &DataFile,
+    mode: Mode,
+    progress: Progress<'_>,
+) -> Result<Report, TransferError> {
+    let plan = file.plan()?;
+    let run = match mode {
+        Mode::Import => runs::begin(connection, project, file)?,
+        Mode::DryRun => runs::peek(connection, project, file)?,
+    };
+    let mut report = Report::new(file, &plan, &run, mode);
+    if mode == Mode::Import {
+        for day in run.days(plan.event_places) {
+            partitions::ensure_day(connection, day)?;
+        }
+    }
+    let total = plan.records();
+    let mut done = 0;
+    definitions::load(connection, &run, &plan, mode, &mut report)?;
+    done += plan.campaigns.len() + plan.segments.len() + plan.flags.len();
+    progress(done, total);
+    for batch in plan.people.chunks(BATCH_RECORDS) {
+        people::load(connection, &run, batch, mode, &mut report)?;
+        done += batch.len();
+        progress(done, total);
+    }
+    for batch in plan.events.chunks(BATCH_RECORDS) {
+        events::load(connection, &run, batch, mode, &mut report)?;
+        done += batch.len();
+        progress(done, total);
+    }
+    if mode == Mode::Import {
+        report.verification = verify::verify(connection, &run, &plan, &report)?;
+        runs::finish(connection, &run, report.verified())?;
+        if report.created() > 0 {
+            runs::announce_people(connection, project)?;
+        }
+        tracing::info!(
+            run = run.id,
+            created = report.created(),
+            verified = report.verified(),
+            "import finished"
+        );
+    }
+    Ok(report)
 }

@@ -294,7 +294,7 @@ fn rig(cache_bytes: u64, shards: usize) -> Rig {
             waited.elapsed().as_secs() < 20,
             "targeting did not become ready"
         );
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        crate::support::pause(std::time::Duration::from_millis(10));
     }
     Rig {
         database,
@@ -392,7 +392,7 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
     for row in &rows {
         let kind = IdentityKind::from_i16(row.kind).unwrap();
         let identity = Identity::parse(kind, &row.value).unwrap();
-        let person = model.find(&identity).expect("the model knows the identity");
+        let person = model.find(&identity).unwrap();
         assert_eq!(
             *number_of.entry(person).or_insert(row.person_id),
             row.person_id
@@ -415,10 +415,7 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
     .unwrap();
     assert_eq!(events.len(), model.events.len());
     for row in events {
-        let place = ids
-            .iter()
-            .position(|id| id.0 == row.id)
-            .expect("the event was answered");
+        let place = ids.iter().position(|id| id.0 == row.id).unwrap();
         let person = model.survivor(model.events[place]);
         assert_eq!(number_of.get(&person), Some(&row.person));
     }
@@ -426,11 +423,7 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
 
 /// How many random histories each variant runs; the long form is for soaks.
 fn cases() -> u32 {
-    if std::env::var_os("BECKON_SOAK").is_some() {
-        2_000
-    } else {
-        60
-    }
+    if crate::support::is_soak() { 2_000 } else { 60 }
 }
 
 fn run_histories(cache_bytes: u64, shards: usize) {
@@ -500,7 +493,7 @@ fn concurrent_changes_leave_no_stale_state() {
                         op,
                         message: Some(round),
                     };
-                    let now = Utc::now();
+                    let now = crate::support::now();
                     let items = vec![Item::Event(Box::new(event(&sent, now)))];
                     runtime.block_on(rig.ingest.submit(project, items)).unwrap();
                     let who = user(number);
@@ -527,7 +520,7 @@ fn concurrent_changes_leave_no_stale_state() {
         let remembered = runtime
             .block_on(rig.targeting.person(project, &identity))
             .unwrap();
-        let remembered = remembered.expect("somebody who has an identity is known");
+        let remembered = remembered.unwrap();
         assert_eq!(*remembered.traits, row.traits, "{identity:?}");
         assert_eq!(remembered.id.0, row.person_id, "{identity:?}");
     }

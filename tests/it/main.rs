@@ -1,13 +1,38 @@
 //! The integration tests: one binary, whose tree mirrors what it tests.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//!
+//! Most are black box: each starts the real server on a database of its own, talks to it over
+//! HTTP, and looks into the database past it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and tells its seed"
+)]
+
+mod admin_events;
+mod auth_matrix;
+mod campaign_flow;
 mod core_review;
+mod crash;
 mod decode_encoding;
 mod decode_fuzz;
 mod decode_recordings;
 mod decode_rules;
+mod docs;
 mod embedded_pg;
+mod golden;
+mod hostile;
+mod identity;
+mod imports_direction;
+mod ingest;
 mod ingest_model;
+mod isolation;
+mod keys;
+mod migrations;
+mod nodes;
+mod readiness;
 mod rules_official_suite;
 mod rules_seed_vectors;
+mod segment_replay;
 mod support;

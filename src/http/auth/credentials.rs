@@ -27,6 +27,7 @@ fn from_parts(headers: &HeaderMap, query: &str) -> Vec<String> {
         .unwrap_or_default();
     let (scheme, rest) = match authorization.split_once(' ') {
         Some((scheme, rest)) => (scheme, rest.trim()),
+        None if is_scheme(authorization) => (authorization, ""),
         None => ("", authorization),
     };
     if scheme.eq_ignore_ascii_case("basic") {
@@ -41,6 +42,10 @@ fn from_parts(headers: &HeaderMap, query: &str) -> Vec<String> {
     }
     push(&mut found, query_key(query).as_deref());
     found
+}
+
+fn is_scheme(word: &str) -> bool {
+    word.eq_ignore_ascii_case("basic") || word.eq_ignore_ascii_case("bearer")
 }
 
 /// Adds a text unless it is empty, too long to be a key, or there already.

@@ -1,4 +1,4 @@
-//! Origins that may call without a key, as one list that is read at most every few seconds.
+//! Origins that may call without a key, as one list that is read at most once a second.
 //!
 //! The whole list is cached rather than each answer, so that no stream of made-up origins can turn
 //! into a stream of queries.
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::model::ProjectId;
 use crate::store::{Store, keys};
 
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(1);
 const ORIGINS_MAX: i64 = 10_000;
 
 #[derive(Debug)]

@@ -64,8 +64,10 @@ pub(super) struct Ready {
     status: &'static str,
 }
 
-/// Says whether the server can do its work: the database answers, it is set up to be durable, and
-/// the server is not stopping. Fails within the database's deadline of two seconds.
+/// Says whether the server can do its work.
+///
+/// The database answers, it is set up to be durable, the campaigns are loaded, and the server is
+/// not stopping. Fails within the database's deadline of two seconds.
 #[utoipa::path(tag = "service", operation_id = "get_ready",
     responses((status = 200, description = "The server is ready.", body = Ready)))]
 #[get("/readyz")]
@@ -78,6 +80,9 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
         .run(|connection| sql_query("SELECT 1").execute(connection));
     if let Err(error) = asked.await {
         return Err(not_ready(error, "database"));
+    }
+    if !state.targeting.is_ready() {
+        return Err(not_ready(Error::DatabaseUnavailable, "campaigns"));
     }
     if let Some(reason) = state.readiness.blocked() {
         tracing::warn!(reason = reason.as_str(), "the server is not ready");

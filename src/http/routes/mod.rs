@@ -3,8 +3,18 @@
 //! A handler's attribute holds its method and path; the OpenAPI document is collected from the same
 //! list, so a route that is served is described.
 
+mod analytics;
+mod author;
+mod campaigns;
+mod delivery;
+mod events;
+mod features;
 mod health;
 mod ingest;
+mod keys;
+mod segments;
+mod sources;
+mod users;
 
 use actix_web::http::Method;
 use actix_web::web::{self, Redirect};
@@ -26,20 +36,50 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(ingest::screen_event)
         .service(ingest::group_user)
         .service(ingest::alias_user)
-        .service(ingest::short_track_event)
-        .service(ingest::short_identify_user)
-        .service(ingest::short_page_event)
-        .service(ingest::short_screen_event)
-        .service(ingest::short_group_user)
-        .service(ingest::short_alias_user)
+        .service(ingest::track_event_short)
+        .service(ingest::identify_user_short)
+        .service(ingest::page_event_short)
+        .service(ingest::screen_event_short)
+        .service(ingest::group_user_short)
+        .service(ingest::alias_user_short)
         .service(ingest::send_metrics)
         .service(ingest::batch_events)
         .service(ingest::import_events)
-        .service(ingest::short_batch_events)
-        .service(ingest::beacon_events)
+        .service(ingest::batch_events_short)
+        .service(ingest::batch_events_beacon)
         .service(ingest::create_leads)
-        .service(ingest::analytics_track_event)
-        .service(ingest::analytics_identify_user)
+        .service(ingest::track_event_analytics)
+        .service(ingest::identify_user_analytics)
+        // What SDKs read.
+        .service(delivery::list_live_campaigns)
+        .service(delivery::get_feature)
+        .service(delivery::get_feature_value)
+        .service(delivery::get_feature_payload)
+        .service(sources::get_project_settings)
+        .service(sources::get_source_config)
+        // What people manage.
+        .service(campaigns::list_campaigns)
+        .service(campaigns::create_campaign)
+        .service(campaigns::get_campaign)
+        .service(campaigns::update_campaign)
+        .service(campaigns::delete_campaign)
+        .service(segments::list_segments)
+        .service(segments::create_segment)
+        .service(segments::get_segment)
+        .service(segments::update_segment)
+        .service(segments::delete_segment)
+        .service(users::list_users)
+        .service(users::get_user)
+        .service(users::list_user_events)
+        .service(events::list_events)
+        .service(features::list_features)
+        .service(features::save_feature)
+        .service(keys::list_keys)
+        .service(keys::create_key)
+        .service(keys::revoke_key)
+        // How campaigns do.
+        .service(analytics::get_overview)
+        .service(analytics::get_campaign_report)
         // How the server does.
         .service(health::get_health)
         .service(health::get_live)

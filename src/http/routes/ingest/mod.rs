@@ -223,37 +223,37 @@ call_route!(
     "Links two identities of one person."
 );
 call_route!(
-    short_track_event,
+    track_event_short,
     "/v1/t",
     Route::Track,
     "As /v1/track, for browsers."
 );
 call_route!(
-    short_identify_user,
+    identify_user_short,
     "/v1/i",
     Route::Identify,
     "As /v1/identify, for browsers."
 );
 call_route!(
-    short_page_event,
+    page_event_short,
     "/v1/p",
     Route::Page,
     "As /v1/page, for browsers."
 );
 call_route!(
-    short_screen_event,
+    screen_event_short,
     "/v1/s",
     Route::Screen,
     "As /v1/screen, for browsers."
 );
 call_route!(
-    short_group_user,
+    group_user_short,
     "/v1/g",
     Route::Group,
     "As /v1/group, for browsers."
 );
 call_route!(
-    short_alias_user,
+    alias_user_short,
     "/v1/a",
     Route::Alias,
     "As /v1/alias, for browsers."
@@ -265,13 +265,13 @@ call_route!(
     "Takes a client's own metrics and drops them."
 );
 call_route!(
-    analytics_track_event,
+    track_event_analytics,
     "/v1/analytics/track",
     Route::Track,
     "As /v1/track."
 );
 call_route!(
-    analytics_identify_user,
+    identify_user_analytics,
     "/v1/analytics/identify",
     Route::Identify,
     "As /v1/identify."
@@ -299,9 +299,9 @@ macro_rules! batch_route {
 
 batch_route!(batch_events, "/v1/batch", "Stores a list of calls.");
 batch_route!(import_events, "/v1/import", "As /v1/batch, for history.");
-batch_route!(short_batch_events, "/v1/b", "As /v1/batch, for browsers.");
+batch_route!(batch_events_short, "/v1/b", "As /v1/batch, for browsers.");
 batch_route!(
-    beacon_events,
+    batch_events_beacon,
     "/beacon/v1/batch",
     "As /v1/batch, for pages that close; the key is in the query."
 );

@@ -1,0 +1,302 @@
+//! Campaigns, as admins manage them.
+
+pub(super) mod draft;
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
+use diesel::PgConnection;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::author::{Author, seed_time};
+use crate::error::Error;
+use crate::http::auth::{Admin, Authorized, Read};
+use crate::http::body;
+use crate::http::problem::Problem;
+use crate::http::query::Params;
+use crate::http::request_id::new_uuid;
+use crate::http::state::AppState;
+use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
+use crate::targeting::{Targeting, Warning};
+use draft::Draft;
+
+const NOT_FOUND: Error = Error::NotFound("Campaign");
+
+/// A campaign as it is sent. Members that are not listed are kept and returned.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `draft` reads")]
+struct CampaignBody {
+    /// Its name, 1 to 255 characters. Needed for a new one.
+    name: Option<String>,
+    /// `active`, `paused` or `draft`.
+    status: Option<String>,
+    /// The event that makes it a candidate.
+    trigger: Option<String>,
+    /// What it looks like to clients; else `config.type`, else `modal`.
+    r#type: Option<String>,
+    /// What clients show; opaque.
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    /// The seed's rule list; all must hold.
+    #[schema(value_type = Option<Vec<Object>>)]
+    rules: Option<Vec<Value>>,
+    /// JsonLogic that must hold too.
+    #[schema(value_type = Option<Object>)]
+    targeting: Option<Value>,
+}
+
+/// A campaign as it is answered.
+#[derive(Debug, Serialize, ToSchema)]
+struct Campaign {
+    /// Its id, given by the server.
+    id: String,
+    /// Its name.
+    name: String,
+    /// `active`, `paused` or `draft`.
+    status: Option<String>,
+    /// The event that makes it a candidate.
+    trigger: Option<String>,
+    /// What it looks like to clients.
+    r#type: String,
+    /// What clients show.
+    #[schema(value_type = Object)]
+    config: Value,
+    /// The seed's rule list.
+    #[schema(value_type = Vec<Object>)]
+    rules: Vec<Value>,
+    /// JsonLogic.
+    #[schema(value_type = Option<Object>)]
+    targeting: Option<Value>,
+    /// When it was made.
+    #[serde(rename = "createdAt")]
+    created_at: String,
+    /// When it was last changed.
+    #[serde(rename = "updatedAt")]
+    updated_at: Option<String>,
+    /// What may surprise, in the answer to a save only.
+    #[schema(value_type = Option<Vec<Object>>)]
+    warnings: Option<Vec<Value>>,
+}
+
+/// A page of campaigns.
+#[derive(Debug, Serialize, ToSchema)]
+struct CampaignList {
+    /// The page, newest first.
+    campaigns: Vec<Campaign>,
+    /// How many the filter holds.
+    total: i64,
+}
+
+/// A deleted campaign.
+#[derive(Debug, Serialize, ToSchema)]
+struct DeletedCampaign {
+    /// Always true.
+    ok: bool,
+    /// What it was.
+    deleted: Campaign,
+}
+
+/// Lists campaigns, newest first.
+#[utoipa::path(tag = "admin", operation_id = "list_campaigns", security(("api_key" = ["read"])),
+    params(
+        ("limit" = Option<i64>, Query, description = "1 to 100, clamped; default 20."),
+        ("offset" = Option<i64>, Query, description = "How many to skip, clamped."),
+        ("status" = Option<String>, Query, description = "Only those of this status."),
+        ("trigger" = Option<String>, Query, description = "Only those of this trigger."),
+        ("q" = Option<String>, Query, description = "Only those with these words in name or trigger."),
+    ),
+    responses((status = 200, description = "A page.", body = CampaignList)))]
+#[get("/v1/admin/campaigns")]
+pub(super) async fn list_campaigns(
+    reader: Authorized<Read>,
+    params: Params,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let project = reader.access.project;
+    let (limit, offset) = (params.limit(20, 100)?, params.offset()?);
+    let filter = CampaignFilter {
+        status: params.text("status", 20)?.map(str::to_owned),
+        trigger: params.text("trigger", 200)?.map(str::to_owned),
+        words: params.text("q", 200)?.map(str::to_owned),
+    };
+    let (page, total) = state
+        .store
+        .run(move |connection| campaigns::list(connection, project, &filter, limit, offset))
+        .await?;
+    let page: Vec<_> = page.into_iter().map(draft::into_answer).collect();
+    Ok(HttpResponse::Ok().json(json!({"campaigns": page, "total": total})))
+}
+
+/// Reads a campaign.
+#[utoipa::path(tag = "admin", operation_id = "get_campaign", security(("api_key" = ["read"])),
+    params(("id" = String, Path, description = "The campaign's id.")),
+    responses((status = 200, description = "The campaign.", body = Campaign)))]
+#[get("/v1/admin/campaigns/{id}")]
+pub(super) async fn get_campaign(
+    reader: Authorized<Read>,
+    id: web::Path<String>,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let id = checked_id(id.into_inner())?;
+    let project = reader.access.project;
+    let found = state
+        .store
+        .run(move |connection| campaigns::find(connection, project, &id))
+        .await?;
+    Ok(HttpResponse::Ok().json(draft::into_answer(found.ok_or(NOT_FOUND)?)))
+}
+
+/// Makes a campaign. It is live, if active, before the answer is sent.
+#[utoipa::path(tag = "admin", operation_id = "create_campaign", security(("api_key" = ["admin"])),
+    request_body = CampaignBody,
+    responses((status = 201, description = "The campaign.", body = Campaign),
+              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+#[post("/v1/admin/campaigns")]
+pub(super) async fn create_campaign(
+    request: HttpRequest,
+    admin: Authorized<Admin>,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read_object(&request, payload, &state).await?;
+    let author = Author::of(&request, &admin, &state.clock);
+    let id = new_uuid(&state.clock).to_string();
+    let draft = Draft::new(body, &id, &seed_time(author.at))?;
+    let targeting = state.targeting.clone();
+    let (stored, warnings) = state
+        .targeting
+        .change(author.project, move |connection| {
+            create(connection, &targeting, &author, &id, draft)
+        })
+        .await?;
+    Ok(HttpResponse::Created().json(saved(stored, &warnings)))
+}
+
+fn create(
+    connection: &mut PgConnection,
+    targeting: &Targeting,
+    author: &Author,
+    id: &str,
+    draft: Draft,
+) -> Result<(StoredCampaign, Vec<Warning>), Error> {
+    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    let body = Value::Object(draft.body.clone());
+    let fields = fields(&draft, &body);
+    let stored = campaigns::insert(connection, author.project, id, &fields, author.at)?;
+    record(connection, author, &stored, "create")?;
+    Ok((stored, warnings))
+}
+
+/// Changes a campaign: each top-level member that is sent replaces the stored one whole.
+#[utoipa::path(tag = "admin", operation_id = "update_campaign", security(("api_key" = ["admin"])),
+    params(("id" = String, Path, description = "The campaign's id.")),
+    request_body = CampaignBody,
+    responses((status = 200, description = "The campaign.", body = Campaign),
+              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+#[put("/v1/admin/campaigns/{id}")]
+pub(super) async fn update_campaign(
+    request: HttpRequest,
+    admin: Authorized<Admin>,
+    id: web::Path<String>,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let patch = draft::check_patch(body::read_object(&request, payload, &state).await?)?;
+    let id = checked_id(id.into_inner())?;
+    let author = Author::of(&request, &admin, &state.clock);
+    let targeting = state.targeting.clone();
+    let bytes_max = state.settings.admin_body_bytes_max;
+    let (stored, warnings) = state
+        .targeting
+        .change(author.project, move |connection| {
+            update(connection, &targeting, &author, &id, patch, bytes_max)
+        })
+        .await?;
+    Ok(HttpResponse::Ok().json(saved(stored, &warnings)))
+}
+
+fn update(
+    connection: &mut PgConnection,
+    targeting: &Targeting,
+    author: &Author,
+    id: &str,
+    patch: Map<String, Value>,
+    bytes_max: usize,
+) -> Result<(StoredCampaign, Vec<Warning>), Error> {
+    let stored = campaigns::find_for_update(connection, author.project, id)?.ok_or(NOT_FOUND)?;
+    let draft = Draft::merged(stored, patch, &seed_time(author.at), bytes_max)?;
+    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    let body = Value::Object(draft.body.clone());
+    let fields = fields(&draft, &body);
+    let stored = campaigns::update(connection, author.project, id, &fields, author.at)?;
+    record(connection, author, &stored, "update")?;
+    Ok((stored, warnings))
+}
+
+/// Deletes a campaign. Its history is kept.
+#[utoipa::path(tag = "admin", operation_id = "delete_campaign", security(("api_key" = ["admin"])),
+    params(("id" = String, Path, description = "The campaign's id.")),
+    responses((status = 200, description = "What it was.", body = DeletedCampaign)))]
+#[delete("/v1/admin/campaigns/{id}")]
+pub(super) async fn delete_campaign(
+    request: HttpRequest,
+    admin: Authorized<Admin>,
+    id: web::Path<String>,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let id = checked_id(id.into_inner())?;
+    let author = Author::of(&request, &admin, &state.clock);
+    let deleted = state
+        .targeting
+        .change(author.project, move |connection| {
+            let deleted = campaigns::delete(connection, author.project, &id)?.ok_or(NOT_FOUND)?;
+            record(connection, &author, &deleted, "delete")?;
+            Ok(deleted)
+        })
+        .await?;
+    let deleted = draft::into_answer(deleted);
+    Ok(HttpResponse::Ok().json(json!({"ok": true, "deleted": deleted})))
+}
+
+/// An id that cannot be one is as missing as one that is not there.
+fn checked_id(id: String) -> Result<String, Error> {
+    if draft::unfit(&id, 255).is_some() {
+        return Err(NOT_FOUND);
+    }
+    Ok(id)
+}
+
+fn fields<'a>(draft: &'a Draft, body: &'a Value) -> CampaignFields<'a> {
+    CampaignFields {
+        name: draft.name(),
+        status: draft.status(),
+        trigger: draft.trigger(),
+        body,
+    }
+}
+
+fn record(
+    connection: &mut PgConnection,
+    author: &Author,
+    campaign: &StoredCampaign,
+    action: &str,
+) -> Result<(), Error> {
+    campaigns::record_history(
+        connection,
+        author.project,
+        campaign,
+        action,
+        &author.actor,
+        author.at,
+    )?;
+    author.audit(connection, action, "campaign", &campaign.id)?;
+    Ok(())
+}
+
+fn saved(stored: StoredCampaign, warnings: &[Warning]) -> Map<String, Value> {
+    let mut answer = draft::into_answer(stored);
+    if !warnings.is_empty() {
+        answer.insert("warnings".into(), json!(warnings));
+    }
+    answer
+}

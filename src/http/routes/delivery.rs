@@ -1,0 +1,182 @@
+//! What SDKs read: campaigns and flags.
+//!
+//! Nobody's key, and somebody never seen, are answered as a person without traits.
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, get, web};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::ingest::answer::push_campaigns;
+use crate::error::Error;
+use crate::http::auth::{Authorized, Client};
+use crate::http::problem::Problem;
+use crate::http::query::Params;
+use crate::http::state::AppState;
+use crate::model::{Identity, ProjectId};
+use crate::targeting::{FlagDecision, PersonState};
+
+/// Live campaigns.
+#[derive(Debug, Serialize, ToSchema)]
+struct LiveCampaigns {
+    /// The campaigns to show, best first.
+    #[schema(value_type = Vec<Object>)]
+    campaigns: Vec<Value>,
+}
+
+/// A flag as one person sees it.
+#[derive(Debug, Serialize, ToSchema)]
+struct FeatureAnswer {
+    /// The flag's key.
+    key: String,
+    /// Whether it is on; false for a flag that does not exist.
+    enabled: bool,
+    /// Its value, when it is on and has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+}
+
+/// A flag's value.
+#[derive(Debug, Serialize, ToSchema)]
+struct ValueAnswer {
+    /// The flag's key.
+    key: String,
+    /// Its value; null when it is off or has none.
+    value: Option<Value>,
+}
+
+/// Lists the campaigns this person should see without an event.
+#[utoipa::path(tag = "delivery", operation_id = "list_live_campaigns",
+    security(("api_key" = ["client"])),
+    params(
+        ("user_id" = Option<String>, Query, description = "The user's id, at most 255 characters."),
+        ("anonymous_id" = Option<String>, Query, description = "Else an anonymous id."),
+    ),
+    responses((status = 200, description = "Live campaigns.", body = LiveCampaigns)))]
+#[get("/v1/campaigns")]
+pub(super) async fn list_live_campaigns(
+    client: Authorized<Client>,
+    params: Params,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let project = client.access.project;
+    let caller = Caller::find(&state, project, &params).await?;
+    let campaigns = state.targeting.campaigns_on_fetch(
+        project,
+        caller.identity.as_ref(),
+        caller.person.as_deref(),
+        state.clock.now(),
+    );
+    let mut text = String::from(r#"{"campaigns":["#);
+    push_campaigns(&mut text, &campaigns);
+    text.push_str("]}");
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(text))
+}
+
+/// Says whether a flag is on for this person.
+#[utoipa::path(tag = "delivery", operation_id = "get_feature", security(("api_key" = ["client"])),
+    params(
+        ("key" = String, Path, description = "The flag's key."),
+        ("user_id" = Option<String>, Query, description = "The user's id."),
+        ("anonymous_id" = Option<String>, Query, description = "Else an anonymous id."),
+    ),
+    responses((status = 200, description = "The flag.", body = FeatureAnswer)))]
+#[get("/v1/features/{key}")]
+pub(super) async fn get_feature(
+    client: Authorized<Client>,
+    key: web::Path<String>,
+    params: Params,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let decision = decide(&state, client.access.project, &key, &params).await?;
+    Ok(HttpResponse::Ok().json(FeatureAnswer {
+        key: key.into_inner(),
+        enabled: decision.enabled,
+        value: decision.value,
+    }))
+}
+
+/// Reads a flag's value for this person.
+#[utoipa::path(tag = "delivery", operation_id = "get_feature_value",
+    security(("api_key" = ["client"])),
+    params(
+        ("key" = String, Path, description = "The flag's key."),
+        ("user_id" = Option<String>, Query, description = "The user's id."),
+        ("anonymous_id" = Option<String>, Query, description = "Else an anonymous id."),
+    ),
+    responses((status = 200, description = "The value.", body = ValueAnswer)))]
+#[get("/v1/features/{key}/value")]
+pub(super) async fn get_feature_value(
+    client: Authorized<Client>,
+    key: web::Path<String>,
+    params: Params,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let decision = decide(&state, client.access.project, &key, &params).await?;
+    Ok(HttpResponse::Ok().json(ValueAnswer {
+        key: key.into_inner(),
+        value: decision.value,
+    }))
+}
+
+/// Reads a flag's value for this person, as the whole body.
+#[utoipa::path(tag = "delivery", operation_id = "get_feature_payload",
+    security(("api_key" = ["client"])),
+    params(
+        ("key" = String, Path, description = "The flag's key."),
+        ("user_id" = Option<String>, Query, description = "The user's id."),
+        ("anonymous_id" = Option<String>, Query, description = "Else an anonymous id."),
+    ),
+    responses((status = 200, description = "The value; null when the flag is off or has none.",
+        body = Value)))]
+#[get("/v1/features/{key}/payload")]
+pub(super) async fn get_feature_payload(
+    client: Authorized<Client>,
+    key: web::Path<String>,
+    params: Params,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let decision = decide(&state, client.access.project, &key, &params).await?;
+    Ok(HttpResponse::Ok().json(decision.value))
+}
+
+async fn decide(
+    state: &AppState,
+    project: ProjectId,
+    key: &str,
+    params: &Params,
+) -> Result<FlagDecision, Error> {
+    let caller = Caller::find(state, project, params).await?;
+    Ok(state.targeting.flag(
+        project,
+        key,
+        caller.identity.as_ref(),
+        caller.person.as_deref(),
+        state.clock.now(),
+    ))
+}
+
+/// The person a query names, and what is known of them.
+struct Caller {
+    identity: Option<Identity>,
+    person: Option<Arc<PersonState>>,
+}
+
+impl Caller {
+    async fn find(state: &AppState, project: ProjectId, params: &Params) -> Result<Self, Error> {
+        let identity = params.identity()?;
+        if !state.targeting.is_ready() {
+            // Nothing is loaded yet; "no campaigns" would be a wrong decision.
+            return Err(Error::DatabaseUnavailable);
+        }
+        let person = match &identity {
+            Some(identity) => state.targeting.person(project, identity).await?,
+            None => None,
+        };
+        Ok(Self { identity, person })
+    }
+}

@@ -1,0 +1,464 @@
+//! Taking a run out again: the rows it created, and no others.
+//!
+//! A row that was changed since is kept and listed, unless the caller insists. Somebody with later
+//! events, or who was linked with somebody else, is always kept: without the person those events
+//! would belong to nobody. What is kept stays noted, so a second rollback looks at it again and
+//! otherwise finds nothing to do.
+//!
+//! A server that runs may hold a person in memory and file an event under them at the very moment
+//! they are taken out. So after the servers were told to forget, such events are looked for and
+//! given a person again.
+
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::sql_types::{Array, BigInt, Bool, Date, Nullable, Text};
+use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
+use serde::Serialize;
+
+use super::definitions::{CAMPAIGN_DIGEST, FLAG_DIGEST, SEGMENT_DIGEST, actor};
+use super::events::days;
+use super::people::PERSON_DIGEST;
+use super::runs::{self, Run};
+use super::{BATCH_RECORDS, TransferError};
+use crate::model::{Identity, ProjectId};
+use crate::store::live;
+use crate::store::partitions::MESSAGE_BUCKET_LOCK;
+
+/// How long running servers get to forget the people they hold in memory.
+const FORGETTING: Duration = Duration::from_secs(1);
+
+/// What a rollback took out and what it left.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RollbackReport {
+    /// The run.
+    pub run: i64,
+    /// Campaigns taken out.
+    pub campaigns: i64,
+    /// Segments taken out.
+    pub segments: i64,
+    /// Flags taken out.
+    pub flags: i64,
+    /// People taken out.
+    pub people: i64,
+    /// Events taken out.
+    pub events: i64,
+    /// Rows of the run that were left, each with the reason.
+    pub kept: Vec<Kept>,
+}
+
+/// A row that was left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// `campaign`, `segment`, `flag` or `person`.
+    pub kind: String,
+    /// Its id; a person's application id.
+    pub id: String,
+    /// Why it was left.
+    pub reason: &'static str,
+}
+
+impl RollbackReport {
+    /// Rows taken out, all kinds together.
+    pub fn removed(&self) -> i64 {
+        self.campaigns + self.segments + self.flags + self.people + self.events
+    }
+}
+
+/// Takes a run out, on a connection of its own and outside any transaction. `force` takes out rows
+/// that were changed since, too.
+///
+/// # Errors
+/// See [`TransferError`]. What is committed stays; running it again goes on.
+pub fn rollback(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    run: i64,
+    force: bool,
+) -> Result<RollbackReport, TransferError> {
+    runs::locked(connection, |connection| {
+        let run = runs::by_id(connection, project, run)?;
+        let mut report = RollbackReport {
+            run: run.id,
+            ..RollbackReport::default()
+        };
+        report.events = take_out_events(connection, &run)?;
+        let removed = take_out_people(connection, &run, force, &mut report)?;
+        connection
+            .transaction(|connection| take_out_definitions(connection, &run, force, &mut report))?;
+        sql_query(
+            "UPDATE import_runs SET rolled_back_at = coalesce(rolled_back_at, now()), \
+             verified_at = NULL WHERE id = $1",
+        )
+        .bind::<BigInt, _>(run.id)
+        .execute(connection)?;
+        runs::announce_people(connection, project)?;
+        settle_strays(connection, &run, &removed)?;
+        tracing::info!(
+            run = run.id,
+            removed = report.removed(),
+            kept = report.kept.len(),
+            "import rolled back"
+        );
+        Ok(report)
+    })
+}
+
+#[derive(diesel::QueryableByName)]
+struct Counts {
+    #[diesel(sql_type = BigInt)]
+    noted: i64,
+    #[diesel(sql_type = BigInt)]
+    removed: i64,
+}
+
+fn batch_rows() -> i64 {
+    i64::try_from(BATCH_RECORDS).unwrap_or(i64::MAX)
+}
+
+/// Removes the run's events and gives up their message ids, a batch a transaction.
+fn take_out_events(connection: &mut PgConnection, run: &Run) -> QueryResult<i64> {
+    let days = days(connection)?;
+    let mut total = 0;
+    loop {
+        let counts = connection.transaction(|connection| {
+            connection.batch_execute(&format!(
+                "SELECT pg_advisory_xact_lock_shared({MESSAGE_BUCKET_LOCK})"
+            ))?;
+            sql_query(
+                "WITH noted AS (DELETE FROM import_rows WHERE run_id = $1 AND kind = 'event' \
+                     AND key IN (SELECT key FROM import_rows WHERE run_id = $1 \
+                                 AND kind = 'event' ORDER BY key LIMIT $4) RETURNING key), \
+                 gone AS (DELETE FROM events e USING noted n WHERE e.project_id = $2 \
+                     AND e.received_on = ANY($3) AND e.id = n.key::uuid \
+                     RETURNING e.id, sha256(convert_to(coalesce(e.message_id, e.id::text), \
+                                                       'UTF8')) AS digest), \
+                 zero AS (DELETE FROM message_ids_0 m USING gone g WHERE m.project_id = $2 \
+                     AND m.digest = g.digest AND m.event_id = g.id), \
+                 one AS (DELETE FROM message_ids_1 m USING gone g WHERE m.project_id = $2 \
+                     AND m.digest = g.digest AND m.event_id = g.id) \
+                 SELECT (SELECT count(*) FROM noted) AS noted, \
+                        (SELECT count(*) FROM gone) AS removed",
+            )
+            .bind::<BigInt, _>(run.id)
+            .bind::<BigInt, _>(run.project.0)
+            .bind::<Array<Date>, _>(&days)
+            .bind::<BigInt, _>(batch_rows())
+            .get_result::<Counts>(connection)
+        })?;
+        total += counts.removed;
+        if counts.noted == 0 {
+            return Ok(total);
+        }
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct NotedPerson {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    id: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    value: Option<String>,
+    #[diesel(sql_type = Bool)]
+    is_changed: bool,
+    #[diesel(sql_type = Bool)]
+    has_events: bool,
+    #[diesel(sql_type = Bool)]
+    is_linked: bool,
+}
+
+/// Removes the run's people, and returns them.
+fn take_out_people(
+    connection: &mut PgConnection,
+    run: &Run,
+    force: bool,
+    report: &mut RollbackReport,
+) -> QueryResult<Vec<(i64, String)>> {
+    let mut removed = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (batch, kept, next) = connection
+            .transaction(|connection| take_out_people_batch(connection, run, force, &after))?;
+        report.people += i64::try_from(batch.len()).unwrap_or_default();
+        report.kept.extend(kept);
+        removed.extend(batch);
+        match next {
+            Some(key) => after = key,
+            None => return Ok(removed),
+        }
+    }
+}
+
+type PeopleBatch = (Vec<(i64, String)>, Vec<Kept>, Option<String>);
+
+fn take_out_people_batch(
+    connection: &mut PgConnection,
+    run: &Run,
+    force: bool,
+    after: &str,
+) -> QueryResult<PeopleBatch> {
+    // Writers of events that create or change a person hold its row; what they wrote is seen by
+    // the next statement.
+    sql_query(
+        "SELECT p.id FROM import_rows r JOIN persons p ON p.id = r.key::bigint \
+         WHERE r.run_id = $1 AND r.kind = 'person' AND r.key > $2 AND r.key <= coalesce(\
+           (SELECT max(key) FROM (SELECT key FROM import_rows WHERE run_id = $1 \
+             AND kind = 'person' AND key > $2 ORDER BY key LIMIT $3) AS batch), '') \
+         ORDER BY p.id FOR UPDATE OF p",
+    )
+    .bind::<BigInt, _>(run.id)
+    .bind::<Text, _>(after)
+    .bind::<BigInt, _>(batch_rows())
+    .execute(connection)?;
+    let noted: Vec<NotedPerson> = sql_query(format!(
+        "SELECT r.key, p.id, p.bucketing_value AS value, \
+                coalesce({PERSON_DIGEST} IS DISTINCT FROM r.digest, false) AS is_changed, \
+                EXISTS (SELECT FROM events e WHERE e.project_id = $4 AND e.person_id = p.id) \
+                  AS has_events, \
+                p.merged_into IS NOT NULL \
+                  OR EXISTS (SELECT FROM persons m WHERE m.merged_into = p.id) \
+                  OR (SELECT count(*) > 1 FROM identities i WHERE i.person_id = p.id) AS is_linked \
+         FROM import_rows r LEFT JOIN persons p ON p.id = r.key::bigint AND p.project_id = $4 \
+         WHERE r.run_id = $1 AND r.kind = 'person' AND r.key > $2 ORDER BY r.key LIMIT $3"
+    ))
+    .bind::<BigInt, _>(run.id)
+    .bind::<Text, _>(after)
+    .bind::<BigInt, _>(batch_rows())
+    .bind::<BigInt, _>(run.project.0)
+    .load(connection)?;
+    let next = noted.last().map(|person| person.key.clone());
+    let mut gone = Vec::new();
+    let mut removed = Vec::new();
+    let mut kept = Vec::new();
+    for person in noted {
+        let (Some(id), Some(value)) = (person.id, person.value) else {
+            gone.push(person.key);
+            continue;
+        };
+        let reason = match () {
+            () if person.has_events => Some("later events belong to this person"),
+            () if person.is_linked => Some("the person was linked with another since"),
+            () if person.is_changed && !force => Some("the traits were changed since"),
+            () => None,
+        };
+        match reason {
+            Some(reason) => kept.push(Kept {
+                kind: "person".to_owned(),
+                id: value,
+                reason,
+            }),
+            None => {
+                gone.push(person.key);
+                removed.push((id, value));
+            }
+        }
+    }
+    delete_people(connection, run, &gone)?;
+    Ok((removed, kept, next))
+}
+
+fn delete_people(connection: &mut PgConnection, run: &Run, keys: &[String]) -> QueryResult<()> {
+    sql_query(
+        "WITH noted AS (DELETE FROM import_rows WHERE run_id = $1 AND kind = 'person' \
+             AND key = ANY($3) RETURNING key::bigint AS id), \
+         named AS (DELETE FROM identities i USING noted n \
+             WHERE i.project_id = $2 AND i.person_id = n.id) \
+         DELETE FROM persons p USING noted n WHERE p.project_id = $2 AND p.id = n.id",
+    )
+    .bind::<BigInt, _>(run.id)
+    .bind::<BigInt, _>(run.project.0)
+    .bind::<Array<Text>, _>(keys)
+    .execute(connection)
+    .map(drop)
+}
+
+#[derive(diesel::QueryableByName)]
+struct Definition {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Bool)]
+    is_there: bool,
+    #[diesel(sql_type = Bool)]
+    is_changed: bool,
+}
+
+fn take_out_definitions(
+    connection: &mut PgConnection,
+    run: &Run,
+    force: bool,
+    report: &mut RollbackReport,
+) -> QueryResult<()> {
+    for (kind, table, key, digest) in [
+        ("campaign", "campaigns", "id", CAMPAIGN_DIGEST),
+        ("segment", "segments", "id", SEGMENT_DIGEST),
+        ("flag", "feature_flags", "key", FLAG_DIGEST),
+    ] {
+        let noted: Vec<Definition> = sql_query(format!(
+            "SELECT r.key, t.found IS NOT NULL AS is_there, \
+                    t.content IS DISTINCT FROM r.digest AS is_changed \
+             FROM import_rows r LEFT JOIN (SELECT {key} AS found, {digest} AS content \
+               FROM {table} WHERE project_id = $2 FOR UPDATE) AS t ON t.found = r.key \
+             WHERE r.run_id = $1 AND r.kind = '{kind}' ORDER BY r.key"
+        ))
+        .bind::<BigInt, _>(run.id)
+        .bind::<BigInt, _>(run.project.0)
+        .load(connection)?;
+        let mut gone = Vec::new();
+        let mut removed = Vec::new();
+        for row in noted {
+            if row.is_there && row.is_changed && !force {
+                report.kept.push(Kept {
+                    kind: kind.to_owned(),
+                    id: row.key,
+                    reason: "it was changed since",
+                });
+                continue;
+            }
+            if row.is_there {
+                removed.push(row.key.clone());
+            }
+            gone.push(row.key);
+        }
+        delete_definitions(connection, run, (kind, table, key), &removed, &gone)?;
+        let count = i64::try_from(removed.len()).unwrap_or_default();
+        match kind {
+            "campaign" => report.campaigns = count,
+            "segment" => report.segments = count,
+            _ => report.flags = count,
+        }
+    }
+    if report.campaigns + report.segments + report.flags > 0 {
+        live::bump_revision(connection, run.project.0)?;
+        live::notify_change(connection, run.project.0)?;
+    }
+    Ok(())
+}
+
+fn delete_definitions(
+    connection: &mut PgConnection,
+    run: &Run,
+    (kind, table, key): (&str, &str, &str),
+    removed: &[String],
+    gone: &[String],
+) -> QueryResult<()> {
+    if kind == "campaign" {
+        sql_query(
+            "INSERT INTO campaign_history \
+               (project_id, campaign_id, version, action, body, actor, at) \
+             SELECT project_id, id, version, 'rollback', body, $3, now() FROM campaigns \
+             WHERE project_id = $1 AND id = ANY($2)",
+        )
+        .bind::<BigInt, _>(run.project.0)
+        .bind::<Array<Text>, _>(removed)
+        .bind::<Text, _>(actor(run))
+        .execute(connection)?;
+    }
+    sql_query(format!(
+        "WITH gone AS (DELETE FROM {table} WHERE project_id = $1 AND {key} = ANY($2) \
+                       RETURNING {key} AS key) \
+         INSERT INTO audit_log (project_id, at, actor, action, object_kind, object_id) \
+         SELECT $1, now(), $3, 'rollback', '{kind}', key FROM gone"
+    ))
+    .bind::<BigInt, _>(run.project.0)
+    .bind::<Array<Text>, _>(removed)
+    .bind::<Text, _>(actor(run))
+    .execute(connection)?;
+    sql_query(format!(
+        "DELETE FROM import_rows WHERE run_id = $1 AND kind = '{kind}' AND key = ANY($2)"
+    ))
+    .bind::<BigInt, _>(run.id)
+    .bind::<Array<Text>, _>(gone)
+    .execute(connection)
+    .map(drop)
+}
+
+/// Gives events that a server filed under removed people meanwhile a person again.
+fn settle_strays(
+    connection: &mut PgConnection,
+    run: &Run,
+    removed: &[(i64, String)],
+) -> QueryResult<()> {
+    #[derive(diesel::QueryableByName)]
+    struct Stray {
+        #[diesel(sql_type = BigInt)]
+        person_id: i64,
+    }
+    if removed.is_empty() || !servers_run(connection)? {
+        return Ok(());
+    }
+    wait_for_servers();
+    for batch in removed.chunks(BATCH_RECORDS) {
+        let ids: Vec<i64> = batch.iter().map(|(id, _)| *id).collect();
+        let strays: Vec<Stray> = sql_query(
+            "SELECT DISTINCT person_id FROM events \
+             WHERE project_id = $1 AND person_id = ANY($2) ORDER BY 1",
+        )
+        .bind::<BigInt, _>(run.project.0)
+        .bind::<Array<BigInt>, _>(ids)
+        .load(connection)?;
+        for stray in strays {
+            let found = batch.iter().find(|(id, _)| *id == stray.person_id);
+            if let Some((id, value)) = found {
+                connection.transaction(|connection| give_person(connection, run, *id, value))?;
+                tracing::warn!(
+                    person = *id,
+                    "a server filed an event under a removed person"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Files the events under whoever has the identity now, or brings the person back without traits.
+fn give_person(connection: &mut PgConnection, run: &Run, id: i64, value: &str) -> QueryResult<()> {
+    let Ok(identity) = Identity::user(value) else {
+        return Ok(());
+    };
+    sql_query(
+        "WITH named AS (INSERT INTO identities (project_id, kind, value, person_id, created_at) \
+             VALUES ($1, 0, $3, $2, now()) ON CONFLICT DO NOTHING RETURNING person_id) \
+         INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, created_at, \
+                              last_seen_at) \
+             SELECT person_id, $1, $4, 0, $3, now(), now() FROM named",
+    )
+    .bind::<BigInt, _>(run.project.0)
+    .bind::<BigInt, _>(id)
+    .bind::<Text, _>(value)
+    .bind::<BigInt, _>(identity.home(run.project))
+    .execute(connection)?;
+    sql_query(
+        "UPDATE events e SET person_id = i.person_id FROM identities i \
+         WHERE e.project_id = $1 AND e.person_id = $2 AND i.person_id <> $2 \
+           AND i.project_id = $1 AND i.kind = 0 AND i.value = $3",
+    )
+    .bind::<BigInt, _>(run.project.0)
+    .bind::<BigInt, _>(id)
+    .bind::<Text, _>(value)
+    .execute(connection)
+    .map(drop)
+}
+
+fn servers_run(connection: &mut PgConnection) -> QueryResult<bool> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        yes: bool,
+    }
+    sql_query(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() \
+         AND application_name = 'beckon' AND pid <> pg_backend_pid()) AS yes",
+    )
+    .get_result::<Row>(connection)
+    .map(|row| row.yes)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command blocks its thread; none of this runs on an async one"
+)]
+fn wait_for_servers() {
+    std::thread::sleep(FORGETTING);
+}

@@ -1,0 +1,264 @@
+//! A database that is stopped, killed or not there: every call is answered in time, and all is
+//! well again without a restart.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::app::{Launch, Server};
+use crate::support::postgres::postgres_server;
+use crate::support::{ADMIN_KEY, CLIENT_KEY, Client, TestApp, eventually, is_soak, pause};
+
+/// How long a call may take while the database does not answer: the 2 s that are promised, and
+/// some for the way.
+const ANSWER_BOUND: Duration = Duration::from_millis(2_500);
+/// How long the server may take to be well again once the database is.
+const RECOVERY_BOUND: Duration = Duration::from_secs(10);
+/// How much memory waiting callers may cost.
+const GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+fn track(client: &Client, user: &str) -> u16 {
+    let body = json!({"user_id": user, "event": "e"}).to_string();
+    client
+        .send("POST", "/v1/track", &[], Some(body.as_bytes()))
+        .status
+}
+
+/// Checks what every caller gets while there is no database.
+fn check_without_database(server: &Server) {
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    let admin = Client::new(server.base()).key(ADMIN_KEY);
+    let event = json!({"user_id": "u", "event": "e"});
+    let batch = json!({"batch": [{"type": "track", "userId": "u", "event": "e"}]});
+    let calls = [
+        (&client, "POST", "/v1/track", Some(event)),
+        (
+            &client,
+            "POST",
+            "/v1/identify",
+            Some(json!({"user_id": "new", "traits": {"a": 1}})),
+        ),
+        (&client, "POST", "/v1/batch", Some(batch)),
+        (
+            &client,
+            "POST",
+            "/v1/track",
+            Some(json!({"user_id": "somebody new", "event": "e"})),
+        ),
+        (&admin, "GET", "/v1/admin/events", None),
+        (&admin, "GET", "/v1/admin/users", None),
+        (
+            &admin,
+            "POST",
+            "/v1/admin/campaigns",
+            Some(json!({"name": "n"})),
+        ),
+        (&admin, "GET", "/v1/analytics/overview", None),
+    ];
+    thread::scope(|scope| {
+        for (client, method, path, body) in &calls {
+            scope.spawn(move || {
+                let started = Instant::now();
+                let body = body.as_ref().map(|body| body.to_string().into_bytes());
+                let answer = client.send(method, path, &[], body.as_deref());
+                let took = started.elapsed();
+                let problem = answer.expect_problem(503, "database_unavailable");
+                assert!(took < ANSWER_BOUND, "{method} {path} took {took:?}");
+                let retry: u64 = answer.header("retry-after").parse().unwrap();
+                assert!((1..=300).contains(&retry), "{method} {path}: {retry}");
+                let text = problem.to_string();
+                for inner in ["postgres", "socket", "connection", "SQL"] {
+                    assert!(!text.contains(inner), "{method} {path} tells {text}");
+                }
+            });
+        }
+    });
+    check_probes(server, 503);
+}
+
+/// The probes answer at once, whatever the database does.
+fn check_probes(server: &Server, ready: u16) {
+    let nobody = Client::new(server.base());
+    for (path, status) in [("/livez", 200), ("/v1/health", 200), ("/readyz", ready)] {
+        let started = Instant::now();
+        let answer = nobody.get(path);
+        let took = started.elapsed();
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert!(took < ANSWER_BOUND, "{path} took {took:?}");
+    }
+}
+
+/// Waits until the server is well again, and checks that it is.
+fn check_recovery(server: &Server) {
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    eventually("track works again", RECOVERY_BOUND, || {
+        (track(&client, "u") == 200).then_some(())
+    });
+    eventually("ready again", RECOVERY_BOUND, || {
+        (Client::new(server.base()).get("/readyz").status == 200).then_some(())
+    });
+    let admin = Client::new(server.base()).key(ADMIN_KEY);
+    admin.get("/v1/admin/users").expect(200);
+    for _ in 0..20 {
+        assert_eq!(track(&client, "after"), 200);
+    }
+}
+
+/// The memory the process holds.
+fn resident_bytes(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes * 1024
+}
+
+#[test]
+fn a_frozen_postgres_costs_time_and_nothing_else() {
+    let postgres = postgres_server();
+    let server = Server::start(&Launch::new(&postgres.url()));
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    server.wait_until_ready();
+    for _ in 0..50 {
+        assert_eq!(track(&client, "u"), 200);
+    }
+    let before = resident_bytes(&server);
+    let frozen_for = Duration::from_secs(if is_soak() { 30 } else { 5 });
+    postgres.freeze();
+    let started = Instant::now();
+    // Callers that do not stop calling, as clients do not.
+    let crowd: Vec<u16> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..32)
+            .map(|number| {
+                let server = &server;
+                scope.spawn(move || {
+                    let client = Client::new(server.base()).key(CLIENT_KEY);
+                    let mut statuses = Vec::new();
+                    while started.elapsed() < frozen_for {
+                        let asked = Instant::now();
+                        statuses.push(track(&client, &format!("crowd-{number}")));
+                        let took = asked.elapsed();
+                        assert!(took < ANSWER_BOUND, "{took:?}");
+                    }
+                    statuses
+                })
+            })
+            .collect();
+        check_without_database(&server);
+        callers
+            .into_iter()
+            .flat_map(|caller| caller.join().unwrap())
+            .collect()
+    });
+    let grown = resident_bytes(&server).saturating_sub(before);
+    postgres.thaw();
+    assert!(crowd.iter().all(|status| *status == 503), "{crowd:?}");
+    assert!(grown < GROWTH_BYTES_MAX, "grown by {grown} bytes");
+    check_recovery(&server);
+}
+
+#[test]
+fn a_killed_postgres_is_used_again_when_it_is_back() {
+    let mut postgres = postgres_server();
+    let server = Server::start(&Launch::new(&postgres.url()));
+    server.wait_until_ready();
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    assert_eq!(track(&client, "u"), 200);
+    postgres.kill();
+    // The first calls find broken connections, the next ones no server at all.
+    check_without_database(&server);
+    check_without_database(&server);
+    postgres.start_again();
+    check_recovery(&server);
+}
+
+#[test]
+fn a_postgres_that_comes_later_is_found() {
+    let mut postgres = postgres_server();
+    postgres.kill();
+    let server = Server::start(&Launch::new(&postgres.url()));
+    check_probes(&server, 503);
+    // Nobody's key can be checked, so nobody is told that it is bad.
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    let started = Instant::now();
+    assert_eq!(track(&client, "u"), 503);
+    assert!(started.elapsed() < ANSWER_BOUND);
+    pause(Duration::from_secs(1));
+    postgres.start_again();
+    check_recovery(&server);
+}
+
+#[test]
+fn a_postgres_that_may_lose_commits_is_not_good_enough() {
+    let postgres = postgres_server();
+    {
+        use crate::support::sql;
+        let mut connection = diesel::Connection::establish(&postgres.url()).unwrap();
+        sql::run(&mut connection, "ALTER SYSTEM SET full_page_writes = off");
+        sql::run(&mut connection, "SELECT pg_reload_conf()");
+        eventually("the setting", Duration::from_secs(10), || {
+            let value = sql::texts(
+                &mut connection,
+                "SELECT current_setting('full_page_writes') AS value",
+            );
+            (value == ["off"]).then_some(())
+        });
+    }
+    let launch = Launch::new(&postgres.url());
+    match Server::try_start(&launch) {
+        Ok(mut server) => {
+            // It ends and says why, or it runs and is never ready.
+            if let Some(status) = server.wait(Duration::from_secs(5)) {
+                assert!(!status.success(), "{status}");
+                assert!(
+                    server.log().contains("full_page_writes"),
+                    "{}",
+                    server.log()
+                );
+            } else {
+                check_probes(&server, 503);
+            }
+        }
+        Err(said) => assert!(said.contains("full_page_writes"), "{said}"),
+    }
+    let told = launch.set("BECKON_ALLOW_UNSAFE_DATABASE", "true");
+    Server::start(&told).wait_until_ready();
+}
+
+#[test]
+fn every_answer_carries_a_request_id_and_every_refusal_its_form() {
+    let app = TestApp::start();
+    let nobody = app.nobody();
+    let first = nobody.get("/livez");
+    let second = nobody.get("/livez");
+    assert!(!first.header("x-request-id").is_empty());
+    assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
+
+    let missing = nobody.get("/v1/nope");
+    let body = missing.expect_problem(404, "route_not_found");
+    assert_eq!(body["instance"], missing.header("x-request-id"), "{body}");
+    let wrong = app.client().delete("/v1/track");
+    wrong.expect_problem(405, "method_not_allowed");
+    app.client()
+        .get("/v1/track")
+        .expect_problem(405, "method_not_allowed");
+    let invalid = app.client().post("/v1/track", &json!({"user_id": "u"}));
+    let body = invalid.expect_problem(400, "invalid_field");
+    let detail = &body["details"][0];
+    for (member, value) in [("type", "field"), ("path", "event"), ("location", "body")] {
+        assert_eq!(detail[member], value, "{body}");
+    }
+    let health = nobody.get("/v1/health").expect(200);
+    assert_eq!(health["status"], "ok", "{health}");
+    // A header of a client's own choosing does not get into the log's lines or the answer raw.
+    let odd = nobody.send("GET", "/v1/nope", &[("x-request-id", "a b<script>")], None);
+    assert!(
+        !odd.header("x-request-id").contains('<'),
+        "{:?}",
+        odd.headers
+    );
+}
