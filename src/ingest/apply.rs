@@ -1,5 +1,6 @@
 //! One event after the other: what it does to its people, and what they should see now.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use diesel::sql_types::BigInt;
@@ -165,8 +166,16 @@ impl Shard {
             context: &context,
             timestamp: event.timestamp,
         };
-        self.targeting
-            .campaigns_on_event(snapshot, own, state, facts, event.received_at)
+        let decision = || {
+            self.targeting
+                .campaigns_on_event(snapshot, own, state, facts, event.received_at)
+        };
+        // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
+        // left half done by it: a decision only reads.
+        std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
+            tracing::error!(event = name, "a decision panicked; no campaign is shown");
+            Vec::new()
+        })
     }
 
     /// Whether the traits, after linking and merging, could be over the limit. Both people's count,

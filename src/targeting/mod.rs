@@ -30,7 +30,7 @@ use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId};
 use crate::rules::{EventFacts, Limits, UserFacts};
 use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
-use crate::store::{Store, live as rows};
+use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
 
 pub use crate::matcher::Campaign as LiveCampaign;
@@ -385,8 +385,15 @@ impl Targeting {
                     .get(&project)
                     .is_some_and(|held| held.revision() >= revision)
             };
-            if !is_current {
-                self.reload(connection, project)?;
+            if is_current {
+                continue;
+            }
+            // One project whose rows cannot be read must not keep the others from their changes.
+            match self.reload(connection, project) {
+                Err(error) if !is_unavailable(&error) => {
+                    tracing::error!(project = project.0, %error, "a project cannot be loaded");
+                }
+                outcome => outcome?,
             }
         }
         Ok(())
