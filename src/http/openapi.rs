@@ -3,6 +3,7 @@
 use actix_web::App;
 use serde::Serialize;
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
 };
@@ -11,6 +12,7 @@ use utoipa::{OpenApi as _, ToSchema};
 use utoipa_actix_web::AppExt;
 
 use super::routes;
+use crate::error::Code;
 
 /// One refused field.
 #[derive(Debug, Serialize, ToSchema)]
@@ -80,6 +82,7 @@ pub fn document() -> OpenApi {
         .configure(routes::configure)
         .split_for_parts();
     add_security_schemes(&mut document);
+    list_codes(&mut document);
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             add_common_answers(path, operation);
@@ -121,6 +124,20 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// Lists the codes of errors, which are a closed list.
+fn list_codes(document: &mut OpenApi) {
+    let components = document.components.get_or_insert_default();
+    if let Some(RefOr::T(Schema::Object(problem))) = components.schemas.get_mut("Problem") {
+        let codes = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A stable code from a closed list."))
+            .enum_values(Some(Code::ALL.map(Code::as_str)));
+        problem
+            .properties
+            .insert("code".to_owned(), RefOr::T(codes.build().into()));
+    }
 }
 
 /// The ways to carry a key, by the names that operations use.
@@ -243,6 +260,15 @@ mod tests {
             }
         }
         assert!(ids.len() > 40, "{} routes", ids.len());
+    }
+
+    #[test]
+    fn every_code_is_listed() {
+        let text = document().to_json().unwrap_or_default();
+        for code in Code::ALL {
+            let quoted = format!("\"{}\"", code.as_str());
+            assert!(text.contains(&quoted), "{quoted}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! sessions hold it is how many nodes there are. A node that dies lets go of it with its
 //! connection, so no heartbeat has to expire.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,8 +21,7 @@ use diesel::sql_types::BigInt;
 
 use crate::store;
 
-/// What the hub tells its listener. Every signal but `Lost` comes with the hub's connection, for
-/// the reads it calls for.
+/// What the hub tells its listener, together with the hub's connection for the reads it calls for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
     /// The connection is there, for the first time or again; anything may have changed meanwhile.
@@ -58,8 +58,9 @@ const NODE_LOCK: i64 = 0x6265_636b_6f6e_0010;
 /// The channel that changes are announced on.
 pub const CHANNEL: &str = "beckon_changes";
 
-/// The thread that listens. Dropping it does not stop it; [`Hub::stop`] does.
+/// The thread that listens, until this value is dropped or stopped.
 #[derive(Debug)]
+#[must_use = "the thread ends when this is dropped"]
 pub struct Hub {
     /// Nothing is ever sent: dropping it wakes the thread to end.
     stop: Sender<()>,
@@ -67,22 +68,36 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts listening. A signal whose handling fails is repeated as `Connected` after the
-    /// connection was made anew.
-    pub fn start<F>(options: HubOptions, mut on_signal: F) -> std::io::Result<Self>
+    /// Starts listening. A signal whose handling fails (or panics) is repeated as `Connected` after
+    /// the connection was made anew. `on_lost` is called whenever the connection is lost and at the
+    /// end: from then until `Connected` nobody knows what other nodes do, nor do they know of this
+    /// one.
+    pub fn start<F, L>(
+        options: HubOptions,
+        mut on_signal: F,
+        mut on_lost: L,
+    ) -> std::io::Result<Self>
     where
         F: FnMut(Signal, &mut PgConnection) -> QueryResult<()> + Send + 'static,
+        L: FnMut() + Send + 'static,
     {
         let (stop, stopping) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("beckon-hub".to_owned())
             .spawn(move || {
-                while let Err(reason) = listen(&options, &stopping, &mut on_signal) {
+                let mut listen = || {
+                    let listen = || listen(&options, &stopping, &mut on_signal);
+                    std::panic::catch_unwind(AssertUnwindSafe(listen))
+                        .unwrap_or_else(|_| Err("a signal's handling panicked".to_owned()))
+                };
+                while let Err(reason) = listen() {
+                    on_lost();
                     tracing::warn!(reason, "change broadcast has no connection");
                     if is_stopped(&stopping, RECONNECT_DELAY) {
                         break;
                     }
                 }
+                on_lost();
             })?;
         Ok(Self { stop, thread })
     }

@@ -26,12 +26,17 @@
 //!   repetition is then a duplicate.
 
 mod admission;
+mod apply;
 mod batch;
+mod claim;
 pub mod decode;
+mod failure;
+mod load;
 mod people_of_batch;
 mod route;
 mod shard;
 mod statements;
+mod write;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};

@@ -31,8 +31,8 @@ pub(super) struct Working {
     touched_at: Option<DateTime<Utc>>,
     /// Whether the row lock was held when the state was read, so that it may be published.
     is_locked: bool,
-    /// Two people became this one; which of their ids counts is for the next read to say.
-    is_merged: bool,
+    /// There are several user ids now; which of them counts is for the next read to say.
+    must_be_reread: bool,
     /// What was noted before the state was loaded, when it was loaded and not cached.
     loaded: Option<Observed>,
 }
@@ -42,7 +42,7 @@ impl Working {
         self.traits_changed
             || self.user_id_changed
             || self.touched_at.is_some()
-            || self.is_merged
+            || self.must_be_reread
             || self.born_as.is_some()
     }
 }
@@ -92,7 +92,7 @@ impl<'a> PeopleOfBatch<'a> {
             user_id_changed: false,
             touched_at: None,
             is_locked,
-            is_merged: false,
+            must_be_reread: false,
             loaded,
             state,
         };
@@ -136,10 +136,13 @@ impl<'a> PeopleOfBatch<'a> {
         self.new_identities.push((key, person, at));
         if let Some(working) = self.people.get_mut(&person)
             && key.1.kind() == crate::model::IdentityKind::User
-            && working.state.user_id.is_none()
         {
-            working.state.user_id = Some(key.1.value().to_owned());
-            working.user_id_changed = true;
+            if working.state.user_id.is_some() {
+                working.must_be_reread = true;
+            } else {
+                working.state.user_id = Some(key.1.value().to_owned());
+                working.user_id_changed = true;
+            }
         }
     }
 
@@ -170,7 +173,7 @@ impl<'a> PeopleOfBatch<'a> {
             working.state.user_id = working.state.user_id.take().or(gone.state.user_id.clone());
             working.state.last_seen_at = working.state.last_seen_at.max(gone.state.last_seen_at);
             working.traits_changed = true;
-            working.is_merged = true;
+            working.must_be_reread = true;
         }
         for person in self
             .by_identity
@@ -186,7 +189,7 @@ impl<'a> PeopleOfBatch<'a> {
             self.people.insert(
                 loser,
                 Working {
-                    is_merged: true,
+                    must_be_reread: true,
                     ..gone
                 },
             );
@@ -306,7 +309,7 @@ impl<'a> PeopleOfBatch<'a> {
     pub(super) fn publishable(&self) -> HashMap<PersonId, Arc<PersonState>> {
         self.people
             .values()
-            .filter(|working| working.is_locked && !working.is_merged)
+            .filter(|working| working.is_locked && !working.must_be_reread)
             .map(|working| (working.state.id, Arc::new(working.state.clone())))
             .collect()
     }

@@ -55,7 +55,8 @@ fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
 }
 
 /// Splits a request by shard. Everything that the request itself links, that leads to one person
-/// or that carries one message id, stays together and in order; items without a person go with the first that has one.
+/// or that carries one message id, stays together and in order; items without a person go with the
+/// first that has one.
 pub(super) async fn split(
     targeting: &Targeting,
     project: ProjectId,

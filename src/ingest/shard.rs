@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 
-use super::batch::{Failure, Unit, Verdict};
+use super::apply::describe;
+use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
+use super::failure::Failure;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
 use crate::store;
@@ -29,7 +31,7 @@ pub(super) struct Shard {
     pub(super) bucket: i16,
     /// Numbers for new people, taken from the sequence in blocks.
     pub(super) person_ids: std::ops::Range<i64>,
-    /// Changes whose outcome is unknown: their people are locked once before they are used again.
+    /// Changes whose outcome is unknown: their people stay out of the caches until they were locked.
     pub(super) unsettled: Vec<Change>,
 }
 
@@ -154,7 +156,7 @@ impl Shard {
                 code: Code::InvalidField,
                 message: "the database cannot hold this event".to_owned(),
                 fields: Vec::new(),
-                payload: super::batch::describe(event),
+                payload: describe(event),
                 message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
             });
             return match self.commit(units) {
@@ -179,6 +181,7 @@ impl Shard {
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
+            self.settle_unknown(&mut connection)?;
             match self.attempt(&mut connection, units, attempt > 0) {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
@@ -208,8 +211,7 @@ impl Shard {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
         match store::connect(&self.options.url) {
-            Ok(mut connection) => {
-                self.settle_unknown(&mut connection)?;
+            Ok(connection) => {
                 self.retry_connect_at = None;
                 Ok(connection)
             }

@@ -3,8 +3,8 @@
 use diesel::connection::SimpleConnection;
 use diesel::migration::MigrationSource;
 use diesel::pg::{Pg, PgConnection};
-use diesel::sql_types::BigInt;
-use diesel::{RunQueryDsl, sql_query};
+use diesel::sql_types::{BigInt, Text};
+use diesel::{QueryResult, RunQueryDsl, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 /// Every migration, compiled into the binary. Each has a `down.sql`.
@@ -33,29 +33,19 @@ pub enum MigrateError {
 /// Runs what is pending and returns the versions that were run. Waits for another node that is
 /// migrating.
 pub fn migrate(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
-    sql_query("SELECT pg_advisory_lock($1)")
-        .bind::<BigInt, _>(MIGRATION_LOCK)
-        .execute(connection)?;
-    let outcome = refuse_newer(connection).and_then(|()| {
+    under_lock(connection, |connection| {
+        refuse_newer(connection)?;
         connection
             .run_pending_migrations(MIGRATIONS)
             .map(|versions| versions.iter().map(ToString::to_string).collect())
             .map_err(|error| MigrateError::Failed(error.to_string()))
-    });
-    // The lock belongs to the session, so a failure to release it ends with the connection.
-    let released =
-        connection.batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"));
-    let versions = outcome?;
-    released?;
-    Ok(versions)
+    })
 }
 
 /// Undoes the newest migration and returns its version; nothing when none has run.
 pub fn revert_newest(connection: &mut PgConnection) -> Result<Option<String>, MigrateError> {
-    sql_query("SELECT pg_advisory_lock($1)")
-        .bind::<BigInt, _>(MIGRATION_LOCK)
-        .execute(connection)?;
-    let outcome = refuse_newer(connection).and_then(|()| {
+    under_lock(connection, |connection| {
+        refuse_newer(connection)?;
         let applied = connection
             .applied_migrations()
             .map_err(|error| MigrateError::Failed(error.to_string()))?;
@@ -66,12 +56,49 @@ pub fn revert_newest(connection: &mut PgConnection) -> Result<Option<String>, Mi
             .revert_last_migration(MIGRATIONS)
             .map(|version| Some(version.to_string()))
             .map_err(|error| MigrateError::Failed(error.to_string()))
-    });
-    let released =
-        connection.batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"));
-    let version = outcome?;
+    })
+}
+
+#[derive(diesel::QueryableByName)]
+struct Timeouts {
+    #[diesel(sql_type = Text)]
+    statement: String,
+    #[diesel(sql_type = Text)]
+    lock: String,
+}
+
+/// Does the work while no other node migrates. Waiting for that node and the work itself may take
+/// longer than the session's statements usually may; the locks of tables may not.
+fn under_lock<T>(
+    connection: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, MigrateError>,
+) -> Result<T, MigrateError> {
+    let usual: Timeouts = sql_query(
+        "SELECT current_setting('statement_timeout') AS statement, \
+         current_setting('lock_timeout') AS lock",
+    )
+    .get_result(connection)?;
+    connection.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0")?;
+    sql_query("SELECT pg_advisory_lock($1)")
+        .bind::<BigInt, _>(MIGRATION_LOCK)
+        .execute(connection)?;
+    set(connection, "lock_timeout", &usual.lock)?;
+    let outcome = work(connection);
+    // Lock and settings belong to the session, so a failure to give them back ends with it.
+    let released = connection
+        .batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
+        .and_then(|()| set(connection, "statement_timeout", &usual.statement));
+    let value = outcome?;
     released?;
-    Ok(version)
+    Ok(value)
+}
+
+fn set(connection: &mut PgConnection, name: &str, value: &str) -> QueryResult<()> {
+    sql_query("SELECT set_config($1, $2, false)")
+        .bind::<Text, _>(name)
+        .bind::<Text, _>(value)
+        .execute(connection)
+        .map(drop)
 }
 
 /// The versions that are pending, oldest first; refuses a schema that is newer than the binary.

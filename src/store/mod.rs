@@ -61,10 +61,14 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// What every session is set to. UTC makes `current_date` the same on every server.
+/// What every session is set to. UTC makes `current_date` the same on every server. Errors are told
+/// apart by their English texts, which a session may ask for only if its role is allowed to.
 const SESSION_SETUP: &str = "SET timezone = 'UTC'; SET synchronous_commit = on; \
      SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
-     SET idle_in_transaction_session_timeout = '60s'";
+     SET idle_in_transaction_session_timeout = '60s'; \
+     SET default_transaction_isolation = 'read committed'; \
+     DO $$ BEGIN PERFORM set_config('lc_messages', 'C', false); \
+     EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 
 #[derive(Debug)]
 struct SessionSetup;
@@ -86,14 +90,17 @@ pub fn connect(url: &str) -> Result<PgConnection, ConnectionError> {
     Ok(connection)
 }
 
-/// Adds what makes a dead peer noticed, unless the URL says otherwise: a bound on connecting and on
-/// unacknowledged data.
+/// Adds what makes a dead peer noticed, unless the URL says otherwise: a bound on connecting, on
+/// unacknowledged data, and on silence while an answer is waited for.
 fn with_timeouts(url: &str) -> String {
     let mut text = url.to_owned();
     let is_uri = url.starts_with("postgres://") || url.starts_with("postgresql://");
     for (name, value) in [
         ("connect_timeout", "2"),
         ("tcp_user_timeout", "10000"),
+        ("keepalives_idle", "10"),
+        ("keepalives_interval", "5"),
+        ("keepalives_count", "3"),
         ("application_name", "beckon"),
     ] {
         if url.contains(&format!("{name}=")) {
@@ -175,6 +182,10 @@ impl Store {
         let work = tokio::task::spawn_blocking(move || {
             let _held_until_the_call_ends = permit;
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // Nobody waits any more, and a write that nobody hears of must not be made.
+                return Err(Error::DatabaseUnavailable);
+            }
             let mut connection = pool.get_timeout(left).map_err(|error| {
                 tracing::warn!(error = %error, "no database connection");
                 Error::DatabaseUnavailable

@@ -111,6 +111,9 @@ pub struct Warning {
 /// How long a node that finds others waits until they have noticed it and stopped caching people.
 const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
+/// How long a node that is cut off waits for the database before it decides on the last it knew.
+const CUT_OFF_WAIT: Duration = Duration::from_millis(250);
+
 impl Targeting {
     /// Makes the service without touching the database; [`Targeting::start`] connects it.
     pub fn new(store: Store, clock: Clock, options: TargetingOptions) -> Self {
@@ -134,9 +137,13 @@ impl Targeting {
             url: self.0.store.url().to_owned(),
             poll: self.0.options.poll,
         };
-        Hub::start(options, move |signal, connection| {
-            this.on_signal(&signal, connection)
-        })
+        let caching = self.clone();
+        Hub::start(
+            options,
+            move |signal, connection| this.on_signal(&signal, connection),
+            // Other nodes cannot see this one any more, nor this one them.
+            move || caching.0.people.set_cut_off(true),
+        )
     }
 
     /// Whether every project's snapshot was loaded at least once.
@@ -202,11 +209,21 @@ impl Targeting {
         {
             return Ok(Some(state));
         }
-        let (this, identity) = (self.clone(), identity.clone());
-        self.0
+        let (this, wanted) = (self.clone(), identity.clone());
+        let loading = self
+            .0
             .store
-            .run(move |connection| this.load_person(connection, project, &identity))
-            .await
+            .run(move |connection| this.load_person(connection, project, &wanted));
+        if !self.0.people.is_cut_off() {
+            return loading.await;
+        }
+        match tokio::time::timeout(CUT_OFF_WAIT, loading).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(_)) | Err(_) => match self.0.people.last_known(project, identity) {
+                Some(state) => Ok(Some(state)),
+                None => Err(Error::DatabaseUnavailable),
+            },
+        }
     }
 
     /// Where identities lead: remembered addresses, and the others from the database in one query.
@@ -229,13 +246,16 @@ impl Targeting {
         if unknown.is_empty() {
             return Ok(found);
         }
+        let epoch = self.0.people.epoch();
         let loaded = self
             .0
             .store
             .run(move |connection| load_addresses(connection, project, &unknown))
             .await?;
         for (identity, address) in loaded {
-            self.0.people.remember_address(project, &identity, address);
+            self.0
+                .people
+                .remember_address(epoch, project, &identity, address);
             found.insert(identity, address);
         }
         Ok(found)
@@ -334,8 +354,9 @@ impl Targeting {
         match *signal {
             Signal::Connected { other_nodes } => {
                 // What happened while nobody listened is unknown.
-                self.0.people.set_shared(other_nodes > 0);
                 self.0.people.forget_all();
+                self.0.people.set_shared(other_nodes > 0);
+                self.0.people.set_cut_off(false);
                 self.reload_changed(connection)?;
                 if other_nodes > 0 && !self.is_ready() {
                     std::thread::sleep(INTRODUCTION);
@@ -398,6 +419,7 @@ impl Targeting {
     ) -> QueryResult<Option<Arc<PersonState>>> {
         // A merge between the two reads repoints the identity, so a second look finds the survivor.
         for _ in 0..3 {
+            let epoch = self.0.people.epoch();
             let wanted = std::slice::from_ref(identity);
             let Some((_, address)) = load_addresses(connection, project, wanted)?.pop() else {
                 return Ok(None);
@@ -411,7 +433,9 @@ impl Targeting {
             match row {
                 Some(row) if row.merged_into.is_none() => {
                     let state = Arc::new(PersonState::from(row));
-                    self.0.people.remember_address(project, identity, address);
+                    self.0
+                        .people
+                        .remember_address(epoch, project, identity, address);
                     self.0.people.remember_loaded(observed, &state);
                     return Ok(Some(state));
                 }

@@ -18,8 +18,14 @@
 //!
 //! Slots are shared by many people; a collision costs a cache miss, never an answer.
 //!
+//! Where an identity leads changes only when two people become one. A merge counts an epoch up
+//! after its commit and then forgets every identity that moved; an address is remembered only if
+//! the epoch is still the one from before it was read.
+//!
 //! While a second node is registered on the database nothing is cached, since its changes are not
-//! seen here.
+//! seen here. While this node is cut off from the others (its hub has no connection) what was
+//! cached is not trusted either, but kept: should the database be gone, it is the last that is
+//! known of people, and decisions go on from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,15 +100,22 @@ pub struct People {
     addresses: Cache<(ProjectId, Identity), Address>,
     states: Cache<PersonId, Arc<PersonState>>,
     slots: Box<[AtomicU64]>,
+    merges: AtomicU64,
     shared: AtomicBool,
+    cut_off: AtomicBool,
 }
+
+/// What a reader of addresses noted before it loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(u64);
 
 /// What a reader noted before it loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed(Option<u64>);
 
 impl People {
-    /// Makes empty caches; half of the bytes go to states, half to addresses.
+    /// Makes empty caches; half of the bytes go to states, half to addresses. They stay empty until
+    /// [`People::set_shared`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
         let addresses = Cache::builder()
             .weigher(|(_, identity): &(ProjectId, Identity), _: &Address| {
@@ -119,13 +132,32 @@ impl People {
             addresses,
             states,
             slots,
-            shared: AtomicBool::new(false),
+            merges: AtomicU64::new(0),
+            shared: AtomicBool::new(true),
+            cut_off: AtomicBool::new(false),
         }
     }
 
-    /// Says whether another node works on the same database; while one does, nothing is cached.
+    /// Says whether this node is cut off from the others, so that nobody knows what they change.
+    pub fn set_cut_off(&self, cut_off: bool) {
+        self.cut_off.store(cut_off, Ordering::SeqCst);
+    }
+
+    /// Whether this node is cut off from the others.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::SeqCst)
+    }
+
+    fn is_trusted(&self) -> bool {
+        !self.shared.load(Ordering::SeqCst) && !self.is_cut_off()
+    }
+
+    /// Says whether another node works, or may work, on the same database; while one does, nothing
+    /// is cached.
     pub fn set_shared(&self, shared: bool) {
-        if self.shared.swap(shared, Ordering::SeqCst) != shared && shared {
+        // Once nobody shares any more, a reader may still hold what it loaded before the other
+        // node's last change; moving the slots keeps that out too.
+        if self.shared.swap(shared, Ordering::SeqCst) != shared {
             self.forget_all();
         }
     }
@@ -135,37 +167,66 @@ impl People {
         for slot in &self.slots {
             slot.fetch_add(SEQUENCE_STEP, Ordering::SeqCst);
         }
+        self.merges.fetch_add(1, Ordering::SeqCst);
         self.addresses.invalidate_all();
         self.states.invalidate_all();
     }
 
-    /// The person an identity names, if remembered. It may have been merged since: then no state
-    /// is remembered for it, and the row says into whom.
+    /// The person an identity names, if remembered.
     pub fn address(&self, project: ProjectId, identity: &Identity) -> Option<Address> {
-        if self.shared.load(Ordering::Relaxed) {
+        if !self.is_trusted() {
             return None;
         }
         self.addresses.get(&(project, identity.clone()))
     }
 
-    /// Remembers where an identity leads.
-    pub fn remember_address(&self, project: ProjectId, identity: &Identity, address: Address) {
-        if !self.shared.load(Ordering::Relaxed) {
-            self.addresses.insert((project, identity.clone()), address);
-        }
+    /// To be called before addresses are read that may be remembered.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.merges.load(Ordering::SeqCst))
     }
 
-    /// Forgets where an identity leads.
-    pub fn forget_address(&self, project: ProjectId, identity: &Identity) {
-        self.addresses.invalidate(&(project, identity.clone()));
+    /// Remembers where an identity leads, unless people were merged since the epoch.
+    pub fn remember_address(
+        &self,
+        epoch: Epoch,
+        project: ProjectId,
+        identity: &Identity,
+        address: Address,
+    ) {
+        let key = (project, identity.clone());
+        self.addresses.entry(key).and_compute_with(|_| {
+            if self.epoch() == epoch && self.is_trusted() {
+                Op::Put(address)
+            } else {
+                Op::Nop
+            }
+        });
+    }
+
+    /// After a commit that merged people: forgets the identities that moved. Returns the epoch from
+    /// which on the batch's own addresses hold, if nobody else merged meanwhile.
+    pub fn merged(&self, before: Epoch, moved: Vec<(ProjectId, Identity)>) -> Option<Epoch> {
+        let previous = self.merges.fetch_add(1, Ordering::SeqCst);
+        for key in moved {
+            // Unlike an invalidation this waits for a reader that is about to insert.
+            self.addresses.entry(key).and_compute_with(|_| Op::Remove);
+        }
+        (previous == before.0).then_some(Epoch(previous + 1))
     }
 
     /// The person's state, if remembered.
     pub fn state(&self, person: PersonId) -> Option<Arc<PersonState>> {
-        if self.shared.load(Ordering::Relaxed) {
+        if !self.is_trusted() {
             return None;
         }
         self.states.get(&person)
+    }
+
+    /// The last that is known of somebody, for when the database is gone: it may be out of date
+    /// since this node was cut off.
+    pub fn last_known(&self, project: ProjectId, identity: &Identity) -> Option<Arc<PersonState>> {
+        let address = self.addresses.get(&(project, identity.clone()))?;
+        self.states.get(&address.person)
     }
 
     /// To be called before a state is loaded that may be remembered.
@@ -179,7 +240,7 @@ impl People {
         let Some(observed) = observed.0 else { return };
         self.states.entry(state.id).and_compute_with(|present| {
             let unchanged = self.slot(state.id).load(Ordering::SeqCst) == observed;
-            if present.is_none() && unchanged && !self.shared.load(Ordering::SeqCst) {
+            if present.is_none() && unchanged && self.is_trusted() {
                 Op::Put(Arc::clone(state))
             } else {
                 Op::Nop
@@ -266,11 +327,21 @@ impl Change {
         }
     }
 
-    /// After a rollback, or once an unknown outcome has settled: forgets the people.
-    pub fn abandon(self, caches: &People) {
-        for person in &self.people {
-            caches.states.invalidate(person);
+    /// When the outcome is unknown: forgets the people. The change stays in progress, so nobody
+    /// remembers them before [`Change::abandon`].
+    pub fn forget(&self, caches: &People) {
+        for &person in &self.people {
+            // Unlike an invalidation this waits for a reader that is about to insert.
+            caches.states.entry(person).and_compute_with(|_| Op::Remove);
         }
+    }
+
+    /// Once an unknown outcome has settled: forgets the people, and every address, since the change
+    /// may have been a merge.
+    pub fn abandon(self, caches: &People) {
+        self.forget(caches);
+        caches.merges.fetch_add(1, Ordering::SeqCst);
+        caches.addresses.invalidate_all();
         self.end(caches);
     }
 
@@ -280,5 +351,63 @@ impl Change {
                 slot.fetch_sub(1, Ordering::SeqCst);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caches() -> People {
+        let caches = People::new(1 << 20);
+        caches.set_shared(false);
+        caches
+    }
+
+    fn state(plan: &str) -> Arc<PersonState> {
+        Arc::new(PersonState {
+            id: PersonId(7),
+            home: 0,
+            user_id: None,
+            traits: Arc::new(serde_json::json!({ "plan": plan })),
+            created_at: DateTime::UNIX_EPOCH,
+            last_seen_at: DateTime::UNIX_EPOCH,
+        })
+    }
+
+    fn plan(caches: &People) -> Option<String> {
+        let state = caches.state(PersonId(7))?;
+        Some(state.traits_object()["plan"].as_str()?.to_owned())
+    }
+
+    #[test]
+    fn nothing_is_remembered_before_the_other_nodes_were_counted() {
+        let caches = People::new(1 << 20);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        assert_eq!(plan(&caches), None);
+    }
+
+    #[test]
+    fn what_was_loaded_while_another_node_worked_is_not_remembered_after_it_left() {
+        let caches = caches();
+        caches.set_shared(true);
+        let observed = caches.observe(PersonId(7));
+        caches.set_shared(false);
+        caches.remember_loaded(observed, &state("old"));
+        assert_eq!(plan(&caches), None);
+    }
+
+    #[test]
+    fn an_unknown_outcome_keeps_people_out_until_it_has_settled() {
+        let caches = caches();
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        let change = caches.begin_change([PersonId(7)]);
+        change.forget(&caches);
+        assert_eq!(plan(&caches), None);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        assert_eq!(plan(&caches), None);
+        change.abandon(&caches);
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("new"));
+        assert_eq!(plan(&caches).as_deref(), Some("new"));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use beckon::clock::Clock;
+use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
 use beckon::ingest::{Ingest, IngestOptions, Outcome};
 use beckon::model::{
@@ -263,6 +264,7 @@ struct Rig {
     database: TestDatabase,
     targeting: Targeting,
     ingest: Ingest,
+    _hub: Hub,
 }
 
 fn rig(cache_bytes: u64, shards: usize) -> Rig {
@@ -278,7 +280,7 @@ fn rig(cache_bytes: u64, shards: usize) -> Rig {
         ..Default::default()
     };
     let targeting = Targeting::new(store, clock, options);
-    targeting.start().unwrap();
+    let hub = targeting.start().unwrap();
     let options = IngestOptions {
         url: database.url.clone(),
         shards,
@@ -298,6 +300,7 @@ fn rig(cache_bytes: u64, shards: usize) -> Rig {
         database,
         targeting,
         ingest,
+        _hub: hub,
     }
 }
 

@@ -28,6 +28,7 @@ mod identity;
 mod import;
 mod imports_direction;
 mod ingest;
+mod ingest_core;
 mod ingest_model;
 mod isolation;
 mod keys;

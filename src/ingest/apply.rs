@@ -1,0 +1,301 @@
+//! One event after the other: what it does to its people, and what they should see now.
+
+use std::sync::Arc;
+
+use diesel::sql_types::BigInt;
+use diesel::{PgConnection, QueryResult, RunQueryDsl};
+use serde_json::{Map, Value, json};
+
+use super::batch::{Verdict, Work};
+use super::claim::{Standing, digest};
+use super::decode::Rejection;
+use super::failure::FillError;
+use super::people_of_batch::{Key, PeopleOfBatch};
+use super::route::identities;
+use super::shard::Shard;
+use super::write::without_nul;
+use crate::error::Code;
+use crate::matcher::{Occurrence, Snapshot};
+use crate::model::{Call, Event, EventId, Identity, PersonId, ProjectId, RawJson};
+use crate::targeting::{LiveCampaign, PersonState};
+
+impl Shard {
+    /// Applies one event to the people of the batch and decides what to show.
+    pub(super) fn apply<'a>(
+        &mut self,
+        connection: &mut PgConnection,
+        work: &mut Work<'a>,
+        project: ProjectId,
+        event: &'a Event,
+        standing: Standing,
+    ) -> Result<(Verdict, Option<PersonId>), FillError> {
+        let (Some(own), linked) = identities(event) else {
+            return Ok((Verdict::Kept, None));
+        };
+        let key = (project, own);
+        let (id, is_new) = match standing {
+            Standing::New(id) => (id, true),
+            // The event it would repeat was refused, so this one takes that one's place.
+            Standing::Duplicate(id) => (id, work.released.remove(&id).is_some()),
+        };
+        let mut person = work.people.address(key);
+        if is_new {
+            let patch = match &event.call {
+                Call::Identify {
+                    traits: Some(traits),
+                } => parse_traits(traits),
+                _ => Map::new(),
+            };
+            if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
+                return Ok(self.refuse_traits(work, project, event, id));
+            }
+            let target = match (linked, person) {
+                (Some(linked), _) => {
+                    self.link(connection, &mut work.people, event, key, (project, linked))?
+                }
+                (None, Some(person)) => person,
+                (None, None) => work
+                    .people
+                    .create(key, self.next_person(connection)?, event),
+            };
+            set_traits(&mut work.people, target, patch)?;
+            person = Some(target);
+        }
+        let snapshot = self.targeting.snapshot(project);
+        let state = person.and_then(|person| work.people.state(person));
+        let matched = self.decide(&snapshot, own, state, event);
+        let traits = state.map_or_else(
+            || Arc::new(Value::Object(Map::new())),
+            |state| Arc::clone(&state.traits),
+        );
+        if let (true, Some(person)) = (is_new, person) {
+            work.people.see(person, event.received_at);
+        }
+        Ok((
+            Verdict::Stored {
+                id,
+                duplicate: !is_new,
+                matched,
+                traits,
+            },
+            person,
+        ))
+    }
+
+    /// Makes the event's own identity and the linked one the same person, and returns it.
+    ///
+    /// An alias says so explicitly. An identify does not merge two people who both have a user id:
+    /// its anonymous id may come from a device that two users share.
+    fn link<'a>(
+        &mut self,
+        connection: &mut PgConnection,
+        people: &mut PeopleOfBatch<'a>,
+        event: &'a Event,
+        own: Key<'a>,
+        linked: Key<'a>,
+    ) -> Result<PersonId, FillError> {
+        let is_alias = matches!(event.call, Call::Alias { .. });
+        let has_user = |people: &PeopleOfBatch<'_>, person: PersonId| {
+            people
+                .state(person)
+                .is_some_and(|state| state.user_id.is_some())
+        };
+        let (own_person, linked_person) = (people.address(own), people.address(linked));
+        if let (Some(one), Some(other)) = (own_person, linked_person)
+            && one == other
+        {
+            return Ok(one);
+        }
+        if own_person
+            .into_iter()
+            .chain(linked_person)
+            .any(|person| !people.is_locked(person))
+        {
+            return Err(FillError::Race);
+        }
+        match (own_person, linked_person) {
+            (Some(one), Some(other)) => {
+                if !is_alias && has_user(people, one) && has_user(people, other) {
+                    return Ok(one);
+                }
+                Ok(people.merge(one, other))
+            }
+            (Some(one), None) => {
+                people.add_identity(linked, one, event.received_at);
+                Ok(one)
+            }
+            (None, Some(other)) if is_alias || !has_user(people, other) => {
+                people.add_identity(own, other, event.received_at);
+                Ok(other)
+            }
+            (None, Some(_)) => Ok(people.create(own, self.next_person(connection)?, event)),
+            (None, None) => {
+                let person = people.create(own, self.next_person(connection)?, event);
+                people.add_identity(linked, person, event.received_at);
+                Ok(person)
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        snapshot: &Snapshot,
+        own: &Identity,
+        state: Option<&PersonState>,
+        event: &Event,
+    ) -> Vec<Arc<LiveCampaign>> {
+        let name = event.call.name();
+        let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
+            return Vec::new();
+        };
+        let object = |raw: Option<&RawJson>| {
+            raw.map_or_else(
+                || Value::Object(Map::new()),
+                |raw| Value::Object(raw.to_object()),
+            )
+        };
+        let (properties, context) = (
+            object(event.call.properties()),
+            object(event.context.as_ref()),
+        );
+        let occurrence = Occurrence {
+            name,
+            properties: &properties,
+            context: &context,
+            timestamp: event.timestamp,
+        };
+        self.targeting
+            .campaigns_on_event(snapshot, own, state, occurrence, event.received_at)
+    }
+
+    /// Whether the traits, after linking and merging, could be over the limit. Both people's count,
+    /// even where the link is then not made.
+    fn would_outgrow(
+        &self,
+        people: &PeopleOfBatch<'_>,
+        own: Key<'_>,
+        linked: Option<Key<'_>>,
+        patch: &Map<String, Value>,
+    ) -> bool {
+        let held = |key: Key<'_>| {
+            let state = people.state(people.address(key)?)?;
+            Some(state.traits_object())
+        };
+        let (own, linked) = (held(own), linked.and_then(held));
+        if patch.is_empty() && (own.is_none() || linked.is_none()) {
+            return false;
+        }
+        let mut merged = linked.cloned().unwrap_or_default();
+        merged.extend(own.cloned().unwrap_or_default());
+        merged.extend(patch.clone());
+        size_of_traits(&merged) > self.options.traits_bytes_max
+    }
+
+    fn refuse_traits(
+        &self,
+        work: &mut Work<'_>,
+        project: ProjectId,
+        event: &Event,
+        id: EventId,
+    ) -> (Verdict, Option<PersonId>) {
+        if let Some(message) = &event.message_id {
+            work.released
+                .insert(id, (project.0, digest(message.as_str())));
+        }
+        let rejection = Rejection {
+            code: Code::TraitsTooLarge,
+            message: format!(
+                "the user's traits would be larger than {} bytes",
+                self.options.traits_bytes_max
+            ),
+            fields: Vec::new(),
+            payload: describe(event),
+            message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
+        };
+        (Verdict::Rejected(rejection), None)
+    }
+
+    fn next_person(&mut self, connection: &mut PgConnection) -> QueryResult<PersonId> {
+        if self.person_ids.is_empty() {
+            let first: i64 =
+                diesel::select(diesel::dsl::sql::<BigInt>("nextval('persons_id_seq')"))
+                    .get_result(connection)?;
+            self.person_ids = first..first + PERSON_ID_BLOCK;
+        }
+        Ok(PersonId(self.person_ids.next().unwrap_or_default()))
+    }
+}
+
+/// How many numbers one step of `persons_id_seq` stands for, as its migration says.
+const PERSON_ID_BLOCK: i64 = 100;
+/// The traits of an identify as they are kept: `\0`, which JSONB cannot hold, becomes U+FFFD. The
+/// event itself keeps what was sent.
+pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
+    let traits = raw.to_object();
+    if !raw.as_str().contains("\\u0000") {
+        return traits;
+    }
+    match without_nul_in(Value::Object(traits)) {
+        Value::Object(traits) => traits,
+        _ => Map::new(),
+    }
+}
+
+/// The depth of the value is bounded by the decoder.
+fn without_nul_in(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(without_nul(&text)),
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nul_in).collect()),
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(key, item)| (without_nul(&key), without_nul_in(item)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
+/// Merges traits into a person's, shallowly; traits the person has already change nothing.
+fn set_traits(
+    people: &mut PeopleOfBatch<'_>,
+    person: PersonId,
+    patch: Map<String, Value>,
+) -> Result<(), FillError> {
+    let Some(state) = people.state(person) else {
+        return Ok(());
+    };
+    let held = state.traits_object();
+    if patch
+        .iter()
+        .all(|(name, value)| held.get(name) == Some(value))
+    {
+        return Ok(());
+    }
+    if !people.is_locked(person) {
+        return Err(FillError::Race);
+    }
+    let mut merged = held.clone();
+    merged.extend(patch);
+    people.set_traits(person, merged);
+    Ok(())
+}
+
+fn size_of_traits(traits: &Map<String, Value>) -> usize {
+    serde_json::to_vec(traits).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+/// An event as JSON, for the ledger.
+pub(super) fn describe(event: &Event) -> String {
+    let raw = |raw: Option<&RawJson>| raw.map(|raw| Value::Object(raw.to_object()));
+    json!({
+        "type": event.call.kind().as_str(),
+        "event": event.call.name(),
+        "userId": event.user.as_ref().map(Identity::value),
+        "anonymousId": event.anonymous.as_ref().map(Identity::value),
+        "messageId": event.message_id.as_ref().map(|id| id.as_str()),
+        "timestamp": event.timestamp,
+        "properties": raw(event.call.properties()),
+        "context": raw(event.context.as_ref()),
+    })
+    .to_string()
+}

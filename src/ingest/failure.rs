@@ -1,0 +1,74 @@
+//! Why a batch was not committed, and what the database's words mean for it.
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use crate::store::is_unavailable;
+
+/// Why a batch was not committed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Another writer was faster somewhere; the same batch can be tried again at once.
+    Race,
+    /// The database cannot hold the data of some event.
+    Refused(String),
+    /// The connection cannot be used any more, or the outcome is unknown.
+    Unavailable(String),
+}
+
+impl From<DieselError> for Failure {
+    fn from(error: DieselError) -> Self {
+        let text = error.to_string();
+        if text.contains("deadlock detected") || text.contains("no partition of relation") {
+            return Self::Race;
+        }
+        match &error {
+            DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => Self::Race,
+            DieselError::DatabaseError(
+                DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::NotNullViolation
+                // The only references are to projects: this one is gone.
+                | DatabaseErrorKind::ForeignKeyViolation,
+                _,
+            ) => Self::Refused(text),
+            DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)
+                if !is_unavailable(&error) && DATA_MESSAGES.iter().any(|m| text.contains(m)) =>
+            {
+                Self::Refused(text)
+            }
+            DieselError::SerializationError(_) => Self::Refused(text),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+/// How Postgres begins to say that it cannot hold a value (SQLSTATE classes 22 and 54). Anything
+/// else that is unknown is the server's trouble, not the event's.
+const DATA_MESSAGES: [&str; 10] = [
+    "invalid input syntax",
+    "unsupported Unicode escape",
+    "invalid byte sequence",
+    "out of range",
+    "index row",
+    "stack depth limit",
+    "total size of jsonb",
+    "string too long to represent",
+    "overflows numeric format",
+    "has no equivalent in encoding",
+];
+
+/// Why a transaction could not be filled.
+#[derive(Debug)]
+pub(super) enum FillError {
+    Race,
+    Database(DieselError),
+}
+
+impl From<DieselError> for FillError {
+    fn from(error: DieselError) -> Self {
+        Self::Database(error)
+    }
+}
+
+pub(super) fn unavailable(error: DieselError) -> Failure {
+    Failure::Unavailable(error.to_string())
+}

@@ -1,0 +1,167 @@
+//! Whom a batch is about: addresses, row locks, states.
+
+use std::collections::HashMap;
+
+use diesel::{PgConnection, RunQueryDsl};
+
+use super::apply::parse_traits;
+use super::batch::Unit;
+use super::claim::Standing;
+use super::decode::Item;
+use super::failure::FillError;
+use super::people_of_batch::{Key, PeopleOfBatch};
+use super::route::identities;
+use super::shard::Shard;
+use crate::model::{Call, Identity, PersonId, ProjectId};
+use crate::store::person_state::{LoadPeople, LockPeople, PersonRow};
+use crate::targeting::people::Address;
+use crate::targeting::{PersonState, load_addresses};
+
+impl Shard {
+    /// Finds whom the batch is about and reads their state, under their row locks where an event
+    /// may change it.
+    pub(super) fn find_people<'a>(
+        &self,
+        connection: &mut PgConnection,
+        units: &'a [Unit],
+        standings: &[Option<Standing>],
+        fresh: bool,
+    ) -> Result<PeopleOfBatch<'a>, FillError> {
+        let caches = self.targeting.people();
+        let mut people = PeopleOfBatch::default();
+        let mut unknown: HashMap<ProjectId, Vec<Identity>> = HashMap::new();
+        let mut keys: Vec<Key<'a>> = Vec::new();
+        for unit in units {
+            let Item::Event(event) = &unit.item else {
+                continue;
+            };
+            let (own, linked) = identities(event);
+            keys.extend(
+                own.into_iter()
+                    .chain(linked)
+                    .map(|identity| (unit.project, identity)),
+            );
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        for &(project, identity) in &keys {
+            let remembered = if fresh {
+                None
+            } else {
+                caches.address(project, identity)
+            };
+            match remembered {
+                Some(address) => people.set_address((project, identity), address.person),
+                None => unknown.entry(project).or_default().push(identity.clone()),
+            }
+        }
+        for (project, identities) in unknown {
+            let found = load_addresses(connection, project, &identities)?;
+            let found: HashMap<Identity, Address> = found.into_iter().collect();
+            for &(owner, identity) in keys.iter().filter(|(owner, _)| *owner == project) {
+                if let Some(address) = found.get(identity) {
+                    people.set_address((owner, identity), address.person);
+                }
+            }
+        }
+        let locked = self.people_to_lock(units, standings, &people, fresh);
+        self.read_states(connection, &mut people, &locked)?;
+        Ok(people)
+    }
+
+    /// The people whose state an event of the batch may change: those it links, and those it
+    /// identifies with traits they do not have yet. A duplicate changes nobody unless the event it
+    /// repeats is refused; that is rare enough for the second attempt.
+    fn people_to_lock(
+        &self,
+        units: &[Unit],
+        standings: &[Option<Standing>],
+        people: &PeopleOfBatch<'_>,
+        fresh: bool,
+    ) -> Vec<PersonId> {
+        let caches = self.targeting.people();
+        let mut locked = Vec::new();
+        for (unit, standing) in units.iter().zip(standings) {
+            let Item::Event(event) = &unit.item else {
+                continue;
+            };
+            if !fresh && matches!(standing, Some(Standing::Duplicate(_))) {
+                continue;
+            }
+            let (own, linked) = identities(event);
+            let own = own.and_then(|identity| people.address((unit.project, identity)));
+            let linked_person =
+                linked.and_then(|identity| people.address((unit.project, identity)));
+            if linked.is_some() && (own.is_none() || own != linked_person) {
+                locked.extend(own.into_iter().chain(linked_person));
+            }
+            if let (
+                Some(own),
+                Call::Identify {
+                    traits: Some(traits),
+                },
+            ) = (own, &event.call)
+            {
+                let patch = parse_traits(traits);
+                let changes_nothing = !fresh
+                    && caches.state(own).is_some_and(|state| {
+                        let held = state.traits_object();
+                        patch
+                            .iter()
+                            .all(|(name, value)| held.get(name) == Some(value))
+                    });
+                if !changes_nothing {
+                    locked.push(own);
+                }
+            }
+        }
+        locked.sort_unstable();
+        locked.dedup();
+        locked
+    }
+
+    fn read_states(
+        &self,
+        connection: &mut PgConnection,
+        people: &mut PeopleOfBatch<'_>,
+        locked: &[PersonId],
+    ) -> Result<(), FillError> {
+        let caches = self.targeting.people();
+        if !locked.is_empty() {
+            let ids: Vec<i64> = locked.iter().map(|person| person.0).collect();
+            let _: Vec<i64> = LockPeople { ids: &ids }.load(connection)?;
+        }
+        let mut wanted = Vec::new();
+        let mut observed = HashMap::new();
+        for person in people.addressed() {
+            let cached = if locked.binary_search(&person).is_ok() {
+                None
+            } else {
+                caches.state(person)
+            };
+            match cached {
+                Some(state) => people.insert_cached(&state),
+                None => {
+                    observed.insert(person, caches.observe(person));
+                    wanted.push(person.0);
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<PersonRow> = LoadPeople { ids: &wanted }.load(connection)?;
+        if rows.len() < wanted.len() || rows.iter().any(|row| row.merged_into.is_some()) {
+            // A remembered address leads to somebody who was merged or taken out since.
+            return Err(FillError::Race);
+        }
+        for row in rows {
+            let state = PersonState::from(row);
+            if let Some(observed) = observed.get(&state.id) {
+                let is_locked = locked.binary_search(&state.id).is_ok();
+                people.insert_loaded(state, is_locked, *observed);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! What a batch leaves in the database, each table in one statement with sorted arrays.
+
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{Array, BigInt, SmallInt, Text};
+use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
+use serde_json::json;
+
+use super::batch::{Unit, Verdict, Work};
+use super::decode::{Item, Rejection};
+use super::failure::FillError;
+use super::statements::{
+    EventRows, InsertEvents, InsertIdentities, InsertPeople, ReleaseMessageIds, TouchPeople,
+    UpdateTraits,
+};
+use crate::model::{Call, Identity, IdentityKind, PersonId, ProjectId, RawJson};
+
+/// Writes everything; returns the identities that merges gave to somebody else.
+pub(super) fn write(
+    connection: &mut PgConnection,
+    units: &[Unit],
+    work: &Work<'_>,
+) -> Result<Vec<(ProjectId, Identity)>, FillError> {
+    let identities = work.people.identity_rows();
+    if !identities.projects.is_empty() {
+        let inserted = InsertIdentities { rows: &identities }.execute(connection)?;
+        if inserted < identities.projects.len() {
+            return Err(FillError::Race);
+        }
+    }
+    let born = work.people.person_rows();
+    if !born.ids.is_empty() {
+        InsertPeople { rows: &born }.execute(connection)?;
+    }
+    let (ids, traits, seen_at) = work.people.changed();
+    if !ids.is_empty() {
+        UpdateTraits {
+            ids: &ids,
+            traits: &traits,
+            seen_at: &seen_at,
+        }
+        .execute(connection)?;
+    }
+    let mut moved = Vec::new();
+    for (loser, survivor) in work.people.merges() {
+        moved.extend(write_merge(connection, *loser, *survivor)?);
+    }
+    let (ids, seen_at) = work.people.touched();
+    if !ids.is_empty() {
+        TouchPeople {
+            ids: &ids,
+            seen_at: &seen_at,
+        }
+        .execute(connection)?;
+    }
+    write_events(connection, units, work)?;
+    write_rejections(connection, units, work)?;
+    if !work.released.is_empty() {
+        let released = work.released.values();
+        let (projects, digests): (Vec<i64>, Vec<Vec<u8>>) = released
+            .map(|(project, digest)| (*project, digest.to_vec()))
+            .unzip();
+        ReleaseMessageIds {
+            projects: &projects,
+            digests: &digests,
+        }
+        .execute(connection)?;
+    }
+    Ok(moved)
+}
+
+/// Gives the loser's identities to the survivor, and returns them.
+fn write_merge(
+    connection: &mut PgConnection,
+    loser: PersonId,
+    survivor: PersonId,
+) -> QueryResult<Vec<(ProjectId, Identity)>> {
+    let moved: Vec<MovedRow> = sql_query(
+        "UPDATE identities SET person_id = $2 WHERE person_id = $1 \
+         RETURNING project_id, kind, value",
+    )
+    .bind::<BigInt, _>(loser.0)
+    .bind::<BigInt, _>(survivor.0)
+    .load(connection)?;
+    sql_query("UPDATE persons SET merged_into = $2 WHERE id = $1 OR merged_into = $1")
+        .bind::<BigInt, _>(loser.0)
+        .bind::<BigInt, _>(survivor.0)
+        .execute(connection)?;
+    Ok(moved.into_iter().filter_map(MovedRow::key).collect())
+}
+
+#[derive(QueryableByName)]
+struct MovedRow {
+    #[diesel(sql_type = BigInt)]
+    project_id: i64,
+    #[diesel(sql_type = SmallInt)]
+    kind: i16,
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+impl MovedRow {
+    fn key(self) -> Option<(ProjectId, Identity)> {
+        let kind = IdentityKind::from_i16(self.kind)?;
+        let identity = Identity::parse(kind, &self.value).ok()?;
+        Some((ProjectId(self.project_id), identity))
+    }
+}
+
+fn write_events(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) -> QueryResult<()> {
+    let aliases: Vec<Option<String>> = units.iter().map(alias_properties).collect();
+    let mut rows = EventRows::default();
+    for (index, unit) in units.iter().enumerate() {
+        let (
+            Item::Event(event),
+            Some(Verdict::Stored {
+                id,
+                duplicate: false,
+                ..
+            }),
+        ) = (&unit.item, work.verdicts.get(index))
+        else {
+            continue;
+        };
+        let Some(person) = work.filed_under.get(index).copied().flatten() else {
+            continue;
+        };
+        let alias = aliases.get(index).and_then(Option::as_deref);
+        rows.ids.push(id.0);
+        rows.projects.push(unit.project.0);
+        rows.people.push(person.0);
+        rows.kinds.push(event.call.kind().as_i16());
+        rows.names.push(event.call.name());
+        rows.user_ids.push(event.user.as_ref().map(Identity::value));
+        rows.anonymous_ids
+            .push(event.anonymous.as_ref().map(Identity::value));
+        rows.message_ids
+            .push(event.message_id.as_ref().map(|id| id.as_str()));
+        rows.properties
+            .push(event.call.properties().map(RawJson::as_str).or(alias));
+        rows.contexts
+            .push(event.context.as_ref().map(RawJson::as_str));
+        rows.timestamps.push(event.timestamp);
+        rows.received_at.push(event.received_at);
+    }
+    if !rows.ids.is_empty() {
+        InsertEvents { rows: &rows }.execute(connection)?;
+    }
+    Ok(())
+}
+
+fn alias_properties(unit: &Unit) -> Option<String> {
+    match &unit.item {
+        Item::Event(event) => match &event.call {
+            Call::Alias { previous } => Some(json!({ "previousId": previous.value() }).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn write_rejections(
+    connection: &mut PgConnection,
+    units: &[Unit],
+    work: &Work<'_>,
+) -> QueryResult<()> {
+    let received_at = units.iter().find_map(|unit| match &unit.item {
+        Item::Event(event) => Some(event.received_at),
+        _ => None,
+    });
+    let mut rows: Vec<(ProjectId, &Rejection)> = Vec::new();
+    for (unit, verdict) in units.iter().zip(&work.verdicts) {
+        match (&unit.item, verdict) {
+            (Item::Rejected(rejection), _) | (_, Verdict::Rejected(rejection)) => {
+                rows.push((unit.project, rejection));
+            }
+            _ => {}
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let projects: Vec<i64> = rows.iter().map(|(project, _)| project.0).collect();
+    let codes: Vec<&str> = rows
+        .iter()
+        .map(|(_, rejection)| rejection.code.as_str())
+        .collect();
+    let messages: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.message)).collect();
+    let ids: Vec<Option<String>> = rows
+        .iter()
+        .map(|(_, r)| r.message_id.as_deref().map(without_nul))
+        .collect();
+    let payloads: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.payload)).collect();
+    sql_query(
+        "INSERT INTO rejected_events (project_id, received_at, code, message, message_id, payload) \
+         SELECT project_id, coalesce($6, now()), code, message, message_id, payload \
+         FROM unnest($1, $2, $3, $4, $5) AS t (project_id, code, message, message_id, payload)",
+    )
+    .bind::<Array<BigInt>, _>(projects)
+    .bind::<Array<Text>, _>(codes)
+    .bind::<Array<Text>, _>(messages)
+    .bind::<Array<diesel::sql_types::Nullable<Text>>, _>(ids)
+    .bind::<Array<Text>, _>(payloads)
+    .bind::<diesel::sql_types::Nullable<diesel::sql_types::Timestamptz>, Option<DateTime<Utc>>>(
+        received_at,
+    )
+    .execute(connection)
+    .map(|_| ())
+}
+
+/// Text columns cannot hold `\0`; JSON text writes it as an escape, so only a raw one is replaced.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

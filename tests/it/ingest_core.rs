@@ -1,0 +1,277 @@
+//! What ingest and targeting must withstand: a hub without its connection, a database that freezes
+//! or restarts, events that no table holds.
+
+use std::time::{Duration, Instant};
+
+use beckon::clock::Clock;
+use beckon::error::Error;
+use beckon::hub::Hub;
+use beckon::ingest::decode::Item;
+use beckon::ingest::{Ingest, IngestOptions, Outcome};
+use beckon::model::{Call, Dialect, Event, Identity, MessageId, ProjectId, RawJson};
+use beckon::store::{Store, StoreOptions};
+use beckon::targeting::{Targeting, TargetingOptions};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::support::postgres::{database, empty_database, postgres_server};
+
+struct Rig {
+    store: Store,
+    targeting: Targeting,
+    ingest: Ingest,
+    runtime: tokio::runtime::Runtime,
+    _hub: Hub,
+}
+
+/// The project that every database has from its first migration.
+const PROJECT: ProjectId = ProjectId(1);
+
+fn rig(url: &str) -> Rig {
+    let store = Store::new(StoreOptions {
+        url: url.to_owned(),
+        pool_size: 2,
+        deadline: Duration::from_secs(2),
+    });
+    let targeting = Targeting::new(store.clone(), Clock::system(), TargetingOptions::default());
+    let hub = targeting.start().unwrap();
+    let options = IngestOptions {
+        url: url.to_owned(),
+        traits_bytes_max: 1_000,
+        ..Default::default()
+    };
+    let ingest = Ingest::start(targeting.clone(), options).unwrap();
+    wait_until("targeting is ready", || targeting.is_ready());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    Rig {
+        store,
+        targeting,
+        ingest,
+        runtime,
+        _hub: hub,
+    }
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(20), "not so: {what}");
+        crate::support::pause(Duration::from_millis(20));
+    }
+}
+
+fn identify(user: &str, message: Option<&str>, traits: &serde_json::Value) -> Event {
+    let now = crate::support::now();
+    let raw = RawJson::from_checked(RawValue::from_string(traits.to_string()).unwrap());
+    Event {
+        dialect: Dialect::Segment,
+        call: Call::Identify { traits: Some(raw) },
+        user: Some(Identity::user(user).unwrap()),
+        anonymous: None,
+        message_id: message.map(|id| MessageId::parse(id).unwrap()),
+        timestamp: now,
+        received_at: now,
+        context: None,
+        size_bytes: 100,
+    }
+}
+
+impl Rig {
+    fn submit(&self, project: ProjectId, events: Vec<Event>) -> Result<Vec<Outcome>, Error> {
+        let items = events
+            .into_iter()
+            .map(|event| Item::Event(Box::new(event)))
+            .collect();
+        self.runtime.block_on(self.ingest.submit(project, items))
+    }
+
+    fn person(&self, user: &str) -> std::sync::Arc<beckon::targeting::PersonState> {
+        let identity = Identity::user(user).unwrap();
+        let person = self.targeting.person(PROJECT, &identity);
+        self.runtime.block_on(person).unwrap().unwrap()
+    }
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+fn count(connection: &mut PgConnection, query: &str) -> i64 {
+    let row: Count = sql_query(query).get_result(connection).unwrap();
+    row.count
+}
+
+/// The hub's connection is what makes this node known to others. Without it another node would
+/// think itself alone, so this one must not trust what it remembers.
+#[test]
+fn without_its_hub_a_node_remembers_nobody() {
+    let database = database();
+    let rig = rig(&database.url);
+    rig.submit(PROJECT, vec![identify("u", None, &json!({"plan": "free"}))])
+        .unwrap();
+    assert_eq!(rig.person("u").traits["plan"], "free");
+    let mut connection = database.connect();
+    sql_query("UPDATE pg_database SET datallowconn = false WHERE datname = current_database()")
+        .execute(&mut connection)
+        .unwrap();
+    let hubs = "SELECT count(pg_terminate_backend(pid)) AS count FROM pg_locks \
+         WHERE locktype = 'advisory' AND mode = 'ShareLock' \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(count(&mut connection, hubs), 1);
+    sql_query("UPDATE persons SET traits = '{\"plan\": \"pro\"}'")
+        .execute(&mut connection)
+        .unwrap();
+    crate::support::pause(Duration::from_millis(500));
+    assert_eq!(rig.person("u").traits["plan"], "pro");
+}
+
+/// An event that was refused is not stored, so another one with its message id is no duplicate.
+#[test]
+fn a_refused_event_has_no_duplicates_in_its_batch() {
+    let database = database();
+    let rig = rig(&database.url);
+    let huge = json!({"text": "x".repeat(2_000)});
+    let outcomes = rig
+        .submit(
+            PROJECT,
+            vec![
+                identify("u", Some("m"), &huge),
+                identify("u", Some("m"), &huge),
+                identify("u", Some("m"), &json!({"plan": "free"})),
+                identify("u", Some("m"), &json!({"plan": "pro"})),
+            ],
+        )
+        .unwrap();
+    let told: Vec<Option<bool>> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Stored(stored) => Some(stored.duplicate),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [None, None, Some(false), Some(true)]);
+    let mut connection = database.connect();
+    assert_eq!(count(&mut connection, "SELECT count(*) FROM events"), 1);
+    assert_eq!(
+        count(&mut connection, "SELECT count(*) FROM rejected_events"),
+        2
+    );
+    let again = rig.submit(PROJECT, vec![identify("u", Some("m"), &json!({}))]);
+    assert!(matches!(&again.unwrap()[..], [Outcome::Stored(s)] if s.duplicate));
+}
+
+/// A project that is gone costs its own events, not those of others that share a batch with them.
+#[test]
+fn an_event_of_a_project_that_is_gone_is_refused() {
+    let database = database();
+    let rig = rig(&database.url);
+    let outcomes = rig.submit(ProjectId(999), vec![identify("u", None, &json!({}))]);
+    assert!(matches!(&outcomes.unwrap()[..], [Outcome::Rejected(_)]));
+}
+
+/// Which of several user ids stands for a person is what the database says, remembered or not.
+#[test]
+fn a_second_user_id_changes_nothing_by_being_remembered() {
+    let database = database();
+    let rig = rig(&database.url);
+    let mut alias = identify("a", None, &json!({}));
+    alias.call = Call::Alias {
+        previous: Identity::user("b").unwrap(),
+    };
+    let mut first = identify("b", None, &json!({}));
+    first.received_at = alias.received_at;
+    rig.submit(PROJECT, vec![first, alias]).unwrap();
+    let remembered = rig.person("a").user_id.clone();
+    rig.targeting.people().forget_all();
+    assert_eq!(remembered, rig.person("a").user_id);
+}
+
+#[test]
+fn a_frozen_and_a_restarted_database_cost_time_and_nothing_else() {
+    let mut server = postgres_server();
+    let rig = rig(&server.url());
+    let send = |message: &str| {
+        let began = Instant::now();
+        let event = identify("u", Some(message), &json!({ "last": message }));
+        let outcome = rig.submit(PROJECT, vec![event]);
+        assert!(
+            began.elapsed() < Duration::from_millis(2_500),
+            "{:?}",
+            began.elapsed()
+        );
+        outcome
+    };
+    send("m0").unwrap();
+    server.freeze();
+    for _ in 0..3 {
+        assert!(matches!(send("m1"), Err(Error::DatabaseUnavailable)));
+        let began = Instant::now();
+        for _ in 0..2 {
+            let read = rig
+                .store
+                .run(|connection| sql_query("SELECT 1").execute(connection));
+            assert!(rig.runtime.block_on(read).is_err());
+        }
+        assert!(began.elapsed() < Duration::from_millis(5_000));
+    }
+    server.thaw();
+    wait_until("events are stored again", || send("m1").is_ok());
+    server.kill();
+    assert!(matches!(send("m2"), Err(Error::DatabaseUnavailable)));
+    server.start_again();
+    wait_until("events are stored after a restart", || send("m2").is_ok());
+    let read = rig
+        .store
+        .run(|connection| sql_query("SELECT count(*) FROM events").get_result::<Count>(connection));
+    assert_eq!(rig.runtime.block_on(read).unwrap().count, 3);
+    assert_eq!(rig.person("u").traits["last"], "m2");
+}
+
+/// Neither waiting for another node that migrates nor a long migration is bound by what queries are.
+#[test]
+fn migrations_are_not_bound_by_the_limits_of_queries() {
+    let database = empty_database();
+    let mut other = database.connect();
+    sql_query("SELECT pg_advisory_lock(x'6265636b6f6e0001'::bigint)")
+        .execute(&mut other)
+        .unwrap();
+    let mut connection = database.connect();
+    for setting in ["statement_timeout", "lock_timeout"] {
+        sql_query(format!("SET {setting} = '200ms'"))
+            .execute(&mut connection)
+            .unwrap();
+    }
+    let migrating = std::thread::spawn(move || {
+        beckon::store::migrate::migrate(&mut connection).unwrap();
+        connection
+    });
+    crate::support::pause(Duration::from_millis(600));
+    drop(other);
+    let mut connection = migrating.join().unwrap();
+    let slow = sql_query("SELECT pg_sleep(1)").execute(&mut connection);
+    assert!(slow.is_err(), "the session's own limits hold again");
+}
+
+/// Errors are told apart by their texts, so a server that speaks another language is asked to speak
+/// English.
+#[test]
+fn the_database_answers_in_english() {
+    let database = database();
+    sql_query(format!(
+        "ALTER DATABASE {} SET lc_messages = 'POSIX'",
+        database.name
+    ))
+    .execute(&mut database.connect())
+    .unwrap();
+    let mut connection = beckon::store::connect(&database.url).unwrap();
+    let english = "SELECT count(*) WHERE current_setting('lc_messages') = 'C'";
+    assert_eq!(count(&mut connection, english), 1);
+}
