@@ -58,6 +58,7 @@ fn whole_days_past_the_retention_go_and_the_first_kept_day_stays() {
     assert_eq!(report.dropped.len(), 1);
     assert_eq!(report.dropped[0].day, today - Days::new(91));
     assert_eq!(report.events_dropped, 3);
+    assert!(report.kept.is_empty());
     assert_eq!(events(&mut connection, 1), 2);
     // Partitions ahead were created on the way.
     let days = partitions::list(&mut connection).unwrap();
