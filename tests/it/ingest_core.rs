@@ -1,10 +1,6 @@
 //! What ingest and targeting must withstand: a hub without its connection, a database that freezes
 //! or restarts, events that no table holds.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test may wait and read the clock"
-)]
 
 use std::time::{Duration, Instant};
 
