@@ -1,7 +1,6 @@
 //! What ingest and targeting must withstand: a hub without its connection, a database that freezes
 //! or restarts, events that no table holds.
 
-
 use std::time::{Duration, Instant};
 
 use beckon::clock::Clock;
