@@ -3,13 +3,13 @@
 //! A server starts the private one and stops it at its end. Any other command shares it with a
 //! server that runs, and else starts it for as long as it needs it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diesel::PgConnection;
 
 use crate::config::{Config, redact_url};
-use crate::embedded_pg::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use crate::embedded_pg::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, is_reachable};
 use crate::store;
 
 use super::Failure;
@@ -19,6 +19,24 @@ const DATABASE: &str = "beckon";
 
 /// How long the private Postgres may take to stop; the rest of a shutdown has its share before.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The private Postgres's folder when none is set.
+const FOLDER_HERE: &str = ".beckon";
+
+/// The same where Postgres's account cannot enter the current folder.
+const FOLDER_OF_THE_SYSTEM: &str = "/var/lib/beckon";
+
+/// The folder of the private Postgres.
+pub(super) fn data_folder(config: &Config) -> PathBuf {
+    if let Some(folder) = &config.data_dir {
+        return folder.clone();
+    }
+    // Starting Postgres will say what is wrong where this cannot be told.
+    match is_reachable(Path::new(FOLDER_HERE), None) {
+        Ok(false) => PathBuf::from(FOLDER_OF_THE_SYSTEM),
+        Ok(true) | Err(_) => PathBuf::from(FOLDER_HERE),
+    }
+}
 
 /// A database to work on.
 #[derive(Debug)]
@@ -33,7 +51,7 @@ impl Database {
     pub(super) fn for_server(config: &Config) -> Result<Self, Failure> {
         match &config.database_url {
             Some(url) => Ok(Self::elsewhere(url)),
-            None => Ok(Self::start_private(&config.data_dir)?),
+            None => Ok(Self::start_private(&data_folder(config))?),
         }
     }
 
@@ -42,7 +60,7 @@ impl Database {
         if let Some(url) = &config.database_url {
             return Ok(Self::elsewhere(url));
         }
-        let folder = &config.data_dir;
+        let folder = &data_folder(config);
         if !folder.exists() {
             return Err(Failure::new(format!(
                 "there is no database: database_url is not set, and the data folder {} does not \

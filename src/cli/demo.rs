@@ -10,7 +10,7 @@ use crate::http::auth::{Scope, Secret};
 use crate::model::ProjectId;
 use crate::transfer;
 
-use super::database::Database;
+use super::database::{Database, data_folder};
 use super::prepare::{Unprepared, prepare};
 use super::serve::{Server, bind};
 use super::{Failure, Outcome, keys, output};
@@ -28,7 +28,8 @@ enum Shown {
 
 pub(super) fn demo(config: &Config) -> Outcome {
     let listener = bind(&config.listen)?;
-    let database = Database::start_private(&config.data_dir)?;
+    let data_dir = data_folder(config);
+    let database = Database::start_private(&data_dir)?;
     let mut connection = prepare(config, &database.url).map_err(|unprepared| match unprepared {
         Unprepared::NotYet(reason) => Failure::new(reason),
         Unprepared::Never(failure) => failure,
@@ -37,7 +38,7 @@ pub(super) fn demo(config: &Config) -> Outcome {
     load_samples(&mut connection, project)?;
     let admin = demo_key(&mut connection, project, Scope::Admin, &config.admin_key)?;
     let client = demo_key(&mut connection, project, Scope::Client, &config.client_key)?;
-    let data_dir = config.data_dir.display().to_string();
+    let data_dir = data_dir.display().to_string();
     let server = Server {
         config,
         database,

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::{Config, redact_url};
 use crate::store::{migrate, partitions};
 
-use super::database::Database;
+use super::database::{Database, data_folder};
 use super::settings::CommandSettings;
 use super::{Exit, Outcome, output};
 
@@ -387,8 +387,8 @@ fn last_retention(connection: &mut PgConnection, _: &Config) -> QueryResult<Chec
 
 /// The disk of the data folder, or of the folder above while there is none.
 fn disk(config: &Config) -> Check {
-    let folder = config
-        .data_dir
+    let data_dir = data_folder(config);
+    let folder = data_dir
         .ancestors()
         .find(|folder| folder.exists() && !folder.as_os_str().is_empty())
         .unwrap_or_else(|| std::path::Path::new("."));

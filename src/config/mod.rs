@@ -58,7 +58,7 @@ pub enum Mode {
 #[expect(missing_docs, reason = "VARIABLES documents each under the same name")]
 pub struct Config {
     pub listen: String,
-    pub data_dir: PathBuf,
+    pub data_dir: Option<PathBuf>,
     pub database_url: Option<String>,
     pub admin_key: Option<String>,
     pub client_key: Option<String>,
@@ -363,7 +363,7 @@ impl Checker<'_> {
         let cors_origins = self.take("cors_origins", parse::origins);
         Config {
             listen: self.take("listen", parse::address),
-            data_dir: self.take("data_dir", parse::path),
+            data_dir: self.take("data_dir", parse::optional_path),
             database_url: self.take("database_url", parse::database_url),
             admin_key: self.take("admin_key", |text| parse::key(text, mode)),
             client_key: self.take("client_key", |text| parse::key(text, mode)),

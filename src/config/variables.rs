@@ -95,9 +95,11 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::everything(
         "data_dir",
-        ".beckon",
+        "",
         "DIR",
-        "The folder of the private Postgres that is used when database_url is not set.",
+        "The folder of the private Postgres that is used when database_url is not set. When this \
+         is not set either: .beckon below the current folder, or /var/lib/beckon where the \
+         unprivileged account of a Postgres that root starts cannot enter that.",
     ),
     Variable::everything(
         "database_url",
