@@ -3,11 +3,11 @@
 //! A key is looked up by its SHA-256 and kept in a bounded cache for a moment, unknown ones
 //! too, so that a flood of one bad key costs one query. A key that is revoked through this process
 //! is forgotten at once; one that is revoked elsewhere is good until it is read again, which
-//! happens on its first use after [`FRESH`]. While the database is away or slow, a key that was
+//! happens on its first use after `FRESH`. While the database is away or slow, a key that was
 //! good stays good and costs no wait: an outage must not lock out those who were let in.
 //!
 //! A handler says what it needs by the type of its extractor ([`Authorized`]); ingest, whose key
-//! may stand in the body, calls [`Authenticator::by_head`] and [`Authenticator::by_body`].
+//! may stand in the body, calls `Authenticator::by_head` and `Authenticator::by_body`.
 
 mod credentials;
 mod guard;

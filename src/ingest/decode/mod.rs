@@ -9,7 +9,7 @@
 //! 3. The envelope is split into events, each a slice of the text. Each is decoded alone, so an
 //!    odd one costs only itself: it becomes a [`Rejection`] and its neighbours live.
 //! 4. The dialect's rules (`seed`, `segment`, `leads`) turn members into an
-//!    [`Event`](crate::model::Event). Properties, traits and context stay text.
+//!    [`Event`]. Properties, traits and context stay text.
 //!
 //! Decisions worth knowing:
 //! - A list with more events than the limit is refused whole with `batch_too_large`: nothing of it
