@@ -32,6 +32,7 @@ mod ingest_core;
 mod ingest_model;
 mod isolation;
 mod keys;
+mod matcher_model;
 mod migrations;
 mod nodes;
 mod partitions;
