@@ -33,7 +33,6 @@ struct SegmentBody {
     #[schema(value_type = Option<Vec<Object>>)]
     rules: Option<Vec<Value>>,
     /// JsonLogic that must hold too.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
 }
 
@@ -48,7 +47,6 @@ struct Segment {
     #[schema(value_type = Option<Vec<Object>>)]
     rules: Option<Vec<Value>>,
     /// JsonLogic.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
     /// When it was made.
     #[serde(rename = "createdAt")]
