@@ -24,7 +24,7 @@ use crate::error::Error;
 
 /// The one middleware, outermost.
 pub(super) async fn envelope(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
@@ -45,6 +45,10 @@ pub(super) async fn envelope(
     )
     .await;
     let method = request.method().clone();
+    if method == Method::HEAD {
+        // It is answered as the GET it stands for; the framework leaves the body out.
+        request.head_mut().method = Method::GET;
+    }
     let span = tracing::info_span!("request", id = id.as_str());
     let answer = answer(request, next, &state, &permission).instrument(span.clone());
     let response = answer.await?;

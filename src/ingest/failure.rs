@@ -1,5 +1,7 @@
 //! Why a batch was not committed, and what the database's words mean for it.
 
+use std::fmt;
+
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use crate::store::is_unavailable;
@@ -13,6 +15,15 @@ pub(super) enum Failure {
     Refused(String),
     /// The connection cannot be used any more, or the outcome is unknown.
     Unavailable(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Race => f.write_str("other writers were faster, again and again"),
+            Self::Refused(reason) | Self::Unavailable(reason) => f.write_str(reason),
+        }
+    }
 }
 
 impl From<DieselError> for Failure {

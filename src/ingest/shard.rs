@@ -142,7 +142,7 @@ impl Shard {
                 return Ok(());
             }
             Err(Failure::Refused(message)) => message,
-            Err(Failure::Race | Failure::Unavailable(_)) => return Err(Error::DatabaseUnavailable),
+            Err(failure) => return Err(give_up(&failure)),
         };
         if let [unit] = units {
             tracing::warn!(
@@ -166,7 +166,7 @@ impl Shard {
                     }
                     Ok(())
                 }
-                Err(_) => Err(Error::DatabaseUnavailable),
+                Err(failure) => Err(give_up(&failure)),
             };
         }
         let middle = units.len() / 2;
@@ -221,6 +221,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// What callers hear of a batch that was not committed; the log has the reason.
+fn give_up(failure: &Failure) -> Error {
+    tracing::warn!(reason = %failure, "a transaction was given up");
+    Error::DatabaseUnavailable
 }
 
 fn bytes_of(job: &Job) -> usize {

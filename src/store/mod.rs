@@ -21,6 +21,7 @@ pub mod person_state;
 pub(crate) mod prepared;
 pub mod schema;
 pub mod segments;
+mod traits;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
 use serde_json::Value;
 
 use super::schema::identities;
+use super::traits::Traits;
 use crate::model::{Identity, PersonId, ProjectId};
 
 /// How many people that were merged into one are followed.
@@ -16,7 +17,7 @@ const MERGED_MAX: i32 = 1_000;
 #[derive(Debug, Clone, QueryableByName)]
 pub struct ListedPerson {
     /// Traits, merged over all identifies.
-    #[diesel(sql_type = Jsonb)]
+    #[diesel(sql_type = Jsonb, deserialize_as = Traits)]
     pub traits: Value,
     /// The identity that names the person best: the oldest user id, else the oldest anonymous one.
     #[diesel(sql_type = Nullable<Text>)]

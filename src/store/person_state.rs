@@ -8,6 +8,7 @@ use diesel::{QueryResult, Queryable};
 use serde_json::Value;
 
 use super::prepared::prepared;
+use super::traits::Traits;
 
 /// Which person an identity leads to.
 #[derive(Debug, Clone, Queryable)]
@@ -64,6 +65,7 @@ pub struct PersonRow {
     /// The home hash.
     pub home: i64,
     /// Merged traits.
+    #[diesel(deserialize_as = Traits)]
     pub traits: Value,
     /// Who survived, if this person was merged away.
     pub merged_into: Option<i64>,

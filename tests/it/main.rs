@@ -24,6 +24,7 @@ mod docs;
 mod embedded_pg;
 mod golden;
 mod hostile;
+mod http_edges;
 mod identity;
 mod import;
 mod imports_direction;

@@ -35,7 +35,6 @@ struct FlagBody {
     /// Its value, any JSON.
     value: Option<Value>,
     /// JsonLogic: for whom it is on.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
 }
 
@@ -49,7 +48,6 @@ struct Flag {
     value: Option<Value>,
     /// For whom it is on; absent is everybody.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
 }
 

@@ -130,8 +130,14 @@ impl Known {
                     Segment::Exact(segment.to_owned())
                 }
             });
-            let methods = openapi::methods(item).into_iter().map(|(name, _)| name);
-            (segments.collect(), methods.collect())
+            let mut methods: Vec<&'static str> = openapi::methods(item)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            if methods.contains(&"GET") {
+                methods.push("HEAD");
+            }
+            (segments.collect(), methods)
         });
         Self {
             document: document.to_json().unwrap_or_default(),

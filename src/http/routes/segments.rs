@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
-use super::campaigns::draft::{check_size, refuse_fields, unfit};
+use super::campaigns::draft::{check_size, drop_servers_own, refuse_fields, unfit};
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
 use crate::http::body;
@@ -33,7 +33,6 @@ struct SegmentBody {
     #[schema(value_type = Option<Vec<Object>>)]
     rules: Option<Vec<Value>>,
     /// JsonLogic that must hold too.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
 }
 
@@ -48,7 +47,6 @@ struct Segment {
     #[schema(value_type = Option<Vec<Object>>)]
     rules: Option<Vec<Value>>,
     /// JsonLogic.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
     /// When it was made.
     #[serde(rename = "createdAt")]
@@ -235,12 +233,6 @@ fn checked_id(id: String) -> Result<String, Error> {
         return Err(NOT_FOUND);
     }
     Ok(id)
-}
-
-fn drop_servers_own(body: &mut Map<String, Value>) {
-    for name in ["id", "createdAt", "updatedAt", "warnings"] {
-        body.remove(name);
-    }
 }
 
 /// The segment's name, trimmed, when it is there.

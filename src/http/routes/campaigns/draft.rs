@@ -100,7 +100,8 @@ pub(super) fn into_answer(stored: StoredCampaign) -> Map<String, Value> {
     body
 }
 
-fn drop_servers_own(body: &mut Map<String, Value>) {
+/// Takes away what only the server may say, of campaigns and segments alike.
+pub(in crate::http::routes) fn drop_servers_own(body: &mut Map<String, Value>) {
     for name in SERVERS_OWN {
         body.remove(name);
     }

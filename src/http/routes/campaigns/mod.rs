@@ -41,7 +41,6 @@ struct CampaignBody {
     #[schema(value_type = Option<Vec<Object>>)]
     rules: Option<Vec<Value>>,
     /// JsonLogic that must hold too.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
 }
 
@@ -56,8 +55,8 @@ struct Campaign {
     status: Option<String>,
     /// The event that makes it a candidate.
     trigger: Option<String>,
-    /// What it looks like to clients.
-    r#type: String,
+    /// What it looks like to clients, as it was given.
+    r#type: Value,
     /// What clients show.
     #[schema(value_type = Object)]
     config: Value,
@@ -65,7 +64,6 @@ struct Campaign {
     #[schema(value_type = Vec<Object>)]
     rules: Vec<Value>,
     /// JsonLogic.
-    #[schema(value_type = Option<Object>)]
     targeting: Option<Value>,
     /// When it was made.
     #[serde(rename = "createdAt")]

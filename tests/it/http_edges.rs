@@ -1,0 +1,92 @@
+//! What HTTP, the document and the people's own data lead to at the edges of what is allowed.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+fn nested(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+/// Traits may nest as deep as any event; whoever has such traits is still somebody.
+#[test]
+fn people_with_deep_traits_go_on() {
+    for limit in [256, 1_000] {
+        let mut app = TestApp::start_with(&[("BECKON_LIMIT_NESTING", &limit.to_string())]);
+        // The event and its traits are two levels themselves.
+        let deep = nested(limit - 2);
+        let body = format!(r#"{{"user_id":"deep","traits":{{"d":{deep}}}}}"#);
+        let answer = app.client().post_text("/v1/identify", &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        // Nobody remembers the person now; what is known is what can be read.
+        app.terminate(Duration::from_secs(10));
+        app.restart();
+        let client = app.client();
+        let traits = json!({"user_id": "deep", "traits": {"plan": "pro"}});
+        client.post("/v1/identify", &traits).expect(200);
+        let alias = json!({"userId": "deep", "previousId": "other"});
+        client.post("/v1/alias", &alias).expect(200);
+        client.get("/v1/campaigns?user_id=deep").expect(200);
+        let admin = app.admin();
+        for path in ["/v1/admin/users", "/v1/admin/users/deep"] {
+            let answer = admin.get(path);
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            assert!(answer.text().contains(&deep), "{path}");
+            assert!(answer.text().contains(r#""plan":"pro""#), "{path}");
+        }
+    }
+}
+
+/// Load balancers ask with HEAD; it is the GET without its body.
+#[test]
+fn head_is_a_get_without_its_body() {
+    let app = TestApp::start();
+    let (nobody, admin) = (app.nobody(), app.admin());
+    for path in ["/v1/health", "/livez", "/readyz", "/openapi.json"] {
+        let answer = nobody.send("HEAD", path, &[], None);
+        assert_eq!((answer.status, answer.text().as_str()), (200, ""), "{path}");
+        assert_eq!(
+            answer.header("content-type"),
+            nobody.get(path).header("content-type"),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        admin.send("HEAD", "/v1/admin/campaigns", &[], None).status,
+        200
+    );
+    assert_eq!(
+        nobody.send("HEAD", "/v1/admin/campaigns", &[], None).status,
+        401
+    );
+    assert_eq!(admin.send("HEAD", "/v1/track", &[], None).status, 405);
+    let options = nobody.send("OPTIONS", "/v1/health", &[], None);
+    assert_eq!(options.header("allow"), "GET, HEAD");
+}
+
+/// JsonLogic may be a constant, and a type is returned as it was given.
+#[test]
+fn the_document_allows_what_is_answered() {
+    let app = TestApp::start();
+    let document = app.nobody().get("/openapi.json").expect(200);
+    let admin = app.admin();
+    let body = json!({"name": "N", "type": 5, "targeting": true});
+    let campaign = admin.post("/v1/admin/campaigns", &body).expect(201);
+    let segment = admin.post("/v1/admin/segments", &body).expect(201);
+    let body = json!({"key": "k", "targeting": true});
+    let flag = admin.post("/v1/admin/features", &body).expect(200)["flag"].clone();
+    for (schema, member, answer) in [
+        ("Campaign", "type", &campaign),
+        ("Campaign", "targeting", &campaign),
+        ("Segment", "targeting", &segment),
+        ("Flag", "targeting", &flag),
+    ] {
+        let described = &document["components"]["schemas"][schema]["properties"][member];
+        assert!(described.is_object(), "{schema}.{member}");
+        assert_eq!(described.get("type"), None, "{described} for {answer}");
+        assert!(!answer[member].is_object(), "{answer}");
+        assert_ne!(answer[member], Value::Null, "{answer}");
+    }
+}
