@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::rt::System;
 use diesel::PgConnection;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Mode};
@@ -48,6 +49,16 @@ pub(super) fn serve(config: &Config) -> Outcome {
     server.run(prepared, |_| {})
 }
 
+/// Lets this process open as many files as it may: each connection takes two, and the usual soft
+/// limit of 1,024 is far below the number of connections a server holds.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
 /// Takes the address.
 pub(super) fn bind(address: &str) -> Result<TcpListener, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
@@ -82,6 +93,7 @@ impl Server<'_> {
             listener,
             mode,
         } = self;
+        raise_open_files();
         let state = compose(config, &database.url, mode)?;
         let preparation = Preparation {
             config: config.clone(),

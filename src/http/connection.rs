@@ -1,15 +1,16 @@
-//! Closes connections whose first request does not come.
+//! Closes connections whose next request does not come.
 //!
 //! The framework has a timeout for that, but it answers 408, which SDKs retry; so it is switched
-//! off and this one closes the socket without a word. It holds a second handle of the socket, only
-//! until the first request's head is complete. Idle connections after that are the keep-alive
-//! timeout's.
+//! off and this one closes the socket without a word, with a second handle of it. A connection has
+//! so long to complete the head of its first request; after an answer it has the keep-alive time
+//! more, so that a head sent byte by byte is not waited for either.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Extensions;
 use actix_web::rt;
@@ -17,35 +18,94 @@ use actix_web::rt::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Tells the watch that a request has come; lives as long as the connection.
-pub(super) struct FirstRequest(Cell<Option<oneshot::Sender<()>>>);
+/// How long a connection may be without a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Before the first one.
+    pub(super) first: Duration,
+    /// After an answer.
+    pub(super) next: Duration,
+}
 
-impl FirstRequest {
-    /// Ends the watch.
-    pub(super) fn has_come(&self) {
-        // Dropping the sender is the signal.
-        drop(self.0.take());
+/// What is known of a connection's requests.
+#[derive(Debug)]
+struct Activity {
+    in_flight: Cell<u32>,
+    give_up_at: Cell<Instant>,
+    patience: Patience,
+}
+
+/// A connection that is watched; it lives as long as the connection does.
+#[derive(Debug)]
+pub(super) struct Watched {
+    activity: Rc<Activity>,
+    /// Nothing is ever sent: dropping it ends the watch.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Watched {
+    /// Says that a request has come; it is in flight until the value is dropped.
+    pub(super) fn request(&self) -> InFlight {
+        self.activity
+            .in_flight
+            .set(self.activity.in_flight.get() + 1);
+        InFlight(Rc::clone(&self.activity))
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(super) struct InFlight(Rc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0
+            .in_flight
+            .set(self.0.in_flight.get().saturating_sub(1));
+        self.0.give_up_at.set(Instant::now() + self.0.patience.next);
     }
 }
 
 /// Starts the watch of a new connection.
-pub(super) fn watch(connection: &dyn Any, extensions: &mut Extensions, head_timeout: Duration) {
+pub(super) fn watch(connection: &dyn Any, extensions: &mut Extensions, patience: Patience) {
     let Some(stream) = connection.downcast_ref::<TcpStream>() else {
         return;
     };
     let socket = match stream.as_fd().try_clone_to_owned() {
         Ok(handle) => std::net::TcpStream::from(handle),
         Err(error) => {
-            tracing::warn!(error = %error, "a connection is not watched for a slow first request");
+            tracing::warn!(error = %error, "a connection is not watched for slow requests");
             return;
         }
     };
-    let (sender, come_or_gone) = oneshot::channel::<()>();
-    extensions.insert(FirstRequest(Cell::new(Some(sender))));
+    let activity = Rc::new(Activity {
+        in_flight: Cell::new(0),
+        give_up_at: Cell::new(Instant::now() + patience.first),
+        patience,
+    });
+    let (alive, mut gone) = oneshot::channel::<()>();
+    extensions.insert(Watched {
+        activity: Rc::clone(&activity),
+        _alive: alive,
+    });
     rt::spawn(async move {
-        if timeout(head_timeout, come_or_gone).await.is_err()
-            && let Err(error) = socket.shutdown(Shutdown::Both)
-        {
+        loop {
+            let wait = if activity.in_flight.get() > 0 {
+                patience.next
+            } else {
+                activity
+                    .give_up_at
+                    .get()
+                    .saturating_duration_since(Instant::now())
+            };
+            if timeout(wait, &mut gone).await.is_ok() {
+                return;
+            }
+            if activity.in_flight.get() == 0 && activity.give_up_at.get() <= Instant::now() {
+                break;
+            }
+        }
+        if let Err(error) = socket.shutdown(Shutdown::Both) {
             tracing::debug!(error = %error, "a slow connection was closed by its client first");
         }
     });
@@ -62,17 +122,21 @@ mod tests {
     use super::*;
 
     const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
+    const PATIENCE: Patience = Patience {
+        first: HEAD_TIMEOUT,
+        next: Duration::from_millis(1_500),
+    };
 
-    async fn received_after(sent: &'static [u8]) -> (String, Duration) {
+    async fn received_after(parts: &'static [&'static [u8]]) -> (String, Duration) {
         let server = HttpServer::new(|| {
             App::new().default_service(web::to(|request: HttpRequest| async move {
-                request.conn_data::<FirstRequest>().unwrap().has_come();
+                let _in_flight = request.conn_data::<Watched>().unwrap().request();
                 HttpResponse::Ok().body("fine")
             }))
         })
-        .on_connect(|connection, extensions| watch(connection, extensions, HEAD_TIMEOUT))
+        .on_connect(|connection, extensions| watch(connection, extensions, PATIENCE))
         .client_request_timeout(Duration::ZERO)
-        .keep_alive(Duration::from_secs(2))
+        .keep_alive(Duration::from_secs(1))
         .workers(1)
         .disable_signals()
         .bind("127.0.0.1:0")
@@ -84,8 +148,19 @@ mod tests {
         let received = rt::task::spawn_blocking(move || {
             let started = Instant::now();
             let mut socket = std::net::TcpStream::connect(address).unwrap();
-            socket.write_all(sent).unwrap();
             let mut text = String::new();
+            for part in parts {
+                socket.write_all(part).unwrap();
+                // Long enough for what was sent to be answered, if it can be.
+                let answered = Some(Duration::from_millis(100));
+                socket.set_read_timeout(answered).unwrap();
+                let mut buffer = [0; 1_024];
+                if let Ok(count) = socket.read(&mut buffer) {
+                    text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+                }
+            }
+            let bound = Some(Duration::from_secs(10));
+            socket.set_read_timeout(bound).unwrap();
             // A reset is as good as an end.
             let _ended = socket.read_to_string(&mut text);
             (text, started.elapsed())
@@ -97,15 +172,27 @@ mod tests {
 
     #[actix_web::test]
     async fn a_first_request_that_does_not_come_is_not_waited_for() {
-        let (text, took) = received_after(b"POST /v1/track HTTP/1.1\r\nhost: x\r\n").await;
+        let (text, took) = received_after(&[b"POST /v1/track HTTP/1.1\r\nhost: x\r\n"]).await;
         assert_eq!(text, "");
         assert!(took >= HEAD_TIMEOUT && took < HEAD_TIMEOUT * 4, "{took:?}");
     }
 
     #[actix_web::test]
     async fn a_connection_that_has_asked_is_left_to_keep_alive() {
-        let (text, took) = received_after(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let (text, took) = received_after(&[b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"]).await;
         assert!(text.starts_with("HTTP/1.1 200"), "{text}");
         assert!(took > HEAD_TIMEOUT * 2, "{took:?}");
+    }
+
+    #[actix_web::test]
+    async fn a_later_request_that_does_not_come_whole_is_not_waited_for() {
+        let parts: &[&[u8]] = &[
+            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: ",
+        ];
+        let (text, took) = received_after(parts).await;
+        assert_eq!(text.matches("HTTP/1.1 200").count(), 1, "{text}");
+        assert!(took >= PATIENCE.next, "{took:?}");
+        assert!(took < PATIENCE.next * 3, "{took:?}");
     }
 }

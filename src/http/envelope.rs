@@ -14,7 +14,7 @@ use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::Instrument;
 
 use super::auth::Access;
-use super::connection::FirstRequest;
+use super::connection::Watched;
 use super::cors::Permission;
 use super::limits::{self, Standing};
 use super::problem::Problem;
@@ -28,9 +28,7 @@ pub(super) async fn envelope(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
-    if let Some(first) = request.conn_data::<FirstRequest>() {
-        first.has_come();
-    }
+    let _in_flight = request.conn_data::<Watched>().map(Watched::request);
     let Some(state) = request.app_data::<web::Data<AppState>>().cloned() else {
         let problem = Problem::from(Error::Internal("the state is missing".to_owned()));
         return Ok(request.error_response(problem));

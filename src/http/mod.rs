@@ -50,7 +50,10 @@ pub struct Serving {
 pub fn serve(state: AppState, listener: TcpListener) -> io::Result<Serving> {
     let address = listener.local_addr()?;
     let settings = Arc::clone(&state.settings);
-    let head_timeout = settings.head_timeout;
+    let patience = connection::Patience {
+        first: settings.head_timeout,
+        next: settings.keep_alive + settings.head_timeout,
+    };
     let known = web::Data::new(routes::Known::new(&openapi::document()));
     let state = web::Data::new(state);
     let docs = settings.docs;
@@ -67,7 +70,7 @@ pub fn serve(state: AppState, listener: TcpListener) -> io::Result<Serving> {
             .default_service(web::to(routes::not_found))
     })
     .on_connect(move |connection, extensions| {
-        connection::watch(connection, extensions, head_timeout);
+        connection::watch(connection, extensions, patience);
     })
     // Zero switches the framework's timeout off, which would answer 408; `connection` has its own.
     .client_request_timeout(std::time::Duration::ZERO)
