@@ -66,6 +66,7 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             body_bytes_max: config.limit_body_bytes,
             batch_events_max: config.limit_batch_events,
             nesting_max: config.limit_nesting,
+            message_id_chars_max: config.limit_message_id_chars,
         },
         docs: config.docs,
         // The framework counts whole seconds.

@@ -4,6 +4,7 @@
 //! server that runs, and else starts it for as long as it needs it.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use diesel::PgConnection;
@@ -43,7 +44,14 @@ pub(super) fn data_folder(config: &Config) -> PathBuf {
 pub(super) struct Database {
     /// Its libpq URL.
     pub(super) url: String,
-    private: Option<EmbeddedPostgres>,
+    /// The private Postgres and its folder.
+    private: Option<(EmbeddedPostgres, PathBuf)>,
+}
+
+fn private_options(folder: &Path) -> EmbeddedOptions {
+    let mut options = EmbeddedOptions::new(folder);
+    options.stop_timeout = STOP_TIMEOUT;
+    options
 }
 
 impl Database {
@@ -86,13 +94,11 @@ impl Database {
 
     /// Starts the private Postgres in this folder, with Beckon's database.
     pub(super) fn start_private(folder: &Path) -> Result<Self, EmbeddedError> {
-        let mut options = EmbeddedOptions::new(folder);
-        options.stop_timeout = STOP_TIMEOUT;
-        let postgres = EmbeddedPostgres::start(&options)?;
+        let postgres = EmbeddedPostgres::start(&private_options(folder))?;
         postgres.create_database(DATABASE)?;
         Ok(Self {
             url: postgres.url(DATABASE),
-            private: Some(postgres),
+            private: Some((postgres, folder.to_owned())),
         })
     }
 
@@ -122,11 +128,94 @@ impl Database {
         }
     }
 
+    /// Hands a private Postgres to a thread that starts it again should it end by itself, for as
+    /// long as a server runs.
+    pub(super) fn supervise(self) -> Result<Supervised, Failure> {
+        let Some((postgres, folder)) = self.private else {
+            return Ok(Supervised(None));
+        };
+        let (stop, stopped) = channel();
+        let (done, outcome) = channel();
+        std::thread::Builder::new()
+            .name("private-postgres".to_owned())
+            .spawn(move || {
+                let last = keep_running(postgres, &folder, &stopped);
+                // Nobody waits when the server ended in the middle of a start.
+                let _nobody_waits = done.send(last.map_or(Ok(()), EmbeddedPostgres::stop));
+            })?;
+        Ok(Supervised(Some(Supervision { stop, outcome })))
+    }
+
     /// Stops a private Postgres.
     pub(super) fn stop(self) -> Result<(), Failure> {
         match self.private {
-            Some(postgres) => Ok(postgres.stop()?),
+            Some((postgres, _)) => Ok(postgres.stop()?),
             None => Ok(()),
         }
     }
+}
+
+/// A private Postgres that is kept running.
+#[derive(Debug)]
+#[must_use = "the private Postgres stops when this is dropped"]
+pub(super) struct Supervised(Option<Supervision>);
+
+#[derive(Debug)]
+struct Supervision {
+    /// Nothing is ever sent: dropping it stops the private Postgres.
+    stop: Sender<()>,
+    outcome: Receiver<Result<(), EmbeddedError>>,
+}
+
+impl Supervised {
+    /// Stops the private Postgres.
+    pub(super) fn stop(self) -> Result<(), Failure> {
+        let Some(Supervision { stop, outcome }) = self.0 else {
+            return Ok(());
+        };
+        drop(stop);
+        match outcome.recv_timeout(STOP_TIMEOUT * 2) {
+            Ok(stopped) => Ok(stopped?),
+            Err(_) => Err(Failure::new(
+                "the private Postgres was just being started again; the next start adopts it",
+            )),
+        }
+    }
+}
+
+/// How often it is looked whether the private Postgres runs.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long to wait after a start that failed.
+const START_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Starts the private Postgres again whenever it has ended, until told to stop; returns it if it
+/// runs then.
+fn keep_running(
+    postgres: EmbeddedPostgres,
+    folder: &Path,
+    stopped: &Receiver<()>,
+) -> Option<EmbeddedPostgres> {
+    let mut running = Some(postgres);
+    let mut pause = LOOK_EVERY;
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        if running.as_mut().is_some_and(EmbeddedPostgres::is_running) {
+            continue;
+        }
+        tracing::error!("the private Postgres has ended by itself; starting it again");
+        // The folder is let go of first; whatever of the old server lingers delays the new one.
+        drop(running.take());
+        match EmbeddedPostgres::start(&private_options(folder)) {
+            Ok(again) => {
+                tracing::info!(pid = again.pid(), "the private Postgres runs again");
+                running = Some(again);
+                pause = LOOK_EVERY;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the private Postgres does not start");
+                pause = START_AGAIN_AFTER;
+            }
+        }
+    }
+    running
 }

@@ -112,6 +112,7 @@ impl Server<'_> {
         };
         let is_prepared = prepared.is_some();
         let preparing = preparation.start(prepared)?;
+        let supervised = database.supervise()?;
         let ended = System::new().block_on(serve_until_signal(
             config,
             state.clone(),
@@ -127,7 +128,7 @@ impl Server<'_> {
         preparing.stop(THREADS_TIMEOUT);
         // Its connections would make a private Postgres wait for them.
         drop(state);
-        let stopped = database.stop();
+        let stopped = supervised.stop();
         ended?;
         stopped?;
         tracing::info!("stopped");

@@ -8,7 +8,9 @@ mod event;
 mod identity;
 mod ids;
 
-pub use event::{Call, Dialect, Event, EventKind, EventName, MessageId, RawJson};
+pub use event::{
+    Call, Dialect, Event, EventKind, EventName, MESSAGE_ID_CHARS_MAX, MessageId, RawJson,
+};
 pub use identity::{Identity, IdentityKind};
 pub use ids::{CampaignId, EventId, KeyId, PersonId, ProjectId, SegmentId};
 

@@ -61,6 +61,7 @@ fn decode_everywhere(body: &[u8]) {
             body_bytes_max: 2_000,
             batch_events_max: 3,
             nesting_max: 4,
+            message_id_chars_max: 36,
         },
     ] {
         for encoding in [

@@ -345,6 +345,35 @@ fn segments_message_ids_are_optional() {
 }
 
 #[test]
+fn a_message_id_over_the_limit_refuses_its_event() {
+    let limits = DecodeLimits {
+        message_id_chars_max: 36,
+        ..DecodeLimits::default()
+    };
+    let coded = |body: &Value| {
+        let body = body.to_string();
+        let decoded = decode(
+            Route::Track,
+            body.as_bytes(),
+            now(),
+            &limits,
+            Defaults::default(),
+        );
+        decoded.unwrap().items.remove(0)
+    };
+    let long = "\u{e9}".repeat(37);
+    let short = "\u{e9}".repeat(36);
+    let segment = |id: &str| json!({"userId": "u", "event": "e", "messageId": id});
+    let seed = |id: &str| json!({"user_id": "u", "event": "e", "event_id": id});
+    for body in [segment(&long), seed(&long)] {
+        assert_eq!(bad(coded(&body)).code, Code::InvalidField, "{body}");
+    }
+    for body in [segment(&short), seed(&short)] {
+        assert_eq!(good(coded(&body)).message_id.unwrap().as_str(), short);
+    }
+}
+
+#[test]
 fn traits_are_joined_with_the_contexts() {
     for (body, expected) in [
         (r#"{"userId":"u","traits":{"a":1}}"#, json!({"a": 1})),

@@ -37,6 +37,7 @@ mod matcher_model;
 mod migrations;
 mod nodes;
 mod partitions;
+mod private_postgres;
 mod readiness;
 mod retention;
 mod rules_official_suite;

@@ -41,15 +41,12 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use crate::error::{Code, Error, FieldError};
-use crate::model::{Dialect, Event, EventKind};
+use crate::model::{Dialect, Event, EventKind, MESSAGE_ID_CHARS_MAX, MessageId};
 
 pub use encoding::decompress;
 use members::{AllMembers, Envelope, Field, List, Members};
 use text::Text;
 use time::{Stamp, Stamps};
-
-/// The most characters of a client's message id that a rejection keeps.
-const REJECTED_MESSAGE_ID_CHARS_MAX: usize = 1_024;
 
 /// One element of a request, decoded on its own so that an odd one costs only itself.
 #[derive(Debug, Clone)]
@@ -107,6 +104,21 @@ pub struct DecodeLimits {
     pub batch_events_max: usize,
     /// The deepest nesting of an event, the event itself being 1. Default 256.
     pub nesting_max: usize,
+    /// The longest message id, in characters; at most what [`MessageId`] holds. Default 1,024.
+    pub message_id_chars_max: usize,
+}
+
+impl DecodeLimits {
+    /// A message id within the limit, or why it is none.
+    fn message_id(&self, text: &str) -> Result<MessageId, &'static str> {
+        let id = MessageId::parse(text).map_err(|invalid| invalid.0)?;
+        if text.len() > self.message_id_chars_max
+            && text.chars().count() > self.message_id_chars_max
+        {
+            return Err("message id is longer than the limit");
+        }
+        Ok(id)
+    }
 }
 
 impl Default for DecodeLimits {
@@ -116,6 +128,7 @@ impl Default for DecodeLimits {
             body_bytes_max: 8 * 1024 * 1024,
             batch_events_max: 2_500,
             nesting_max: 256,
+            message_id_chars_max: MESSAGE_ID_CHARS_MAX,
         }
     }
 }
@@ -463,7 +476,7 @@ fn rejected_message_id(members: &Members<'_>) -> Option<String> {
         if id.trim().is_empty() {
             return None;
         }
-        let kept = id.chars().take(REJECTED_MESSAGE_ID_CHARS_MAX);
+        let kept = id.chars().take(MESSAGE_ID_CHARS_MAX);
         Some(
             kept.map(|c| if c == '\0' { '\u{fffd}' } else { c })
                 .collect(),

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::members::{Field, Members, is_null, is_object, union};
 use super::text::{Text, cut, shown, trimmed};
-use super::{Refusal, Request};
+use super::{DecodeLimits, Refusal, Request};
 use crate::error::{Code, FieldError};
 use crate::model::{Call, Dialect, Event, EventName, Identity, MessageId, RawJson};
 
@@ -29,7 +29,7 @@ pub(super) fn track(
         }
         value => value.map(|value| RawJson::from_checked(value.to_owned())),
     };
-    let message_id = message_id(members, &mut refused);
+    let message_id = message_id(request.limits, members, &mut refused);
     match (who, name) {
         (Some(who), Some(name)) if refused.fields.is_empty() => {
             let call = Call::Track { name, properties };
@@ -53,7 +53,7 @@ pub(super) fn identify(
         }
         value => value.map(|value| RawJson::from_checked(value.to_owned())),
     };
-    let message_id = message_id(members, &mut refused);
+    let message_id = message_id(request.limits, members, &mut refused);
     match who {
         Some(who) if refused.fields.is_empty() => {
             let call = Call::Identify { traits };
@@ -182,16 +182,20 @@ fn name(members: &Members<'_>, refused: &mut Refused) -> Option<EventName> {
 }
 
 /// `event_id`, or the other dialect's name for it.
-fn message_id(members: &Members<'_>, refused: &mut Refused) -> Option<MessageId> {
+fn message_id(
+    limits: &DecodeLimits,
+    members: &Members<'_>,
+    refused: &mut Refused,
+) -> Option<MessageId> {
     let (path, raw) = match members.get(Field::EventId) {
         Some(raw) => ("event_id", raw),
         None => ("messageId", members.get(Field::MessageId)?),
     };
     let refusal = match Text::of(Some(raw)) {
         Text::Is(text) if text.trim().is_empty() => return None,
-        Text::Is(text) => match MessageId::parse(&text) {
+        Text::Is(text) => match limits.message_id(&text) {
             Ok(id) => return Some(id),
-            Err(invalid) => invalid.0,
+            Err(message) => message,
         },
         Text::Absent | Text::Odd => "event_id must be a string",
     };

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::members::{AllMembers, Field, Members, is_null, is_object, push_member, union};
 use super::text::Text;
-use super::{Refusal, Request, text::shown};
+use super::{DecodeLimits, Refusal, Request, text::shown};
 use crate::error::{Code, FieldError};
 use crate::model::{
     Call, Dialect, Event, EventKind, EventName, Identity, IdentityKind, MessageId, RawJson,
@@ -49,7 +49,7 @@ pub(super) fn event(
         call,
         user,
         anonymous,
-        message_id: message_id(members)?,
+        message_id: message_id(request.limits, members)?,
         timestamp: request.timestamp(members),
         received_at: request.now,
         context: context(request, members),
@@ -224,15 +224,16 @@ fn previous(members: &Members<'_>, anonymous: Option<&Identity>) -> Result<Ident
 }
 
 /// A blank id is absent, as is one that is neither text nor a number: the event is still good.
-fn message_id(members: &Members<'_>) -> Result<Option<MessageId>, Refusal> {
+fn message_id(limits: &DecodeLimits, members: &Members<'_>) -> Result<Option<MessageId>, Refusal> {
     for field in [Field::MessageId, Field::EventId] {
         let raw = members.raw(field);
         if let Text::Is(text) = Text::of(raw)
             && !text.trim().is_empty()
         {
-            return MessageId::parse(&text)
+            return limits
+                .message_id(&text)
                 .map(Some)
-                .map_err(|invalid| Refusal::field("messageId", raw, invalid.0));
+                .map_err(|message| Refusal::field("messageId", raw, message));
         }
     }
     Ok(None)
