@@ -11,6 +11,7 @@ use crate::config::{Config, redact_url};
 use crate::store::{migrate, partitions};
 
 use super::database::{Database, data_folder};
+use super::running;
 use super::settings::CommandSettings;
 use super::{Exit, Outcome, output};
 
@@ -107,7 +108,7 @@ fn print(checks: &[Check]) {
 }
 
 fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = vec![disk(config)];
+    let mut checks = vec![disk(config), queue(config)];
     let opened =
         Database::for_command(config).and_then(|database| Ok((database.connect()?, database)));
     match opened {
@@ -383,6 +384,34 @@ fn last_retention(connection: &mut PgConnection, _: &Config) -> QueryResult<Chec
     };
     let advice = "it runs while a server runs; `beckon retention run` does it now";
     Ok(Check::new("retention", verdict, found, advice))
+}
+
+/// The ingest queue of the server that runs with these settings.
+fn queue(config: &Config) -> Check {
+    let bound = config
+        .ingest_queue_events
+        .saturating_mul(config.ingest_shards.max(1));
+    match running::ask(&config.listen) {
+        running::Server::Unknown => Check::ok("queue", "not asked: the port is not fixed"),
+        running::Server::Absent(address) => Check::ok(
+            "queue",
+            format!("no server answers at {address}, so nothing waits"),
+        ),
+        running::Server::NotReady(failed) => Check::new(
+            "queue",
+            Verdict::Warn,
+            format!("the server is not ready: {failed}"),
+            "look at the other checks and at the server's log",
+        ),
+        running::Server::Ready { queued_events } => {
+            let found = format!("{queued_events} of at most {bound} event(s) wait");
+            let is_long = usize::try_from(queued_events).is_ok_and(|waiting| waiting > bound / 2);
+            let verdict = if is_long { Verdict::Warn } else { Verdict::Ok };
+            let advice = "Postgres commits more slowly than events come; look at its disk, or \
+                          raise ingest_shards";
+            Check::new("queue", verdict, found, advice)
+        }
+    }
 }
 
 /// The disk of the data folder, or of the folder above while there is none.

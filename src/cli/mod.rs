@@ -15,6 +15,7 @@ mod migrate;
 mod output;
 mod prepare;
 mod retention;
+mod running;
 mod serve;
 mod settings;
 

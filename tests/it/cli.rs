@@ -343,6 +343,28 @@ impl Drop for Demo {
     }
 }
 
+/// Of the server at the address of the settings, the doctor tells how much waits there.
+#[test]
+fn doctor_asks_the_running_server_for_its_queue() {
+    let database = database();
+    let server = Server::start(&Launch::new(&database.url));
+    server.wait_until_ready();
+    let queue_at = |listen: &str| {
+        let examined = Launch::new(&database.url)
+            .set("BECKON_LISTEN", listen)
+            .command(&["doctor", "--json"])
+            .output()
+            .unwrap();
+        let checks = json_of(&examined);
+        let mut checks = checks.as_array().unwrap().iter();
+        checks.find(|check| check["name"] == "queue").unwrap()["found"].to_string()
+    };
+    let found = queue_at(&server.address().to_string());
+    assert!(found.contains("0 of at most"), "{found}");
+    let found = queue_at("127.0.0.1:1");
+    assert!(found.contains("no server answers"), "{found}");
+}
+
 #[test]
 fn the_demo_can_be_tried_at_once_and_shows_its_keys_once() {
     let (folder, _watchdog) = guarded_folder();

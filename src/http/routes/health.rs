@@ -62,6 +62,8 @@ pub(super) async fn get_live() -> HttpResponse {
 pub(super) struct Ready {
     /// Always `ok`.
     status: &'static str,
+    /// How many events wait for their commit or are being written.
+    queued_events: usize,
 }
 
 /// Says whether the server can do its work.
@@ -88,7 +90,10 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
         tracing::warn!(reason = reason.as_str(), "the server is not ready");
         return Err(not_ready(Error::DatabaseUnavailable, "settings"));
     }
-    Ok(HttpResponse::Ok().json(Ready { status: "ok" }))
+    Ok(HttpResponse::Ok().json(Ready {
+        status: "ok",
+        queued_events: state.ingest.queued_rows(),
+    }))
 }
 
 /// `failed` names the check; the reason is in the log.
