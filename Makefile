@@ -49,7 +49,7 @@ sdk-test: setup ## Run the real Segment SDKs against a running Beckon
 	$(CARGO) build $(LOCKED)
 	BECKON_BIN=target/debug/beckon tests/sdk/run
 
-bench: setup ## Run the benches
+bench: setup ## Run the benches: ingest and matching, each beside its limits
 	$(CARGO) bench $(LOCKED)
 
 # proptest reads PROPTEST_CASES itself; tests that have a long form look for BECKON_SOAK.

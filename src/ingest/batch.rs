@@ -94,7 +94,7 @@ impl Shard {
             people.merged(epoch, work.moved)
         };
         if let Some(epoch) = epoch {
-            for ((project, identity), person, home) in work.people.addresses() {
+            for ((project, identity), person, home) in work.people.new_addresses() {
                 people.remember_address(epoch, project, identity, Address { person, home });
             }
         }

@@ -51,7 +51,9 @@ impl Shard {
                 caches.address(project, identity)
             };
             match remembered {
-                Some(address) => people.set_address((project, identity), address.person),
+                Some(address) => {
+                    people.set_remembered_address((project, identity), address.person);
+                }
                 None => unknown.entry(project).or_default().push(identity.clone()),
             }
         }

@@ -47,11 +47,19 @@ impl Working {
     }
 }
 
+/// Where an identity leads, in the batch so far.
+#[derive(Debug, Clone, Copy)]
+struct Lead {
+    person: PersonId,
+    /// The node's cache says so already.
+    is_remembered: bool,
+}
+
 /// The people of a batch, by number and by identity.
 #[derive(Debug, Default)]
 pub(super) struct PeopleOfBatch<'a> {
     people: HashMap<PersonId, Working>,
-    by_identity: HashMap<Key<'a>, PersonId>,
+    by_identity: HashMap<Key<'a>, Lead>,
     new_identities: Vec<(Key<'a>, PersonId, DateTime<Utc>)>,
     merges: Vec<(PersonId, PersonId)>,
 }
@@ -59,17 +67,30 @@ pub(super) struct PeopleOfBatch<'a> {
 impl<'a> PeopleOfBatch<'a> {
     /// Notes whom an identity leads to.
     pub(super) fn set_address(&mut self, key: Key<'a>, person: PersonId) {
-        self.by_identity.insert(key, person);
+        self.lead(key, person, false);
+    }
+
+    /// Notes whom an identity leads to by the node's cache.
+    pub(super) fn set_remembered_address(&mut self, key: Key<'a>, person: PersonId) {
+        self.lead(key, person, true);
+    }
+
+    fn lead(&mut self, key: Key<'a>, person: PersonId, is_remembered: bool) {
+        let lead = Lead {
+            person,
+            is_remembered,
+        };
+        self.by_identity.insert(key, lead);
     }
 
     /// Whom an identity leads to, in the batch so far.
     pub(super) fn address(&self, key: Key<'a>) -> Option<PersonId> {
-        self.by_identity.get(&key).copied()
+        self.by_identity.get(&key).map(|lead| lead.person)
     }
 
     /// Every person an identity leads to.
     pub(super) fn addressed(&self) -> Vec<PersonId> {
-        let mut people: Vec<PersonId> = self.by_identity.values().copied().collect();
+        let mut people: Vec<PersonId> = self.by_identity.values().map(|lead| lead.person).collect();
         people.sort_unstable();
         people.dedup();
         people
@@ -132,7 +153,7 @@ impl<'a> PeopleOfBatch<'a> {
 
     /// Gives a person one more identity.
     pub(super) fn add_identity(&mut self, key: Key<'a>, person: PersonId, at: DateTime<Utc>) {
-        self.by_identity.insert(key, person);
+        self.lead(key, person, false);
         self.new_identities.push((key, person, at));
         if let Some(working) = self.people.get_mut(&person)
             && key.1.kind() == crate::model::IdentityKind::User
@@ -175,12 +196,13 @@ impl<'a> PeopleOfBatch<'a> {
             working.traits_changed = true;
             working.must_be_reread = true;
         }
-        for person in self
-            .by_identity
-            .values_mut()
-            .filter(|person| **person == loser)
-        {
-            *person = survivor;
+        for lead in self.by_identity.values_mut() {
+            if lead.person == loser {
+                *lead = Lead {
+                    person: survivor,
+                    is_remembered: false,
+                };
+            }
         }
         self.merges.push((loser, survivor));
         // Somebody born in this batch is written first and merged then, since earlier events of
@@ -322,10 +344,12 @@ impl<'a> PeopleOfBatch<'a> {
         })
     }
 
-    /// Where the identities of the batch lead now.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (Key<'a>, PersonId, i64)> {
-        self.by_identity
-            .iter()
-            .filter_map(|(key, person)| Some((*key, *person, self.people.get(person)?.state.home)))
+    /// Where those identities of the batch lead now of which the node's cache does not say so yet.
+    /// Writing what it holds already would cost more than looking it up did.
+    pub(super) fn new_addresses(&self) -> impl Iterator<Item = (Key<'a>, PersonId, i64)> {
+        let new = self.by_identity.iter().filter(|it| !it.1.is_remembered);
+        new.filter_map(|(key, lead)| {
+            Some((*key, lead.person, self.people.get(&lead.person)?.state.home))
+        })
     }
 }

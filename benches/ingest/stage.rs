@@ -1,0 +1,308 @@
+//! What the load meets: a private Postgres with the schema, people and campaigns, and servers as
+//! processes of their own, whose CPU time can be read.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use beckon::clock::Clock;
+use beckon::embedded_pg::{EmbeddedOptions, EmbeddedPostgres, is_reachable};
+use beckon::model::Identity;
+use beckon::store::{self, migrate, partitions};
+use chrono::TimeDelta;
+use diesel::connection::SimpleConnection;
+use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
+use diesel::{PgConnection, QueryableByName, RunQueryDsl, sql_query};
+use serde_json::Value;
+
+use crate::feed::{CLIENT_KEY, PEOPLE, Person};
+use crate::report::{self, Outcome};
+use crate::rows::PROJECT;
+use crate::world::{Rng, SEED, World};
+
+const DATABASE: &str = "bench";
+/// How many campaigns are live.
+pub const CAMPAIGNS: u64 = 1_000;
+/// Rows of one statement that fills a table.
+const CHUNK: u64 = 10_000;
+/// How long a server may take until it is ready.
+const START_BOUND: Duration = Duration::from_secs(60);
+/// Seeded people were last seen at some moment of so many seconds, so that the time when they are
+/// next noted as seen is spread as well.
+const SEEN_WITHIN_SECONDS: u64 = 600;
+
+/// The database of a run.
+pub struct Stage {
+    postgres: EmbeddedPostgres,
+    /// Where it is.
+    pub url: String,
+    sql: PgConnection,
+    /// What one `fdatasync` costs in its folder, in microseconds.
+    pub sync_us: f64,
+}
+
+/// What a measurement left in the tables.
+#[derive(Debug, QueryableByName)]
+pub struct Stored {
+    /// Rows of events.
+    #[diesel(sql_type = BigInt)]
+    pub events: i64,
+    /// The transactions that wrote them.
+    #[diesel(sql_type = BigInt)]
+    pub transactions: i64,
+}
+
+impl Stage {
+    /// Starts Postgres with its default settings, but for the number of connections, and fills it.
+    pub fn set_up(world: &World) -> Outcome<Self> {
+        let mut folder = report::folder()?.join("postgres");
+        if !is_reachable(&folder, None)? {
+            folder = std::env::temp_dir().join("beckon-bench-postgres");
+        }
+        let mut options = EmbeddedOptions::new(&folder);
+        let connections = ("max_connections".to_owned(), "300".to_owned());
+        options.settings.push(connections);
+        let postgres = EmbeddedPostgres::start(&options)?;
+        store::connect(&postgres.url("postgres"))?
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))?;
+        postgres.create_database(DATABASE)?;
+        let url = postgres.url(DATABASE);
+        let mut sql = store::connect(&url)?;
+        migrate::migrate(&mut sql)?;
+        let today = partitions::database_now(&mut sql)?.date_naive();
+        partitions::ensure_ahead(&mut sql, today, 2)?;
+        fill_people(&mut sql, world)?;
+        fill_campaigns(&mut sql, world)?;
+        sql.batch_execute("ANALYZE")?;
+        let sync_us = sync_us(&folder.join("sync-probe"))?;
+        Ok(Self {
+            postgres,
+            url,
+            sql,
+            sync_us,
+        })
+    }
+
+    /// Empties what measurements write and flushes what waits, so that each of them finds the same.
+    pub fn clear(&mut self) -> Outcome<()> {
+        self.sql
+            .batch_execute("TRUNCATE events, message_ids_0, message_ids_1; CHECKPOINT")?;
+        Ok(())
+    }
+
+    /// Counts what a measurement stored.
+    pub fn stored(&mut self) -> Outcome<Stored> {
+        let counted = sql_query(
+            "SELECT count(*) AS events, count(DISTINCT xmin::text) AS transactions FROM events",
+        );
+        Ok(counted.get_result(&mut self.sql)?)
+    }
+
+    /// The CPU seconds that Postgres has used, all its processes together.
+    pub fn cpu_seconds(&self) -> f64 {
+        let main = self.postgres.pid();
+        let children = format!("/proc/{main}/task/{main}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let living: f64 = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .map(|pid| cpu_seconds(pid, false))
+            .sum();
+        living + cpu_seconds(main, true)
+    }
+
+    /// Stops Postgres.
+    pub fn stop(self) -> Outcome<()> {
+        drop(self.sql);
+        Ok(self.postgres.stop()?)
+    }
+}
+
+/// A server on loopback, killed when this is dropped.
+pub struct Server {
+    process: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Beckon itself, as it is released. Limits of requests are at work, only too high to be met.
+    pub fn beckon(url: &str) -> Outcome<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_beckon"));
+        command
+            .arg("serve")
+            .env("DATABASE_URL", url)
+            .env("BECKON_LISTEN", "127.0.0.1:0")
+            .env("BECKON_CLIENT_KEY", CLIENT_KEY)
+            .env("BECKON_LOG", "warn")
+            .env("BECKON_KEY_REQUESTS_PER_SECOND", "1000000")
+            .env("BECKON_ADDRESS_REQUESTS_PER_SECOND", "1000000")
+            .current_dir(std::env::temp_dir());
+        let server = Self::start(command)?;
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// A baseline: this very program, as a server. Without a URL it stores nothing.
+    pub fn peer(url: Option<&str>) -> Outcome<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--peer").args(url);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Outcome<Self> {
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = process.stdout.take().ok_or("the server has no output")?;
+        let mut lines = BufReader::new(output).lines();
+        let address = loop {
+            let Some(line) = lines.next().transpose()? else {
+                let _ended = process.wait();
+                return Err("a server ended before it listened".into());
+            };
+            if let Some(address) = line.trim().strip_prefix("listening on http://") {
+                break address.trim_end_matches('/').parse()?;
+            }
+        };
+        // A server that says more must not wait for a reader.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(report::line));
+        Ok(Self { process, address })
+    }
+
+    fn wait_until_ready(&self) -> Outcome<()> {
+        let end = Instant::now() + START_BOUND;
+        while Instant::now() < end {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream
+                .write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return Ok(());
+            }
+            pause(Duration::from_millis(20));
+        }
+        Err("the server does not become ready".into())
+    }
+
+    /// The CPU seconds that it has used.
+    pub fn cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.process.id(), false)
+    }
+
+    /// The memory it holds, in MiB.
+    pub fn resident_mib(&self) -> f64 {
+        let status = format!("/proc/{}/status", self.process.id());
+        std::fs::read_to_string(status)
+            .unwrap_or_default()
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
+            .map_or(0.0, |kib| kib / 1024.0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended_already = self.process.kill();
+        let _ended_already = self.process.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread that may block")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// User and system time from `/proc`, in which a second has 100 ticks; with that of children that
+/// have ended, if asked for.
+fn cpu_seconds(pid: u32, with_ended_children: bool) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything.
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let counted = if with_ended_children { 4 } else { 2 };
+    let ticks: f64 = after_name
+        .split(' ')
+        .skip(11)
+        .take(counted)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
+    ticks / 100.0
+}
+
+/// The median time to write a block of 8 KiB and wait for the disk.
+fn sync_us(path: &PathBuf) -> Outcome<f64> {
+    let mut file = std::fs::File::create(path)?;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        file.write_all(&[0; 8192])?;
+        file.sync_data()?;
+        times.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    std::fs::remove_file(path)?;
+    Ok(report::median(&times))
+}
+
+fn fill_people(sql: &mut PgConnection, world: &World) -> Outcome<()> {
+    let now = Clock::system().now();
+    let mut rng = Rng::new(SEED, 4 << 40);
+    for start in (0..PEOPLE).step_by(CHUNK as usize) {
+        let (mut ids, mut homes, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut traits, mut seen): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
+        for number in start..start + CHUNK {
+            let person = Person {
+                number,
+                is_new: false,
+            };
+            let name = person.user_id();
+            let identity = Identity::user(&name).map_err(|error| error.to_string())?;
+            ids.push(person.row_id());
+            homes.push(identity.home(PROJECT));
+            names.push(name);
+            traits.push(world.traits(number).to_string());
+            let ago = i64::try_from(rng.below(SEEN_WITHIN_SECONDS))?;
+            seen.push(now - TimeDelta::seconds(ago));
+        }
+        sql_query(
+            "WITH input AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5) \
+             AS t (id, home, value, traits, at)), born AS (INSERT INTO persons (id, project_id, \
+             home, bucketing_kind, bucketing_value, traits, created_at, last_seen_at) \
+             SELECT id, 1, home, 0, value, traits::jsonb, at, at FROM input) \
+             INSERT INTO identities (project_id, kind, value, person_id, created_at) \
+             SELECT 1, 0, value, id, at FROM input",
+        )
+        .bind::<Array<BigInt>, _>(&ids)
+        .bind::<Array<BigInt>, _>(&homes)
+        .bind::<Array<Text>, _>(&names)
+        .bind::<Array<Text>, _>(&traits)
+        .bind::<Array<Timestamptz>, _>(&seen)
+        .execute(sql)?;
+    }
+    // Far above every number that the baselines give.
+    sql.batch_execute("SELECT setval('persons_id_seq', 1000000000001)")?;
+    Ok(())
+}
+
+fn fill_campaigns(sql: &mut PgConnection, world: &World) -> Outcome<()> {
+    let (mut ids, mut triggers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..CAMPAIGNS {
+        ids.push(format!("campaign-{index}"));
+        triggers.push(world.aim(index).0);
+        bodies.push(Value::Object(world.campaign(index)).to_string());
+    }
+    sql_query(
+        "INSERT INTO campaigns (project_id, id, name, status, trigger, body, created_at) \
+         SELECT 1, id, id, 'active', trigger, body::json, now() \
+         FROM unnest($1, $2, $3) AS t (id, trigger, body)",
+    )
+    .bind::<Array<Text>, _>(&ids)
+    .bind::<Array<Text>, _>(&triggers)
+    .bind::<Array<Text>, _>(&bodies)
+    .execute(sql)?;
+    Ok(())
+}
