@@ -14,8 +14,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use beckon::matcher::{Campaign, CampaignRow, Occurrence, Snapshot, Subject};
+use beckon::matcher::{Campaign, CampaignRow, Snapshot};
 use beckon::rules::Limits;
+use beckon::rules::{EventFacts, UserFacts};
 use beckon::segments::Segments;
 use chrono::{DateTime, TimeDelta, Utc};
 use datalogic_rs::bumpalo::Bump;
@@ -175,13 +176,13 @@ fn rules(world: &World, size: u64, engine: &Engine) -> Outcome<Vec<Logic>> {
 
 impl Bench {
     fn on_event(&self, snapshot: &Snapshot, pair: &Pair) -> usize {
-        let subject = Subject {
+        let subject = UserFacts {
             id: "somebody",
             traits: &pair.traits,
             created_at: self.now,
             last_seen_at: self.now,
         };
-        let event = Occurrence {
+        let event = EventFacts {
             name: &pair.event.name,
             properties: &pair.event.properties,
             context: &Value::Null,
