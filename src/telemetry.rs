@@ -17,7 +17,7 @@ pub fn start(filter: &str, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let filter = EnvFilter::builder().parse_lossy(filter);
+    let filter = EnvFilter::builder().parse_lossy(with_quiet_framework(filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     // Starting twice happens in tests only, where the first one is as good.
     let _started = if json {
@@ -35,6 +35,16 @@ pub fn start(filter: &str, format: LogFormat) {
             .with_writer(OneLine(io::stderr))
             .try_init()
     };
+}
+
+/// The web framework logs an error for each request that it cannot parse and each client that is
+/// hung up on, so that anybody could fill the log. What the filter itself says of it stands.
+fn with_quiet_framework(filter: &str) -> String {
+    if filter.contains("actix_http") {
+        filter.to_owned()
+    } else {
+        format!("{filter},actix_http::h1=off")
+    }
 }
 
 /// Makes writers that keep each event on one line.

@@ -46,7 +46,10 @@ impl From<DieselError> for Failure {
             {
                 Self::Refused(text)
             }
-            DieselError::SerializationError(_) => Self::Refused(text),
+            // A row that cannot be read would be tried again for ever; its event goes to the ledger.
+            DieselError::SerializationError(_) | DieselError::DeserializationError(_) => {
+                Self::Refused(text)
+            }
             _ => Self::Unavailable(text),
         }
     }

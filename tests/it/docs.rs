@@ -140,3 +140,11 @@ fn every_reference_in_the_document_leads_somewhere() {
     }
     assert!(found > 0);
 }
+
+/// A change of the document is a change of the contract, so it is looked at before it is accepted
+/// (`INSTA_UPDATE=always cargo test --test it the_document_is_as`, then read the diff).
+#[test]
+fn the_document_is_as_it_was_accepted() {
+    let document = serde_json::to_value(beckon::http::openapi::document()).unwrap();
+    insta::assert_json_snapshot!("openapi", document);
+}
