@@ -174,14 +174,17 @@ impl Supervised {
             return Ok(());
         };
         drop(stop);
-        match outcome.recv_timeout(STOP_TIMEOUT * 2) {
+        match outcome.recv_timeout(STOP_PATIENCE) {
             Ok(stopped) => Ok(stopped?),
             Err(_) => Err(Failure::new(
-                "the private Postgres was just being started again; the next start adopts it",
+                "the private Postgres did not stop in time; the next start adopts it",
             )),
         }
     }
 }
+
+/// How long the whole stop may take, with its more and more insistent steps.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether the private Postgres runs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -388,25 +388,34 @@ fn last_retention(connection: &mut PgConnection, _: &Config) -> QueryResult<Chec
 
 /// The ingest queue of the server that runs with these settings.
 fn queue(config: &Config) -> Check {
-    let bound = config
-        .ingest_queue_events
-        .saturating_mul(config.ingest_shards.max(1));
     match running::ask(&config.listen) {
         running::Server::Unknown => Check::ok("queue", "not asked: the port is not fixed"),
         running::Server::Absent(address) => Check::ok(
             "queue",
             format!("no server answers at {address}, so nothing waits"),
         ),
+        running::Server::Mute(found) => {
+            let advice = "look at the server's log; restart it if it hangs";
+            Check::new("queue", Verdict::Warn, found, advice)
+        }
         running::Server::NotReady(failed) => Check::new(
             "queue",
             Verdict::Warn,
             format!("the server is not ready: {failed}"),
             "look at the other checks and at the server's log",
         ),
-        running::Server::Ready { queued_events } => {
-            let found = format!("{queued_events} of at most {bound} event(s) wait");
-            let is_long = usize::try_from(queued_events).is_ok_and(|waiting| waiting > bound / 2);
-            let verdict = if is_long { Verdict::Warn } else { Verdict::Ok };
+        running::Server::Ready {
+            queued_events,
+            queued_events_max,
+        } => {
+            let found = format!(
+                "{queued_events} of at most {queued_events_max} event(s) in the fullest shard"
+            );
+            let verdict = if queued_events > queued_events_max / 2 {
+                Verdict::Warn
+            } else {
+                Verdict::Ok
+            };
             let advice = "Postgres commits more slowly than events come; look at its disk, or \
                           raise ingest_shards";
             Check::new("queue", verdict, found, advice)

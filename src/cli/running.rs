@@ -1,6 +1,6 @@
 //! Asks the server that runs with these settings how it does.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -17,14 +17,18 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 pub(super) enum Server {
     /// The settings leave the port open, so nobody can tell where it listens.
     Unknown,
-    /// Nothing answers there.
+    /// Nothing listens there.
     Absent(SocketAddr),
+    /// Something listens there but does not answer as a server does.
+    Mute(String),
     /// It answers that it cannot do its work; the text names the check that failed.
     NotReady(String),
     /// It can do its work.
     Ready {
-        /// How many events wait for their commit.
+        /// How many events the fullest shard holds.
         queued_events: u64,
+        /// How many it may hold.
+        queued_events_max: u64,
     },
 }
 
@@ -46,14 +50,22 @@ pub(super) fn ask(listen: &str) -> Server {
         _ => {}
     }
     match get_ready(address) {
-        Ok((200, body)) => Server::Ready {
-            queued_events: body["queued_events"].as_u64().unwrap_or_default(),
-        },
+        Ok((200, body)) => {
+            let number = |name: &str| body[name].as_u64();
+            match (number("queued_events"), number("queued_events_max")) {
+                (Some(queued_events), Some(queued_events_max)) => Server::Ready {
+                    queued_events,
+                    queued_events_max,
+                },
+                _ => Server::Mute(format!("what answers at {address} is no beckon")),
+            }
+        }
         Ok((status, body)) => {
             let failed = body["failed"].as_str();
             Server::NotReady(failed.map_or_else(|| format!("status {status}"), str::to_owned))
         }
-        Err(_) => Server::Absent(address),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Server::Absent(address),
+        Err(error) => Server::Mute(format!("the server at {address} does not answer: {error}")),
     }
 }
 

@@ -241,11 +241,17 @@ impl Ingest {
             .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))
     }
 
-    /// How many events wait or are being written.
-    pub fn queued_rows(&self) -> usize {
+    /// How many events the fullest shard holds, waiting or being written.
+    pub fn fullest_queue_rows(&self) -> usize {
         self.0.queues.load().as_ref().map_or(0, |queues| {
-            queues.iter().map(|queue| queue.admission.rows()).sum()
+            let rows = queues.iter().map(|queue| queue.admission.rows());
+            rows.max().unwrap_or_default()
         })
+    }
+
+    /// How many events a shard may hold.
+    pub fn queue_rows_max(&self) -> usize {
+        self.0.options.queue_rows_max
     }
 
     /// Takes no more work, lets the shards finish what waits, and waits for them until the limit.

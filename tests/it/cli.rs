@@ -363,6 +363,9 @@ fn doctor_asks_the_running_server_for_its_queue() {
     assert!(found.contains("0 of at most"), "{found}");
     let found = queue_at("127.0.0.1:1");
     assert!(found.contains("no server answers"), "{found}");
+    let frozen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let found = queue_at(&frozen.local_addr().unwrap().to_string());
+    assert!(found.contains("does not answer"), "{found}");
 }
 
 #[test]

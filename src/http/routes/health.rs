@@ -62,8 +62,10 @@ pub(super) async fn get_live() -> HttpResponse {
 pub(super) struct Ready {
     /// Always `ok`.
     status: &'static str,
-    /// How many events wait for their commit or are being written.
+    /// How many events the fullest shard holds, waiting for their commit or being written.
     queued_events: usize,
+    /// How many a shard may hold; beyond it events are refused with 503.
+    queued_events_max: usize,
 }
 
 /// Says whether the server can do its work.
@@ -92,7 +94,8 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
     }
     Ok(HttpResponse::Ok().json(Ready {
         status: "ok",
-        queued_events: state.ingest.queued_rows(),
+        queued_events: state.ingest.fullest_queue_rows(),
+        queued_events_max: state.ingest.queue_rows_max(),
     }))
 }
 
