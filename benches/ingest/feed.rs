@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use beckon::model::ProjectId;
+
 use crate::world::{Rng, SEED, World};
 
 /// How many people are known before the run.
@@ -17,6 +19,9 @@ const NEWCOMER_EVERY: u64 = 100;
 const EVENTS: u64 = 20_000;
 const USER_DIGITS: usize = 11;
 const MESSAGE_DIGITS: usize = 36;
+
+/// The only project of a fresh install.
+pub const PROJECT: ProjectId = ProjectId(1);
 
 /// The key that the load is sent with.
 pub const CLIENT_KEY: &str = "wk_benchbenchbenchbenchbenchbench00";

@@ -18,6 +18,7 @@ mod peers;
 #[path = "../report.rs"]
 mod report;
 mod rows;
+#[expect(dead_code, reason = "some of it is for the other benches")]
 mod stage;
 #[path = "../world.rs"]
 mod world;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use beckon::model::{Identity, ProjectId};
+use beckon::model::Identity;
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -12,11 +12,8 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::feed::{Feed, Person, message_id};
+use crate::feed::{Feed, PROJECT, Person, message_id};
 use crate::report::Outcome;
-
-/// The only project of a fresh install.
-pub const PROJECT: ProjectId = ProjectId(1);
 
 /// Track calls in columns.
 #[derive(Debug, Default)]
