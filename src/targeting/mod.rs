@@ -21,7 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -270,8 +270,8 @@ impl Targeting {
         person: Option<&PersonState>,
         now: DateTime<Utc>,
     ) -> Vec<Arc<LiveCampaign>> {
-        let nothing = Value::Object(Map::new());
-        let subject = subject(identity, person, &nothing, now);
+        let traits = traits_of(person);
+        let subject = subject(identity, person, &traits, now);
         self.counted(self.snapshot(project).on_fetch(subject, now))
     }
 
@@ -294,12 +294,8 @@ impl Targeting {
         event: EventFacts<'_>,
         now: DateTime<Utc>,
     ) -> Vec<Arc<LiveCampaign>> {
-        let subject = UserFacts {
-            id: person.user_id.as_deref().unwrap_or(identity.value()),
-            traits: &person.traits,
-            created_at: person.created_at,
-            last_seen_at: person.last_seen_at,
-        };
+        let traits = traits_of(Some(person));
+        let subject = subject(Some(identity), Some(person), &traits, now);
         self.counted(snapshot.on_event(subject, event, now))
     }
 
@@ -312,9 +308,9 @@ impl Targeting {
         person: Option<&PersonState>,
         now: DateTime<Utc>,
     ) -> FlagDecision {
-        let nothing = Value::Object(Map::new());
+        let traits = traits_of(person);
         let snapshot = self.snapshot(project);
-        match snapshot.flag(key, subject(identity, person, &nothing, now), now) {
+        match snapshot.flag(key, subject(identity, person, &traits, now), now) {
             Some((true, flag)) => FlagDecision {
                 enabled: true,
                 value: flag.value.clone(),
@@ -334,10 +330,10 @@ impl Targeting {
         person: &PersonState,
         now: DateTime<Utc>,
     ) -> Vec<SegmentMembership> {
-        let nothing = Value::Object(Map::new());
+        let traits = traits_of(Some(person));
         let snapshot = self.snapshot(project);
         snapshot
-            .segments_of(subject(Some(identity), Some(person), &nothing, now), now)
+            .segments_of(subject(Some(identity), Some(person), &traits, now), now)
             .into_iter()
             .map(|segment| SegmentMembership {
                 id: segment.id.clone(),
@@ -499,24 +495,28 @@ impl From<PersonRow> for PersonState {
             id: PersonId(row.id),
             home: row.home,
             user_id: row.user_id,
-            traits: Arc::new(row.traits),
+            traits: Arc::from(row.traits),
             created_at: row.created_at,
-            last_seen_at: row.last_seen_at,
+            last_seen: row.last_seen_at.into(),
         }
     }
+}
+
+fn traits_of(person: Option<&PersonState>) -> Value {
+    Value::Object(person.map(PersonState::traits_object).unwrap_or_default())
 }
 
 fn subject<'a>(
     identity: Option<&'a Identity>,
     person: Option<&'a PersonState>,
-    nothing: &'a Value,
+    traits: &'a Value,
     now: DateTime<Utc>,
 ) -> UserFacts<'a> {
     let id = person.and_then(|person| person.user_id.as_deref());
     UserFacts {
         id: id.or(identity.map(Identity::value)).unwrap_or_default(),
-        traits: person.map_or(nothing, |person| &person.traits),
+        traits,
         created_at: person.map_or(now, |person| person.created_at),
-        last_seen_at: person.map_or(now, |person| person.last_seen_at),
+        last_seen_at: person.map_or(now, |person| person.last_seen.at()),
     }
 }
