@@ -18,7 +18,7 @@ use super::write::without_nul;
 use crate::error::Code;
 use crate::matcher::Snapshot;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
-use crate::rules::EventFacts;
+use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{LiveCampaign, PersonState};
 
 impl Shard {
@@ -136,7 +136,7 @@ impl Shard {
 
     /// What the person should see now.
     pub(super) fn decide(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         own: &Identity,
         state: Option<&PersonState>,
@@ -146,25 +146,16 @@ impl Shard {
         let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
             return Vec::new();
         };
-        let object = |raw: Option<&RawJson>| {
-            raw.map_or_else(
-                || Value::Object(Map::new()),
-                |raw| Value::Object(raw.to_object()),
-            )
-        };
-        let (properties, context) = (
-            object(event.call.properties()),
-            object(event.context.as_ref()),
-        );
-        let facts = EventFacts {
-            name,
-            properties: &properties,
-            context: &context,
-            timestamp: event.timestamp,
-        };
+        self.arena.reset();
+        let (targeting, arena) = (&self.targeting, &self.arena);
         let decision = || {
-            self.targeting
-                .campaigns_on_event(snapshot, own, state, facts, event.received_at)
+            let facts = EventFacts {
+                name,
+                properties: object(event.call.properties(), arena),
+                context: object(event.context.as_ref(), arena),
+                timestamp: event.timestamp,
+            };
+            targeting.campaigns_on_event(snapshot, own, state, facts, event.received_at, arena)
         };
         // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
         // left half done by it: a decision only reads.
@@ -258,6 +249,10 @@ fn without_nul_in(value: Value) -> Value {
         ),
         other => other,
     }
+}
+
+fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
+    raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))
 }
 
 /// Merges traits into a person's, shallowly; traits the person has already change nothing.

@@ -115,7 +115,7 @@ impl Shard {
     }
 
     fn decide_all(
-        &self,
+        &mut self,
         units: &[Unit],
         people: &[Option<Arc<PersonState>>],
         standings: &[Option<Standing>],

@@ -14,6 +14,7 @@ use super::read_back::Session;
 use super::seen::Seen;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
+use crate::rules::FactsArena;
 use crate::store;
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
@@ -40,6 +41,8 @@ pub(super) struct Shard {
     /// Which rows of the ledger this writer adds to. Any number does; one that hardly anybody else
     /// uses keeps writers from waiting for each other.
     pub(super) slot: i16,
+    /// The memory of one decision after the other.
+    pub(super) arena: FactsArena,
     /// The session whose outcome is unknown, to be ended before anything is read back.
     pub(super) lost: Option<Session>,
     session: Option<Session>,
@@ -58,6 +61,7 @@ impl Shard {
             unsettled: Vec::new(),
             seen: Seen::default(),
             slot: 0,
+            arena: FactsArena::new(),
             lost: None,
             session: None,
         }
