@@ -94,6 +94,11 @@ pub fn machine() -> Value {
     })
 }
 
+/// Whether the arguments hold this word.
+pub fn flag(name: &str) -> bool {
+    std::env::args().any(|argument| argument == name)
+}
+
 /// One word of the arguments, as `--part ways`.
 pub fn word(name: &str) -> Outcome<Option<String>> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);

@@ -21,6 +21,9 @@ use crate::feed::{CLIENT_KEY, PEOPLE, PROJECT, Person};
 use crate::report::{self, Outcome};
 use crate::world::{Rng, SEED, World};
 
+#[path = "slow_sync.rs"]
+mod slow_sync;
+
 const DATABASE: &str = "bench";
 /// How many campaigns are live.
 pub const CAMPAIGNS: u64 = 1_000;
@@ -76,6 +79,9 @@ impl Stage {
             folder = std::env::temp_dir().join("beckon-bench-postgres");
         }
         let mut options = EmbeddedOptions::new(&folder);
+        if report::flag("--slow-sync") {
+            options.bin_dir = Some(slow_sync::binaries()?);
+        }
         let connections = ("max_connections".to_owned(), "300".to_owned());
         options.settings.push(connections);
         let postgres = EmbeddedPostgres::start(&options)?;
@@ -220,10 +226,10 @@ impl Server {
         Ok(server)
     }
 
-    /// A baseline: this very program, as a server. Without a URL it stores nothing.
-    pub fn peer(url: Option<&str>) -> Outcome<Self> {
+    /// A peer: this very program, as a server.
+    pub fn peer(kind: &str, url: &str) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--peer").args(url);
+        command.args(["--peer", kind, url]);
         Self::start(command)
     }
 
@@ -267,6 +273,11 @@ impl Server {
     /// The CPU seconds that it has used.
     pub fn cpu_seconds(&self) -> f64 {
         cpu_seconds(self.process.id(), false)
+    }
+
+    /// How many files and sockets it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).map_or(0, Iterator::count)
     }
 
     /// The memory it holds, in MiB.

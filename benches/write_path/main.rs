@@ -10,6 +10,7 @@
 //! `cargo bench --bench write_path -- [--rounds 3] [--millis 700] [--batch 100] [--part ways]`; the
 //! parts are `ways`, `transport`, `keys`, `indexes` and `full`.
 
+#[path = "../copy.rs"]
 mod copy;
 #[path = "../ingest/feed.rs"]
 #[expect(

@@ -1,7 +1,7 @@
 //! Track calls in columns, and the statements that take them.
 
 use beckon::clock::Clock;
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::serialize::{self, Output, ToSql, WriteTuple};
@@ -12,35 +12,27 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::copy::Event;
 use crate::feed::{Feed, message_id};
 
 /// The rows of one transaction, in the columns that Beckon writes.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// Event ids.
-    pub ids: Vec<Uuid>,
+    ids: Vec<Uuid>,
     projects: Vec<i64>,
     /// SHA-256 of the message ids.
     pub digests: Vec<Vec<u8>>,
     halves: Vec<Vec<u8>>,
     uuids: Vec<Uuid>,
-    /// People.
-    pub people: Vec<i64>,
+    people: Vec<i64>,
     kinds: Vec<i16>,
-    /// Event names.
-    pub names: Vec<String>,
-    /// The application's ids of people.
-    pub user_ids: Vec<String>,
+    names: Vec<String>,
+    user_ids: Vec<String>,
     nothing: Vec<Option<String>>,
-    /// The callers' ids of calls.
-    pub message_ids: Vec<String>,
-    /// JSON objects as text.
-    pub properties: Vec<String>,
-    /// When they came.
-    pub at: Vec<DateTime<Utc>>,
+    message_ids: Vec<String>,
+    properties: Vec<String>,
+    at: Vec<DateTime<Utc>>,
     records: Vec<Record>,
-    /// Today.
-    pub day: NaiveDate,
 }
 
 impl Rows {
@@ -62,10 +54,7 @@ impl Rows {
             })
             .collect();
         sorted.sort_unstable_by_key(|row| row.0);
-        let mut rows = Self {
-            day: at.date_naive(),
-            ..Self::default()
-        };
+        let mut rows = Self::default();
         for (digest, person, message, name, properties) in sorted {
             let half = digest.first_chunk::<16>().copied().unwrap_or_default();
             rows.ids.push(Uuid::now_v7());
@@ -83,6 +72,21 @@ impl Rows {
             rows.at.push(at);
         }
         rows
+    }
+
+    /// The rows for COPY.
+    pub fn events(&self) -> Vec<Event<'_>> {
+        (0..self.ids.len())
+            .map(|row| Event {
+                id: self.ids[row],
+                person: self.people[row],
+                name: &self.names[row],
+                user_id: &self.user_ids[row],
+                message_id: &self.message_ids[row],
+                properties: &self.properties[row],
+                at: self.at[row],
+            })
+            .collect()
     }
 
     /// Makes the rows of the form that one array of records takes.

@@ -1,7 +1,8 @@
 //! The ways of writing that are compared: what a transaction says, step by step.
 
 use diesel::connection::SimpleConnection;
-use diesel::{PgConnection, QueryResult, RunQueryDsl};
+use diesel::pg::CopyFormat;
+use diesel::{ExecuteCopyFromDsl, PgConnection, QueryResult, RunQueryDsl, copy_from};
 
 use crate::copy;
 use crate::rows::{Rows, Statement};
@@ -40,15 +41,42 @@ impl Way {
                     Statement { text, rows }.execute(connection)?;
                 }
                 Step::Copy => {
-                    copy::into_events(connection, rows)?;
+                    copy::into_events(connection, &rows.events())?;
                 }
                 Step::Stage => {
-                    copy::into_staging(connection, rows)?;
+                    copy_into_staging(connection, rows)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+diesel::table! {
+    bench_staging (id) {
+        received_on -> Date,
+        id -> Uuid,
+        project_id -> Int8,
+        person_id -> Int8,
+        kind -> Int2,
+        name -> Text,
+        user_id -> Nullable<Text>,
+        message_id -> Nullable<Text>,
+        properties -> Nullable<Json>,
+        timestamp -> Timestamptz,
+        received_at -> Timestamptz,
+        digest -> Binary,
+    }
+}
+
+fn copy_into_staging(connection: &mut PgConnection, rows: &Rows) -> QueryResult<usize> {
+    copy_from(bench_staging::table)
+        .from_raw_data(bench_staging::all_columns, |out| {
+            let digests = rows.digests.iter().map(Vec::as_slice);
+            copy::write(&rows.events(), digests, out).map_err(copy::failed)
+        })
+        .with_format(CopyFormat::Binary)
+        .execute(connection)
 }
 
 const fn way(name: &'static str, steps: &'static [Step]) -> Way {
