@@ -147,7 +147,7 @@ async fn client(
         run.acknowledged += events;
         if started < counted_from {
             let body = answer.get(head.body_at..).unwrap_or_default();
-            let campaigns = memchr::memmem::find_iter(body, br#""createdAt":"#).count();
+            let campaigns = memchr::memmem::find_iter(body, br#""name":"campaign "#).count();
             run.campaigns.0 += campaigns as u64;
             run.campaigns.1 += events;
         }

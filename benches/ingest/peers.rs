@@ -22,6 +22,7 @@ use crate::feed::Person;
 use crate::naive::{self, Naive};
 use crate::report::{Outcome, line};
 use crate::rows::{Row, Rows};
+use crate::stage::learn_schema;
 
 /// As many as Beckon's shards.
 const WRITERS: usize = 2;
@@ -182,7 +183,8 @@ impl Writers {
 fn start_writers(url: &str) -> Outcome<Writers> {
     let mut queues = Vec::new();
     for _ in 0..WRITERS {
-        let connection = beckon::store::connect(url)?;
+        let mut connection = beckon::store::connect(url)?;
+        learn_schema(&mut connection)?;
         let (queue, jobs) = channel();
         std::thread::spawn(move || write(connection, &jobs));
         queues.push(queue);

@@ -14,12 +14,14 @@ use uuid::Uuid;
 use crate::copy::{self, Event};
 use crate::feed::{Feed, PROJECT, Person, message_id};
 use crate::report::Outcome;
+use crate::stage::keys_are_uuids;
 
 /// Track calls in columns.
 #[derive(Debug, Default)]
 pub struct Rows {
     ids: Vec<Uuid>,
     digests: Vec<Vec<u8>>,
+    keys: Vec<Uuid>,
     people: Vec<i64>,
     names: Vec<String>,
     user_ids: Vec<String>,
@@ -81,6 +83,8 @@ impl Rows {
                 columns.newcomers_at.push(row.at);
             }
             columns.ids.push(Uuid::now_v7());
+            let half = digest.first_chunk().copied().unwrap_or_default();
+            columns.keys.push(Uuid::from_bytes(half));
             columns.digests.push(digest.to_vec());
             columns.people.push(row.person.row_id());
             columns.names.push(row.name);
@@ -169,7 +173,11 @@ impl<const ONE: bool, const NEW: bool, const EVENTS: bool> QueryFragment<Pg>
         let rows = self.0;
         out.push_sql("WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, id FROM ");
         out.push_sql(FROM);
-        column!(out, ONE, &rows.digests, Bytea);
+        if keys_are_uuids() {
+            column!(out, ONE, &rows.keys, SqlUuid);
+        } else {
+            column!(out, ONE, &rows.digests, Bytea);
+        }
         out.push_sql(", ");
         column!(out, ONE, &rows.ids, SqlUuid);
         out.push_sql(")");

@@ -113,7 +113,7 @@ const RAW_BATCH_CONNECTIONS: usize = 2;
 /// The most requests of one measurement.
 const REQUESTS_MAX: u64 = 2_000_000;
 /// Each known person's event before the measurements, in lists of so many.
-const VISIT_BATCH: usize = 1_000;
+const VISIT_BATCH: usize = 250;
 /// The naive peer answers too few requests for a shorter time.
 const NAIVE_MIN: Duration = Duration::from_secs(3);
 

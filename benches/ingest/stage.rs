@@ -3,8 +3,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use beckon::clock::Clock;
@@ -20,6 +22,25 @@ use serde_json::Value;
 use crate::feed::{CLIENT_KEY, PEOPLE, PROJECT, Person};
 use crate::report::{self, Outcome};
 use crate::world::{Rng, SEED, World};
+
+/// Whether message ids are kept as uuids, the first half of their digests.
+static KEYS_ARE_UUIDS: OnceLock<bool> = OnceLock::new();
+
+/// Learns from the schema how message ids are kept.
+pub fn learn_schema(sql: &mut PgConnection) -> Outcome<()> {
+    let count = sql_query(
+        "SELECT 1 FROM pg_attribute WHERE attrelid = 'message_ids_0'::regclass \
+         AND attname = 'digest' AND atttypid = 'uuid'::regtype",
+    )
+    .execute(sql)?;
+    let _known_already = KEYS_ARE_UUIDS.set(count > 0);
+    Ok(())
+}
+
+/// Whether message ids are kept as uuids; [`learn_schema`] comes first.
+pub fn keys_are_uuids() -> bool {
+    KEYS_ARE_UUIDS.get().copied().unwrap_or_default()
+}
 
 #[path = "slow_sync.rs"]
 mod slow_sync;
@@ -62,8 +83,8 @@ impl Stage {
     /// Starts Postgres as [`Stage::start`] does and fills it with people and campaigns.
     pub fn set_up(world: &World) -> Outcome<Self> {
         let mut stage = Self::start()?;
-        fill_people(&mut stage.sql, world)?;
-        fill_campaigns(&mut stage.sql, world)?;
+        stage.fill_people(world, 0..PEOPLE)?;
+        stage.fill_campaigns(world)?;
         stage.sql.batch_execute("ANALYZE")?;
         Ok(stage)
     }
@@ -91,6 +112,7 @@ impl Stage {
         let url = postgres.url(DATABASE);
         let mut sql = store::connect(&url)?;
         migrate::migrate(&mut sql)?;
+        learn_schema(&mut sql)?;
         let today = partitions::database_now(&mut sql)?.date_naive();
         partitions::ensure_ahead(&mut sql, today, 2)?;
         let sync_us = sync_us(&folder.join("sync-probe"))?;
@@ -111,12 +133,31 @@ impl Stage {
         Ok(())
     }
 
+    /// How many events were received in the last four hours, which an index tells.
+    pub fn received(&mut self) -> Outcome<u64> {
+        let text = self.texts(
+            "SELECT count(*)::text AS text FROM events \
+             WHERE project_id = 1 AND received_at > now() - interval '4 hours'",
+        )?;
+        Ok(text.first().ok_or("no count")?.parse()?)
+    }
+
     /// Counts what a measurement stored.
     pub fn stored(&mut self) -> Outcome<Stored> {
         let counted = sql_query(
             "SELECT count(*) AS events, count(DISTINCT xmin::text) AS transactions FROM events",
         );
         Ok(counted.get_result(&mut self.sql)?)
+    }
+
+    /// Adds known people with these numbers.
+    pub fn fill_people(&mut self, world: &World, people: Range<u64>) -> Outcome<()> {
+        fill_people(&mut self.sql, world, people)
+    }
+
+    /// Adds the campaigns.
+    pub fn fill_campaigns(&mut self, world: &World) -> Outcome<()> {
+        fill_campaigns(&mut self.sql, world)
     }
 
     /// Runs statements on the database, if there are any.
@@ -350,13 +391,13 @@ fn sync_us(path: &PathBuf) -> Outcome<f64> {
     Ok(report::median(&times))
 }
 
-fn fill_people(sql: &mut PgConnection, world: &World) -> Outcome<()> {
+fn fill_people(sql: &mut PgConnection, world: &World, people: Range<u64>) -> Outcome<()> {
     let now = Clock::system().now();
     let mut rng = Rng::new(SEED, 4 << 40);
-    for start in (0..PEOPLE).step_by(CHUNK as usize) {
+    for start in people.clone().step_by(CHUNK as usize) {
         let (mut ids, mut homes, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let (mut traits, mut seen): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
-        for number in start..start + CHUNK {
+        for number in start..people.end.min(start + CHUNK) {
             let person = Person {
                 number,
                 is_new: false,
@@ -386,7 +427,9 @@ fn fill_people(sql: &mut PgConnection, world: &World) -> Outcome<()> {
         .execute(sql)?;
     }
     // Far above every number that the baselines give.
-    sql.batch_execute("SELECT setval('persons_id_seq', 1000000000001)")?;
+    sql.batch_execute(
+        "SELECT setval('persons_id_seq', greatest(last_value, 1000000000001)) FROM persons_id_seq",
+    )?;
     Ok(())
 }
 

@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use crate::copy::Event;
 use crate::feed::{Feed, message_id};
+use crate::stage::keys_are_uuids;
 
 /// The rows of one transaction, in the columns that Beckon writes.
 #[derive(Debug, Default)]
 pub struct Rows {
     ids: Vec<Uuid>,
     projects: Vec<i64>,
-    /// SHA-256 of the message ids.
-    pub digests: Vec<Vec<u8>>,
+    digests: Vec<Vec<u8>>,
     halves: Vec<Vec<u8>>,
     uuids: Vec<Uuid>,
     people: Vec<i64>,
@@ -87,6 +87,14 @@ impl Rows {
                 at: self.at[row],
             })
             .collect()
+    }
+
+    /// The keys of the message ids, as bytes.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let length = if keys_are_uuids() { 16 } else { 32 };
+        self.digests
+            .iter()
+            .filter_map(move |digest| digest.get(..length))
     }
 
     /// Makes the rows of the form that one array of records takes.
@@ -185,7 +193,8 @@ impl<'a> Statement<'a> {
         match name {
             "ids" => out.push_bind_param::<Array<SqlUuid>, _>(&rows.ids),
             "projects" => out.push_bind_param::<Array<BigInt>, _>(&rows.projects),
-            "digests" => out.push_bind_param::<Array<Bytea>, _>(&rows.digests),
+            "keys" if keys_are_uuids() => out.push_bind_param::<Array<SqlUuid>, _>(&rows.uuids),
+            "digests" | "keys" => out.push_bind_param::<Array<Bytea>, _>(&rows.digests),
             "halves" => out.push_bind_param::<Array<Bytea>, _>(&rows.halves),
             "uuids" => out.push_bind_param::<Array<SqlUuid>, _>(&rows.uuids),
             "people" => out.push_bind_param::<Array<BigInt>, _>(&rows.people),

@@ -72,8 +72,7 @@ diesel::table! {
 fn copy_into_staging(connection: &mut PgConnection, rows: &Rows) -> QueryResult<usize> {
     copy_from(bench_staging::table)
         .from_raw_data(bench_staging::all_columns, |out| {
-            let digests = rows.digests.iter().map(Vec::as_slice);
-            copy::write(&rows.events(), digests, out).map_err(copy::failed)
+            copy::write(&rows.events(), rows.keys(), out).map_err(copy::failed)
         })
         .with_format(CopyFormat::Binary)
         .execute(connection)
@@ -120,7 +119,7 @@ const COMMIT: Step = Step::Plain("COMMIT");
 
 /// Beckon's claim with all that it guards against; returns what was not claimed.
 const CLAIM: Step = Step::Prepared(
-    "WITH input AS MATERIALIZED (SELECT * FROM unnest(@projects, @digests, @ids) \
+    "WITH input AS MATERIALIZED (SELECT * FROM unnest(@projects, @keys, @ids) \
      AS t (project_id, digest, event_id)), claimed AS (INSERT INTO message_ids_0 \
      SELECT project_id, digest, event_id FROM input i \
      WHERE (SELECT current_bucket FROM message_buckets) = 0 \
@@ -133,7 +132,7 @@ const CLAIM: Step = Step::Prepared(
 
 /// A claim that only tells which ids it took.
 const CLAIM_BARE: Step = Step::Prepared(
-    "INSERT INTO message_ids_0 SELECT * FROM unnest(@projects, @digests, @ids) \
+    "INSERT INTO message_ids_0 SELECT * FROM unnest(@projects, @keys, @ids) \
      AS t (project_id, digest, event_id) ON CONFLICT DO NOTHING RETURNING event_id",
 );
 
@@ -163,7 +162,7 @@ const EVENTS_RECORDS: Step = Step::Prepared(insert_from!("unnest(@records) AS t"
 const ONE_GUARDED: Step = Step::Prepared(concat!(
     "WITH lock AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(7090182501446844418)), \
      claimed AS (INSERT INTO message_ids_0 SELECT project_id, digest, event_id \
-     FROM lock, unnest(@projects, @digests, @ids) AS i (project_id, digest, event_id) \
+     FROM lock, unnest(@projects, @keys, @ids) AS i (project_id, digest, event_id) \
      WHERE (SELECT current_bucket FROM message_buckets) = 0 \
      AND NOT EXISTS (SELECT 1 FROM message_ids_1 m \
      WHERE m.project_id = i.project_id AND m.digest = i.digest) \
@@ -176,7 +175,7 @@ const ONE_GUARDED: Step = Step::Prepared(concat!(
 
 const ONE: Step = Step::Prepared(concat!(
     "WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, event_id \
-     FROM unnest(@digests, @ids) AS i (digest, event_id) \
+     FROM unnest(@keys, @ids) AS i (digest, event_id) \
      ON CONFLICT DO NOTHING RETURNING event_id) ",
     insert_from!(concat!(
         unnested!(),
@@ -186,7 +185,7 @@ const ONE: Step = Step::Prepared(concat!(
 
 /// The rows go to the server once and are read twice.
 const ONE_INPUT: Step = Step::Prepared(concat!(
-    "WITH input AS MATERIALIZED (SELECT * FROM unnest(@digests, @ids, @people, @names, @user_ids, \
+    "WITH input AS MATERIALIZED (SELECT * FROM unnest(@keys, @ids, @people, @names, @user_ids, \
      @message_ids, @properties, @at) \
      AS t (digest, id, person_id, name, user_id, message_id, properties, at)), \
      claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, id FROM input \
@@ -196,7 +195,7 @@ const ONE_INPUT: Step = Step::Prepared(concat!(
 
 const ONE_LIST: Step = Step::Prepared(concat!(
     "WITH claimed AS (INSERT INTO message_ids_0 \
-     SELECT 1, unnest(@digests), unnest(@ids) ON CONFLICT DO NOTHING RETURNING event_id) ",
+     SELECT 1, unnest(@keys), unnest(@ids) ON CONFLICT DO NOTHING RETURNING event_id) ",
     insert_from!(
         "(SELECT unnest(@ids) AS id, unnest(@people) AS person_id, unnest(@names) AS name, \
          unnest(@user_ids) AS user_id, unnest(@message_ids) AS message_id, \
@@ -208,13 +207,13 @@ const ONE_LIST: Step = Step::Prepared(concat!(
 /// What the baselines of the ingest bench say: it trusts that ids are new.
 const ONE_TRUSTING: Step = Step::Prepared(concat!(
     "WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, event_id \
-     FROM unnest(@digests, @ids) AS i (digest, event_id) ON CONFLICT DO NOTHING) ",
+     FROM unnest(@keys, @ids) AS i (digest, event_id) ON CONFLICT DO NOTHING) ",
     insert_from!(unnested!()),
 ));
 
 const ONE_VALUES: Step = Step::Prepared(concat!(
     "WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, event_id \
-     FROM unnest(@digests, @ids) AS i (digest, event_id) ON CONFLICT DO NOTHING) ",
+     FROM unnest(@keys, @ids) AS i (digest, event_id) ON CONFLICT DO NOTHING) ",
     insert_events!(),
     "VALUES @values"
 ));
@@ -222,7 +221,10 @@ const ONE_VALUES: Step = Step::Prepared(concat!(
 const STAGING: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS bench_staging (received_on date, \
     id uuid, project_id bigint, person_id bigint, kind smallint, name text, user_id text, \
     message_id text, properties json, \"timestamp\" timestamptz, received_at timestamptz, \
-    digest bytea) ON COMMIT DELETE ROWS";
+    digest bytea) ON COMMIT DELETE ROWS; DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute \
+    WHERE attrelid = 'message_ids_0'::regclass AND attname = 'digest' \
+    AND atttypid = 'uuid'::regtype) THEN ALTER TABLE bench_staging \
+    ALTER digest TYPE uuid USING NULL; END IF; END $$";
 
 const FROM_STAGING: Step = Step::Plain(concat!(
     "WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, id FROM bench_staging \
