@@ -10,6 +10,7 @@
 //! `cargo bench --bench growth -- [--quick] [--rounds 3] [--millis 3000]`
 
 #[path = "../ingest/feed.rs"]
+#[expect(dead_code, reason = "some of it is for the other benches")]
 mod feed;
 #[path = "../ingest/load.rs"]
 #[expect(dead_code, reason = "some of it is for the other benches")]

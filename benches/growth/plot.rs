@@ -86,7 +86,8 @@ fn draw(out: &mut String, panel: &Panel, left: f64, highest: f64) {
         ));
     }
     let total = |p: &Point| p.server_us + p.postgres_us;
-    let lines: [(&str, &str, fn(&Point) -> f64); 2] = [
+    type Line = (&'static str, &'static str, fn(&Point) -> f64);
+    let lines: [Line; 2] = [
         ("Postgres", "#336791", |p| p.postgres_us),
         ("and server", "#c2410c", |p| p.server_us + p.postgres_us),
     ];
@@ -125,7 +126,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
