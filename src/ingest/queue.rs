@@ -417,10 +417,14 @@ mod tests {
                 }
                 places
             });
+            let mut answers = Vec::new();
             for place in 0..2_000 {
-                while send(&entrance, 1, 1, place).map(std::mem::forget).is_err() {
-                    std::thread::yield_now();
-                }
+                answers.push(loop {
+                    match send(&entrance, 1, 1, place) {
+                        Ok(answer) => break answer,
+                        Err(_) => std::thread::yield_now(),
+                    }
+                });
             }
             drop(entrance);
             assert!(shard.join().unwrap().into_iter().eq(0..2_000));

@@ -413,6 +413,11 @@ impl TestApp {
         self.server.wait_until_ready();
     }
 
+    /// The database, as a libpq URL.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
     /// A connection of the test's own to the database.
     pub fn sql(&self) -> PgConnection {
         PgConnection::establish(&self.database.url).unwrap()

@@ -6,7 +6,9 @@
 
 pub mod app;
 pub mod client;
+pub mod clock;
 pub mod journal;
+pub mod lossy;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
