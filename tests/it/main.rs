@@ -20,6 +20,7 @@ mod decode_encoding;
 mod decode_fuzz;
 mod decode_recordings;
 mod decode_rules;
+mod disk_full;
 mod docs;
 mod embedded_pg;
 mod golden;

@@ -183,6 +183,13 @@ impl DedicatedServer {
         PgConnection::establish(&self.url()).unwrap()
     }
 
+    /// Whether it still runs by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.server
+            .as_mut()
+            .is_some_and(EmbeddedPostgres::is_running)
+    }
+
     /// The main process's id.
     pub fn pid(&self) -> u32 {
         self.server().pid()
@@ -224,11 +231,7 @@ impl DedicatedServer {
 impl Drop for DedicatedServer {
     fn drop(&mut self) {
         // A frozen process would not notice that it is to stop.
-        if self
-            .server
-            .as_mut()
-            .is_some_and(EmbeddedPostgres::is_running)
-        {
+        if self.is_running() {
             self.thaw();
         }
     }
@@ -287,11 +290,14 @@ pub struct Watchdog {
     process: Child,
 }
 
-/// `$1` is the folder. The server is given a moment to stop by itself (its data goes with the
-/// folder, so the immediate shutdown does), then all its processes are killed.
+/// `$1` is the folder; a test may have mounted a volume in it for the server. The server is given a
+/// moment to stop by itself (its data goes with the folder, so the immediate shutdown does), then
+/// all its processes are killed.
 const WATCHDOG_SCRIPT: &str = r#"
 cat >/dev/null
-pid=$(head -n 1 "$1/postgres/postmaster.pid" 2>/dev/null)
+file="$1/postgres/postmaster.pid"
+[ -e "$file" ] || file="$1/volume/postgres/postmaster.pid"
+pid=$(head -n 1 "$file" 2>/dev/null)
 if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; then
     kill -QUIT "$pid"
     tries=0
@@ -303,6 +309,7 @@ if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; then
         kill -KILL "$pid" $(cat "/proc/$pid/task/$pid/children" 2>/dev/null)
     fi
 fi
+[ ! -d "$1/volume" ] || umount --lazy "$1/volume"
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 "#;
 
