@@ -395,7 +395,7 @@ impl Checker<'_> {
             pool_size: self.number("pool_size", 1, 200),
             database_deadline: self.millis("database_deadline_ms", 100),
             ingest_shards: self.number("ingest_shards", 1, 64),
-            ingest_queue_events: self.number("ingest_queue_events", 100, 10_000_000),
+            ingest_queue_events: self.number("ingest_queue_events", 10, 10_000_000),
             ingest_queue_bytes: self.bytes("ingest_queue_bytes", MIB, 64 * GIB),
             ingest_batch_events: self.number("ingest_batch_events", 1, 10_000),
             ingest_batch_bytes: self.bytes("ingest_batch_bytes", 64 * KIB, 256 * MIB),

@@ -228,7 +228,7 @@ pub const VARIABLES: &[Variable] = &[
         "COUNT",
         "Events that may wait for one shard, those being written included; beyond it calls are \
          answered with 503. One project may hold twice what is free, so never more than two \
-         thirds; one that wants more while others have work is answered with 429. 100 to 10000000.",
+         thirds; one that wants more while others have work is answered with 429. 10 to 10000000.",
     ),
     Variable::server(
         "ingest_queue_bytes",
