@@ -32,10 +32,14 @@ mod batch;
 mod claim;
 pub mod decode;
 mod failure;
+mod ledger;
 mod load;
 mod people_of_batch;
+mod plain;
 mod queue;
+mod read_back;
 mod route;
+mod seen;
 mod shard;
 mod statements;
 mod write;
@@ -45,8 +49,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use chrono::TimeDelta;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
@@ -55,10 +57,7 @@ use crate::targeting::{LiveCampaign, Targeting};
 use admission::{Bounds, Load};
 use decode::{Item, Rejection};
 use queue::{Entrance, Permit};
-
-/// How far the stored time of a person's last event may lag behind, so that known people are not
-/// written for every event.
-pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
+pub use seen::LAST_SEEN_GRAIN;
 
 /// How ingest behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
@@ -118,8 +117,8 @@ pub struct Stored {
     pub duplicate: bool,
     /// The campaigns this person should see now, best first.
     pub matched: Vec<Arc<LiveCampaign>>,
-    /// The person's traits after the event; always an object.
-    pub traits: Arc<Value>,
+    /// The person's traits after the event, the text of a JSON object.
+    pub traits: Arc<str>,
 }
 
 /// Part of a request on its way to one shard.
@@ -128,6 +127,8 @@ struct Job {
     project: ProjectId,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
+    /// How many events the decoder says these are, for the ledger.
+    received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
     give_up_at: Instant,
     permit: Permit,
@@ -143,6 +144,13 @@ struct Inner {
     queues: ArcSwapOption<Vec<Entrance>>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
+}
+
+fn count_events(items: &[(usize, Item)]) -> i64 {
+    let events = items
+        .iter()
+        .filter(|(_, item)| !matches!(item, Item::Ignored));
+    i64::try_from(events.count()).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Ingest {
@@ -186,10 +194,14 @@ impl Ingest {
 
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
+    ///
+    /// `received` is what the decoder counted, for the ledger; calls that are dropped on purpose
+    /// are not among them.
     pub async fn submit(
         &self,
         project: ProjectId,
         items: Vec<Item>,
+        received: usize,
     ) -> Result<Vec<Outcome>, Error> {
         let give_up_at = Instant::now() + self.0.options.deadline;
         if items.is_empty() {
@@ -210,11 +222,21 @@ impl Ingest {
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
-        for (queue, items, permit) in admitted {
+        let mut remaining = i64::try_from(received).unwrap_or(i64::MAX);
+        let parts = admitted.len();
+        for (index, (queue, items, permit)) in admitted.into_iter().enumerate() {
             let (reply, answer) = oneshot::channel();
+            // The last part answers for whatever was received and is in none of them.
+            let received = if index + 1 == parts {
+                remaining
+            } else {
+                count_events(&items)
+            };
+            remaining -= received;
             let job = Job {
                 project,
                 items,
+                received,
                 reply,
                 give_up_at,
                 permit,

@@ -67,6 +67,17 @@ pub(super) struct Permit {
     load: Load,
 }
 
+/// What a shard finds in its queue.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// A batch.
+    Jobs(Vec<Job>),
+    /// Nothing came until the moment that was given.
+    Nothing,
+    /// The queue is closed and empty.
+    Closed,
+}
+
 /// Where jobs come in.
 #[derive(Debug)]
 pub(super) struct Entrance(Arc<Shared>);
@@ -154,26 +165,38 @@ impl Drop for Entrance {
 }
 
 impl Outlet {
-    /// Waits for jobs and takes what waits, within the bounds of one transaction; one larger job is
-    /// taken alone. `None` once the queue is closed and empty. Jobs whose callers have given up are
-    /// dropped instead.
-    pub(super) fn take(&self, rows_max: usize, bytes_max: usize) -> Option<Vec<Job>> {
+    /// Waits for jobs, at most until a moment, and takes what waits, within the bounds of one
+    /// transaction; one larger job is taken alone. Jobs whose callers have given up are dropped.
+    pub(super) fn take(&self, rows_max: usize, bytes_max: usize, until: Option<Instant>) -> Taken {
         loop {
             let mut state = self.0.lock();
             while state.turns.is_empty() {
                 if state.closed {
-                    return None;
+                    return Taken::Closed;
                 }
                 state.sleeps = true;
-                let woken = self.0.arrived.wait(state);
-                state = woken.unwrap_or_else(PoisonError::into_inner);
+                state = match until {
+                    None => {
+                        let woken = self.0.arrived.wait(state);
+                        woken.unwrap_or_else(PoisonError::into_inner)
+                    }
+                    Some(until) => {
+                        let left = until.saturating_duration_since(Instant::now());
+                        if left.is_zero() {
+                            state.sleeps = false;
+                            return Taken::Nothing;
+                        }
+                        let woken = self.0.arrived.wait_timeout(state, left);
+                        woken.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
             }
             state.sleeps = false;
             let (jobs, given_up) = state.gather(rows_max, bytes_max, Instant::now());
             drop(state);
             drop(given_up);
             if !jobs.is_empty() {
-                return Some(jobs);
+                return Taken::Jobs(jobs);
             }
         }
     }
@@ -259,7 +282,11 @@ fn size_of_item(item: &Item) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test may fail by panicking"
+    )]
     use std::time::Duration;
 
     use tokio::sync::oneshot;
@@ -300,6 +327,7 @@ mod tests {
         to.push(Job {
             project,
             items,
+            received: 0,
             reply,
             give_up_at,
             permit,
@@ -307,8 +335,15 @@ mod tests {
         Ok(answer)
     }
 
+    fn jobs_of(from: &Outlet, rows_max: usize) -> Vec<Job> {
+        match from.take(rows_max, MANY, None) {
+            Taken::Jobs(jobs) => jobs,
+            other => panic!("no jobs but {other:?}"),
+        }
+    }
+
     fn taken(from: &Outlet, rows_max: usize) -> Vec<(i64, usize)> {
-        let jobs = from.take(rows_max, MANY).unwrap();
+        let jobs = jobs_of(from, rows_max);
         let of = |job: &Job| (job.project.0, job.items[0].0);
         jobs.iter().map(of).collect()
     }
@@ -361,7 +396,7 @@ mod tests {
             send(&entrance, 1, 1, 0),
             Err(Error::RateLimited { .. })
         ));
-        let being_written = outlet.take(MANY, MANY).unwrap();
+        let being_written = jobs_of(&outlet, MANY);
         assert_eq!(entrance.rows(), 30);
         assert!(send(&entrance, 1, 1, 0).is_err());
         drop(being_written);
@@ -392,7 +427,7 @@ mod tests {
         let answer = send(&entrance, 1, 1, 7).unwrap();
         drop(entrance);
         assert_eq!(taken(&outlet, MANY), [(1, 7)]);
-        assert!(outlet.take(MANY, MANY).is_none());
+        assert!(matches!(outlet.take(MANY, MANY, None), Taken::Closed));
         drop(answer);
     }
 
@@ -412,19 +447,20 @@ mod tests {
         std::thread::scope(|scope| {
             let shard = scope.spawn(|| {
                 let mut places = Vec::new();
-                while let Some(jobs) = outlet.take(MANY, MANY) {
+                while let Taken::Jobs(jobs) = outlet.take(MANY, MANY, None) {
                     places.extend(jobs.iter().map(|job| job.items[0].0));
                 }
                 places
             });
+            // A caller that does not listen any more has its job dropped.
             let mut answers = Vec::new();
             for place in 0..2_000 {
-                answers.push(loop {
+                loop {
                     match send(&entrance, 1, 1, place) {
-                        Ok(answer) => break answer,
+                        Ok(answer) => break answers.push(answer),
                         Err(_) => std::thread::yield_now(),
                     }
-                });
+                }
             }
             drop(entrance);
             assert!(shard.join().unwrap().into_iter().eq(0..2_000));
