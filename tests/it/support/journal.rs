@@ -276,14 +276,30 @@ impl Journal {
             .collect();
         assert!(
             lost.is_empty(),
-            "{} acknowledged and lost: {lost:?}",
-            lost.len()
+            "{} acknowledged and lost: {:?}",
+            lost.len(),
+            some(&lost)
         );
         let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
-        assert!(twice.is_empty(), "stored more than once: {twice:?}");
+        assert!(
+            twice.is_empty(),
+            "{} stored more than once: {:?}",
+            twice.len(),
+            some(&twice)
+        );
         let tried: std::collections::BTreeSet<&str> =
             self.tried.iter().map(String::as_str).collect();
         let unknown: Vec<_> = counts.keys().filter(|id| !tried.contains(*id)).collect();
-        assert!(unknown.is_empty(), "stored and never sent: {unknown:?}");
+        assert!(
+            unknown.is_empty(),
+            "{} stored and never sent: {:?}",
+            unknown.len(),
+            some(&unknown)
+        );
     }
+}
+
+/// A few of many, to be shown.
+fn some<T>(of: &[T]) -> &[T] {
+    &of[..of.len().min(10)]
 }
