@@ -261,6 +261,13 @@ pub const VARIABLES: &[Variable] = &[
         "The largest body, decompressed. 1KiB to 256MiB, and no less than limit_event_bytes.",
     ),
     Variable::server(
+        "limit_bodies_bytes",
+        "256MiB",
+        "BYTES",
+        "Bodies that are being received or decoded, all together, as received; beyond it calls are \
+         answered with 503. 1MiB to 64GiB, and no less than limit_body_bytes.",
+    ),
+    Variable::server(
         "limit_admin_body_bytes",
         "1MiB",
         "BYTES",

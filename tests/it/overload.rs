@@ -76,6 +76,49 @@ fn three_times_what_it_can_do_costs_little_of_what_it_does() {
     assert!(best >= 0.8, "{best:.2} of the maximum");
 }
 
+#[test]
+fn callers_that_do_not_wait_for_answers_get_most_of_what_it_can_do() {
+    const CALLERS: u32 = 96;
+    let app = app(&[]);
+    let mut best: f64 = 0.0;
+    for round in 0..ROUNDS {
+        let (closed, open) = (format!("closed{round}"), format!("open{round}"));
+        let load = Load::start(app.base(), 24, &closed);
+        load.wait_for(200, LONG);
+        let most = load.rate_over(measured_for());
+        check(&load.end(), &app, &closed);
+        let before = quiet(&app, &format!("before{round}")).percentile(50);
+        let load = Load::of(
+            app.base(),
+            Plan {
+                every: Some(Duration::from_secs_f64(f64::from(CALLERS) / (1.5 * most))),
+                ..Plan::new(CALLERS as usize, &open)
+            },
+        );
+        pause(Duration::from_secs(1));
+        let goodput = load.rate_over(measured_for());
+        let journal = load.end();
+        check(&journal, &app, &open);
+        let after = quiet(&app, &format!("after{round}")).percentile(50);
+        let ratio = goodput / most;
+        println!(
+            "closed {most:.0}/s, open at 1.5 times that {goodput:.0}/s ({ratio:.2}), refused {:?}, \
+             p50 {before:?} before, {after:?} after",
+            journal.refused
+        );
+        if after < before * 3 {
+            best = best.max(ratio);
+        }
+        if best >= 0.8 {
+            break;
+        }
+    }
+    assert!(
+        best >= 0.8,
+        "{best:.2} of the maximum, and as quick as before"
+    );
+}
+
 fn check(journal: &Journal, app: &TestApp, prefix: &str) {
     journal.check_refusals();
     journal.check(&mut app.sql(), prefix);

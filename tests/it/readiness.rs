@@ -174,7 +174,7 @@ fn every_route_answers_in_time_while_the_database_does_not() {
         for method in ["get", "put", "post", "patch", "delete"] {
             if item.get(method).is_some() {
                 // Whatever a parameter is, this is a good form of it.
-                let path = path.replace('{', "").replace('}', "");
+                let path = path.replace(['{', '}'], "");
                 calls.push((method.to_uppercase(), path));
             }
         }

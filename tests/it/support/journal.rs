@@ -43,6 +43,8 @@ pub struct Plan {
     pub honours_retry_after: bool,
     /// The pause after an acknowledged call.
     pub pace: Duration,
+    /// How often a client calls whatever becomes of its calls; then it tries none of them again.
+    pub every: Option<Duration>,
 }
 
 impl Plan {
@@ -54,6 +56,7 @@ impl Plan {
             connections,
             honours_retry_after: false,
             pace: Duration::ZERO,
+            every: None,
         }
     }
 }
@@ -175,7 +178,12 @@ fn track_on_and_on(shared: &Shared, number: usize) -> Journal {
     let mut base = String::new();
     let mut client = Client::new("");
     let mut round = 0_u64;
+    let mut due = Instant::now();
     while !shared.ends() {
+        if let Some(every) = plan.every {
+            shared.pause(due.saturating_duration_since(Instant::now()));
+            due += every;
+        }
         let id = format!("{}-{number}-{round}", plan.prefix);
         journal.tried.push(id.clone());
         let body = json!({
@@ -222,6 +230,9 @@ fn track_on_and_on(shared: &Shared, number: usize) -> Journal {
                     journal.unanswered += 1;
                     was_silence = true;
                 }
+            }
+            if plan.every.is_some() {
+                break;
             }
             shared.pause(wait);
         }
