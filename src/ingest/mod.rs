@@ -38,12 +38,14 @@ mod people_of_batch;
 mod plain;
 mod queue;
 mod read_back;
+mod record;
 mod route;
 mod seen;
 mod shard;
 mod statements;
 mod write;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -52,7 +54,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::model::{Event, EventId, ProjectId};
+use crate::model::{Event, EventId, Identity, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
 use admission::{Bounds, Load};
 use decode::{Item, Rejection};
@@ -127,6 +129,8 @@ struct Job {
     project: ProjectId,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
+    /// The identities in them that nobody had when the request was split.
+    newcomers: Arc<HashSet<Identity>>,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
@@ -212,7 +216,8 @@ impl Ingest {
         }
         let queues = self.0.queues.load_full().ok_or(Error::ShuttingDown)?;
         let count = items.len();
-        let parts = route::split(&self.0.targeting, project, items, queues.len()).await?;
+        let route::Split { parts, newcomers } =
+            route::split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
         let now = Instant::now();
         let mut admitted = Vec::with_capacity(parts.len());
@@ -236,6 +241,7 @@ impl Ingest {
             let job = Job {
                 project,
                 items,
+                newcomers: Arc::clone(&newcomers),
                 received,
                 reply,
                 give_up_at,

@@ -327,6 +327,7 @@ mod tests {
         to.push(Job {
             project,
             items,
+            newcomers: Arc::default(),
             received: 0,
             reply,
             give_up_at,

@@ -111,6 +111,7 @@ impl Shard {
             let Job {
                 project,
                 items,
+                newcomers,
                 received,
                 reply,
                 permit,
@@ -118,7 +119,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item);
+                let unit = Unit::new(caller, place, project, item, &newcomers);
                 missing -= unit.received;
                 units.push(unit);
             }
@@ -210,12 +211,12 @@ impl Shard {
             let mut connection = self.connection()?;
             self.settle_unknown(&mut connection)?;
             let plain = if attempt == 0 {
-                self.unchanging(units)
+                self.plain(&mut connection, units)?
             } else {
                 None
             };
             let outcome = match plain {
-                Some(people) => self.attempt_plain(&mut connection, units, &people),
+                Some(plain) => self.attempt_plain(&mut connection, units, &plain),
                 None => self.attempt(&mut connection, units, attempt > 0),
             };
             match outcome {
