@@ -62,6 +62,11 @@ impl Admission {
     pub(super) fn rows(&self) -> usize {
         self.rows.load(Ordering::Relaxed)
     }
+
+    /// How many bytes they are.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Permit {

@@ -32,6 +32,7 @@ mod claim;
 pub mod decode;
 mod failure;
 mod load;
+mod metrics;
 mod people_of_batch;
 mod route;
 mod shard;
@@ -52,6 +53,9 @@ use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
 use admission::{Admission, Permit};
 use decode::{Item, Rejection};
+use metrics::ShardMetrics;
+
+pub use metrics::{IngestMetrics, Received};
 
 /// How far the stored time of a person's last event may lag behind, so that known people are not
 /// written for every event.
@@ -76,6 +80,8 @@ pub struct IngestOptions {
     pub deadline: Duration,
     /// The most bytes of one person's merged traits, as JSON.
     pub traits_bytes_max: usize,
+    /// What counts.
+    pub metrics: IngestMetrics,
 }
 
 impl Default for IngestOptions {
@@ -89,6 +95,7 @@ impl Default for IngestOptions {
             queue_bytes_max: 64 * 1024 * 1024,
             deadline: Duration::from_secs(2),
             traits_bytes_max: 256 * 1024,
+            metrics: IngestMetrics::default(),
         }
     }
 }
@@ -125,6 +132,7 @@ struct Job {
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
+    submitted_at: Instant,
     give_up_at: Instant,
     _permit: Permit,
 }
@@ -144,6 +152,7 @@ struct Inner {
 struct Queue {
     jobs: Sender<Job>,
     admission: Arc<Admission>,
+    metrics: ShardMetrics,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -158,6 +167,9 @@ impl Ingest {
     /// Starts the shards. They connect when there is work, so the database may come later.
     pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
         let mut queues = Vec::with_capacity(options.shards);
+        options
+            .metrics
+            .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
             let (jobs, waiting) = std::sync::mpsc::channel();
@@ -165,7 +177,9 @@ impl Ingest {
                 options.queue_rows_max,
                 options.queue_bytes_max,
             ));
-            let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
+            let metrics = options.metrics.shard(number);
+            let shard =
+                shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());
             let works = works.clone();
             std::thread::Builder::new()
                 .name(format!("beckon-shard-{number}"))
@@ -173,7 +187,11 @@ impl Ingest {
                     let _until_it_ends = works;
                     shard.run();
                 })?;
-            queues.push(Queue { jobs, admission });
+            queues.push(Queue {
+                jobs,
+                admission,
+                metrics,
+            });
         }
         Ok(Self(Arc::new(Inner {
             targeting,
@@ -190,7 +208,8 @@ impl Ingest {
         project: ProjectId,
         items: Vec<Item>,
     ) -> Result<Vec<Outcome>, Error> {
-        let give_up_at = Instant::now() + self.0.options.deadline;
+        let submitted_at = Instant::now();
+        let give_up_at = submitted_at + self.0.options.deadline;
         if items.is_empty() {
             return Ok(Vec::new());
         }
@@ -214,6 +233,7 @@ impl Ingest {
                 project,
                 items,
                 reply,
+                submitted_at,
                 give_up_at,
                 _permit: permit,
             };
@@ -247,6 +267,21 @@ impl Ingest {
             let rows = queues.iter().map(|queue| queue.admission.rows());
             rows.max().unwrap_or_default()
         })
+    }
+
+    /// What counts.
+    pub fn metrics(&self) -> &IngestMetrics {
+        &self.0.options.metrics
+    }
+
+    /// Sets the gauges of the queues, from what is in memory.
+    pub fn sample_metrics(&self) {
+        if let Some(queues) = self.0.queues.load().as_ref() {
+            for queue in queues.iter() {
+                let admission = &queue.admission;
+                queue.metrics.sample(admission.rows(), admission.bytes());
+            }
+        }
     }
 
     /// How many events a shard may hold.

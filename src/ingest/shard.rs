@@ -10,6 +10,7 @@ use super::apply::describe;
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
+use super::metrics::ShardMetrics;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
 use crate::store;
@@ -25,6 +26,7 @@ pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
     jobs: Receiver<Job>,
+    metrics: ShardMetrics,
     connection: Option<PgConnection>,
     retry_connect_at: Option<Instant>,
     /// The bucket of message ids that is current, as far as this shard knows.
@@ -36,11 +38,17 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(targeting: Targeting, options: IngestOptions, jobs: Receiver<Job>) -> Self {
+    pub(super) fn new(
+        targeting: Targeting,
+        options: IngestOptions,
+        jobs: Receiver<Job>,
+        metrics: ShardMetrics,
+    ) -> Self {
         Self {
             targeting,
             options,
             jobs,
+            metrics,
             connection: None,
             retry_connect_at: None,
             bucket: 0,
@@ -52,6 +60,7 @@ impl Shard {
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self) {
         while let Ok(first) = self.jobs.recv() {
+            self.metrics.batch_taken(first.submitted_at);
             let jobs = self.gather(first);
             let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
             if done.is_err() {
@@ -59,7 +68,9 @@ impl Shard {
                 // connection may be in the middle of anything.
                 tracing::error!("a shard panicked and goes on with a new connection");
                 self.connection = None;
+                self.metrics.panicked();
             }
+            self.metrics.idle();
         }
     }
 
@@ -106,6 +117,7 @@ impl Shard {
         let mut verdicts: Vec<Option<Verdict>> = Vec::new();
         verdicts.resize_with(units.len(), || None);
         if let Err(error) = self.settle(&mut units, &mut verdicts) {
+            self.metrics.gave_up();
             tracing::warn!(events = units.len(), %error, "a batch was not committed");
         }
         let mut outcomes: Vec<Option<Vec<(usize, Outcome)>>> =
@@ -169,6 +181,7 @@ impl Shard {
                 Err(failure) => Err(give_up(&failure)),
             };
         }
+        self.metrics.bisected();
         let middle = units.len() / 2;
         let (left_units, right_units) = units.split_at_mut(middle);
         let (left, right) = verdicts.split_at_mut(middle);
@@ -178,6 +191,7 @@ impl Shard {
 
     /// One transaction, tried again when it lost a race with another writer.
     fn commit(&mut self, units: &[Unit]) -> Result<Vec<Verdict>, Failure> {
+        let started = Instant::now();
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
@@ -185,6 +199,7 @@ impl Shard {
             match self.attempt(&mut connection, units, attempt > 0) {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
+                    self.metrics.batch_committed(units.len(), started.elapsed());
                     return Ok(verdicts);
                 }
                 Err(Failure::Unavailable(message)) => {
@@ -199,6 +214,7 @@ impl Shard {
             if !matches!(failure, Failure::Race) {
                 break;
             }
+            self.metrics.raced();
         }
         Err(failure)
     }
@@ -213,6 +229,7 @@ impl Shard {
         match store::connect(&self.options.url) {
             Ok(connection) => {
                 self.retry_connect_at = None;
+                self.metrics.connected();
                 Ok(connection)
             }
             Err(error) => {
