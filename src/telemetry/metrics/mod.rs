@@ -92,12 +92,18 @@ impl Described {
 
 type Sampler = Box<dyn Fn() + Send + Sync>;
 
+/// A text and when it was made.
+struct Text {
+    made_at: Instant,
+    text: Arc<str>,
+}
+
 /// All metrics of one process. Cheap to clone; clones are one.
 #[derive(Clone, Default)]
 pub struct Metrics {
     registry: Registry,
     samplers: Arc<Mutex<Vec<Sampler>>>,
-    text: Arc<Mutex<Option<(Instant, Arc<str>)>>>,
+    text: Arc<Mutex<Option<Text>>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -140,10 +146,10 @@ impl Metrics {
     pub fn text(&self) -> Arc<str> {
         // Held while the text is made: whoever comes meanwhile gets the same one.
         let mut held = lock(&self.text);
-        if let Some((made_at, text)) = held.as_ref()
-            && made_at.elapsed() < TEXT_IS_GOOD_FOR
+        if let Some(held) = held.as_ref()
+            && held.made_at.elapsed() < TEXT_IS_GOOD_FOR
         {
-            return Arc::clone(text);
+            return Arc::clone(&held.text);
         }
         for sample in lock(&self.samplers).iter() {
             sample();
@@ -153,7 +159,10 @@ impl Metrics {
             tracing::error!(%error, "the metrics cannot be written");
         }
         let text: Arc<str> = text.into();
-        *held = Some((Instant::now(), Arc::clone(&text)));
+        *held = Some(Text {
+            made_at: Instant::now(),
+            text: Arc::clone(&text),
+        });
         text
     }
 
