@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Outcome;
-use super::decode::Item;
+use super::admission::Load;
 use crate::error::{Code, Error};
 use crate::model::ProjectId;
 use crate::telemetry::metrics::{
@@ -136,13 +136,9 @@ impl IngestMetrics {
         }))
     }
 
-    /// Counts what a request brought, to be called once it was decoded. What comes back is told how
+    /// Counts how many events a request brought, as its decoder says. What comes back is told how
     /// the request was answered; dropped without that, the caller has left.
-    pub fn received(&self, project: ProjectId, items: &[Item]) -> Received {
-        let events = items
-            .iter()
-            .filter(|item| !matches!(item, Item::Ignored))
-            .count();
+    pub fn received(&self, project: ProjectId, events: usize) -> Received {
         let counters = self.0.projects.of(project);
         counters.received.inc_by(events as u64);
         counters.in_flight.add(signed(events));
@@ -284,16 +280,17 @@ impl ShardMetrics {
     }
 
     /// Sets the gauges of the queue.
-    pub(super) fn sample(&self, events: usize, bytes: usize) {
-        self.events.set(signed(events));
-        self.bytes.set(signed(bytes));
-        let age = match self.oldest_ms.load(Ordering::Relaxed) {
+    pub(super) fn sample(&self, held: Load, waits_since: Option<Instant>) {
+        self.events.set(signed(held.rows));
+        self.bytes.set(signed(held.bytes));
+        let waited = waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let worked = match self.oldest_ms.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             after => self
                 .since
                 .elapsed()
                 .saturating_sub(Duration::from_millis(after - 1)),
         };
-        self.oldest.set(age.as_secs_f64());
+        self.oldest.set(waited.max(worked).as_secs_f64());
     }
 }

@@ -20,7 +20,8 @@
 //! # Promises
 //!
 //! - An answer says *stored* only after a synchronous commit.
-//! - Every queue is bounded in rows and bytes; when one is full the caller hears so at once.
+//! - Every queue is bounded in rows, bytes and time, and no project can fill it for the others; who
+//!   finds no place hears so at once.
 //! - A caller waits no longer than its deadline, whatever the database does. Work whose caller has
 //!   given up before it began is dropped; work that had begun may still commit, and the caller's
 //!   repetition is then a duplicate.
@@ -31,35 +32,36 @@ mod batch;
 mod claim;
 pub mod decode;
 mod failure;
+mod ledger;
 mod load;
 mod metrics;
 mod people_of_batch;
+mod plain;
+mod queue;
+mod read_back;
 mod route;
+mod seen;
 mod shard;
 mod statements;
 mod write;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use chrono::TimeDelta;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
-use admission::{Admission, Permit};
+use admission::{Bounds, Load};
 use decode::{Item, Rejection};
 use metrics::ShardMetrics;
+use queue::{Entrance, Permit};
 
 pub use metrics::{IngestMetrics, Received};
-
-/// How far the stored time of a person's last event may lag behind, so that known people are not
-/// written for every event.
-pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
+pub use seen::LAST_SEEN_GRAIN;
 
 /// How ingest behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
@@ -122,19 +124,22 @@ pub struct Stored {
     pub duplicate: bool,
     /// The campaigns this person should see now, best first.
     pub matched: Vec<Arc<LiveCampaign>>,
-    /// The person's traits after the event; always an object.
-    pub traits: Arc<Value>,
+    /// The person's traits after the event, the text of a JSON object.
+    pub traits: Arc<str>,
 }
 
 /// Part of a request on its way to one shard.
+#[derive(Debug)]
 struct Job {
     project: ProjectId,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
+    /// How many events the decoder says these are, for the ledger.
+    received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
     submitted_at: Instant,
     give_up_at: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// The service. Cheap to clone.
@@ -144,15 +149,18 @@ pub struct Ingest(Arc<Inner>);
 struct Inner {
     targeting: Targeting,
     options: IngestOptions,
-    queues: ArcSwapOption<Vec<Queue>>,
+    queues: ArcSwapOption<Vec<Entrance>>,
+    /// What counts, for each of the queues.
+    shards: Vec<ShardMetrics>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
 }
 
-struct Queue {
-    jobs: Sender<Job>,
-    admission: Arc<Admission>,
-    metrics: ShardMetrics,
+fn count_events(items: &[(usize, Item)]) -> i64 {
+    let events = items
+        .iter()
+        .filter(|(_, item)| !matches!(item, Item::Ignored));
+    i64::try_from(events.count()).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Ingest {
@@ -167,16 +175,19 @@ impl Ingest {
     /// Starts the shards. They connect when there is work, so the database may come later.
     pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
         let mut queues = Vec::with_capacity(options.shards);
+        let mut shards = Vec::with_capacity(options.shards);
         options
             .metrics
             .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
-            let (jobs, waiting) = std::sync::mpsc::channel();
-            let admission = Arc::new(Admission::new(
-                options.queue_rows_max,
-                options.queue_bytes_max,
-            ));
+            let (entrance, waiting) = queue::queue(Bounds {
+                most: Load {
+                    rows: options.queue_rows_max,
+                    bytes: options.queue_bytes_max,
+                },
+                deadline: options.deadline,
+            });
             let metrics = options.metrics.shard(number);
             let shard =
                 shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());
@@ -187,26 +198,28 @@ impl Ingest {
                     let _until_it_ends = works;
                     shard.run();
                 })?;
-            queues.push(Queue {
-                jobs,
-                admission,
-                metrics,
-            });
+            queues.push(entrance);
+            shards.push(metrics);
         }
         Ok(Self(Arc::new(Inner {
             targeting,
             options,
             queues: ArcSwapOption::from_pointee(queues),
+            shards,
             working: std::sync::Mutex::new(working),
         })))
     }
 
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
+    ///
+    /// `received` is what the decoder counted, for the ledger; calls that are dropped on purpose
+    /// are not among them.
     pub async fn submit(
         &self,
         project: ProjectId,
         items: Vec<Item>,
+        received: usize,
     ) -> Result<Vec<Outcome>, Error> {
         let submitted_at = Instant::now();
         let give_up_at = submitted_at + self.0.options.deadline;
@@ -220,24 +233,35 @@ impl Ingest {
         let count = items.len();
         let parts = route::split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
+        let now = Instant::now();
         let mut admitted = Vec::with_capacity(parts.len());
         for (shard, items) in parts {
             let queue = queues.get(shard).ok_or(Error::ShuttingDown)?;
-            let permit = queue.admission.admit(&items)?;
+            let permit = queue.admit(project, &items, now)?;
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
-        for (queue, items, permit) in admitted {
+        let mut remaining = i64::try_from(received).unwrap_or(i64::MAX);
+        let parts = admitted.len();
+        for (index, (queue, items, permit)) in admitted.into_iter().enumerate() {
             let (reply, answer) = oneshot::channel();
+            // The last part answers for whatever was received and is in none of them.
+            let received = if index + 1 == parts {
+                remaining
+            } else {
+                count_events(&items)
+            };
+            remaining -= received;
             let job = Job {
                 project,
                 items,
+                received,
                 reply,
                 submitted_at,
                 give_up_at,
-                _permit: permit,
+                permit,
             };
-            queue.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
+            queue.push(job)?;
             replies.push(answer);
         }
         drop(queues);
@@ -264,8 +288,7 @@ impl Ingest {
     /// How many events the fullest shard holds, waiting or being written.
     pub fn fullest_queue_rows(&self) -> usize {
         self.0.queues.load().as_ref().map_or(0, |queues| {
-            let rows = queues.iter().map(|queue| queue.admission.rows());
-            rows.max().unwrap_or_default()
+            queues.iter().map(Entrance::rows).max().unwrap_or_default()
         })
     }
 
@@ -277,9 +300,9 @@ impl Ingest {
     /// Sets the gauges of the queues, from what is in memory.
     pub fn sample_metrics(&self) {
         if let Some(queues) = self.0.queues.load().as_ref() {
-            for queue in queues.iter() {
-                let admission = &queue.admission;
-                queue.metrics.sample(admission.rows(), admission.bytes());
+            for (queue, metrics) in queues.iter().zip(&self.0.shards) {
+                let (held, waits_since) = queue.held();
+                metrics.sample(held, waits_since);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! One shard: a thread that owns a connection and commits what waits, batch after batch.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
@@ -11,8 +10,12 @@ use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
 use super::metrics::ShardMetrics;
+use super::queue::{Outlet, Taken};
+use super::read_back::Session;
+use super::seen::Seen;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
+use crate::rules::FactsArena;
 use crate::store;
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
@@ -25,9 +28,9 @@ const ATTEMPTS_MAX: usize = 5;
 pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
-    jobs: Receiver<Job>,
+    jobs: Outlet,
     metrics: ShardMetrics,
-    connection: Option<PgConnection>,
+    pub(super) connection: Option<PgConnection>,
     retry_connect_at: Option<Instant>,
     /// The bucket of message ids that is current, as far as this shard knows.
     pub(super) bucket: i16,
@@ -35,13 +38,23 @@ pub(super) struct Shard {
     pub(super) person_ids: std::ops::Range<i64>,
     /// Changes whose outcome is unknown: their people stay out of the caches until they were locked.
     pub(super) unsettled: Vec<Change>,
+    /// People whose last-seen time has moved in memory.
+    pub(super) seen: Seen,
+    /// Which rows of the ledger this writer adds to. Any number does; one that hardly anybody else
+    /// uses keeps writers from waiting for each other.
+    pub(super) slot: i16,
+    /// The memory of one decision after the other.
+    pub(super) arena: FactsArena,
+    /// The session whose outcome is unknown, to be ended before anything is read back.
+    pub(super) lost: Option<Session>,
+    session: Option<Session>,
 }
 
 impl Shard {
     pub(super) fn new(
         targeting: Targeting,
         options: IngestOptions,
-        jobs: Receiver<Job>,
+        jobs: Outlet,
         metrics: ShardMetrics,
     ) -> Self {
         Self {
@@ -54,14 +67,26 @@ impl Shard {
             bucket: 0,
             person_ids: 0..0,
             unsettled: Vec::new(),
+            seen: Seen::default(),
+            slot: 0,
+            arena: FactsArena::new(),
+            lost: None,
+            session: None,
         }
     }
 
-    /// Works until every sender is gone and the queue is empty.
+    /// Works until the queue is closed and empty.
     pub(super) fn run(mut self) {
-        while let Ok(first) = self.jobs.recv() {
-            self.metrics.batch_taken(first.submitted_at);
-            let jobs = self.gather(first);
+        let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
+        loop {
+            let jobs = match self.jobs.take(rows_max, bytes_max, self.seen.due_at()) {
+                Taken::Jobs(jobs) => jobs,
+                Taken::Nothing => Vec::new(),
+                Taken::Closed => break,
+            };
+            if let Some(first) = jobs.iter().map(|job| job.submitted_at).min() {
+                self.metrics.batch_taken(first);
+            }
             let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
             if done.is_err() {
                 // The jobs were dropped with the panic, which answers their callers with 503; the
@@ -71,23 +96,25 @@ impl Shard {
                 self.metrics.panicked();
             }
             self.metrics.idle();
+            if self.seen.is_due() {
+                self.flush_seen();
+            }
         }
+        self.flush_seen();
     }
 
-    /// Takes what waits, within the bounds of one transaction.
-    fn gather(&mut self, first: Job) -> Vec<Job> {
-        let mut rows = first.items.len();
-        let mut bytes = bytes_of(&first);
-        let mut jobs = vec![first];
-        while rows < self.options.batch_rows_max && bytes < self.options.batch_bytes_max {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            rows += job.items.len();
-            bytes += bytes_of(&job);
-            jobs.push(job);
+    fn flush_seen(&mut self) {
+        if self.seen.is_empty() {
+            return;
         }
-        let now = Instant::now();
-        jobs.retain(|job| job.give_up_at > now && !job.reply.is_closed());
-        jobs
+        let Ok(mut connection) = self.connection() else {
+            self.seen.put_off();
+            return;
+        };
+        match self.seen.flush(&mut connection) {
+            Ok(()) => self.connection = Some(connection),
+            Err(error) => tracing::warn!(%error, "people's last-seen times are written later"),
+        }
     }
 
     fn work(&mut self, jobs: Vec<Job>) {
@@ -97,17 +124,19 @@ impl Shard {
             let Job {
                 project,
                 items,
+                received,
                 reply,
-                _permit: permit,
+                permit,
                 ..
             } = job;
+            let mut missing = received;
             for (place, item) in items {
-                units.push(Unit {
-                    caller,
-                    place,
-                    project,
-                    item,
-                });
+                let unit = Unit::new(caller, place, project, item);
+                missing -= unit.received;
+                units.push(unit);
+            }
+            if let Some(last) = units.last_mut() {
+                last.received += missing;
             }
             callers.push((reply, permit));
         }
@@ -196,15 +225,37 @@ impl Shard {
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
             self.settle_unknown(&mut connection)?;
-            match self.attempt(&mut connection, units, attempt > 0) {
+            let plain = if attempt == 0 {
+                self.unchanging(units)
+            } else {
+                None
+            };
+            let outcome = match plain {
+                Some(people) => self.attempt_plain(&mut connection, units, &people),
+                None => self.attempt(&mut connection, units, attempt > 0),
+            };
+            match outcome {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
                     self.metrics.batch_committed(units.len(), started.elapsed());
                     return Ok(verdicts);
                 }
+                // Dropping the connection ends its transaction, whatever state it is in.
                 Err(Failure::Unavailable(message)) => {
-                    // Dropping the connection ends its transaction, whatever state it is in.
                     return Err(Failure::Unavailable(message));
+                }
+                Err(Failure::Unknown { reason, verdicts }) => {
+                    drop(connection);
+                    tracing::warn!(
+                        reason,
+                        "a connection was lost; its last commit is read back"
+                    );
+                    self.lost = self.session.take();
+                    if let Some(verdicts) = self.read_back(units, verdicts)? {
+                        self.metrics.batch_committed(units.len(), started.elapsed());
+                        return Ok(verdicts);
+                    }
+                    failure = Failure::Race;
                 }
                 Err(other) => {
                     self.connection = Some(connection);
@@ -219,22 +270,30 @@ impl Shard {
         Err(failure)
     }
 
-    fn connection(&mut self) -> Result<PgConnection, Failure> {
+    pub(super) fn connection(&mut self) -> Result<PgConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
         if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
-        match store::connect(&self.options.url) {
-            Ok(connection) => {
+        let connected = store::connect(&self.options.url)
+            .map_err(|error| error.to_string())
+            .and_then(|mut connection| {
+                let session = Session::of(&mut connection).map_err(|error| error.to_string())?;
+                Ok((connection, session))
+            });
+        match connected {
+            Ok((connection, session)) => {
                 self.retry_connect_at = None;
                 self.metrics.connected();
+                self.slot = session.slot();
+                self.session = Some(session);
                 Ok(connection)
             }
             Err(error) => {
                 self.retry_connect_at = Some(Instant::now() + RECONNECT_DELAY);
-                Err(Failure::Unavailable(error.to_string()))
+                Err(Failure::Unavailable(error))
             }
         }
     }
@@ -244,17 +303,6 @@ impl Shard {
 fn give_up(failure: &Failure) -> Error {
     tracing::warn!(reason = %failure, "a transaction was given up");
     Error::DatabaseUnavailable
-}
-
-fn bytes_of(job: &Job) -> usize {
-    job.items
-        .iter()
-        .map(|(_, item)| match item {
-            Item::Event(event) => event.size_bytes,
-            Item::Rejected(rejection) => rejection.payload.len(),
-            Item::Ignored => 0,
-        })
-        .sum()
 }
 
 fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
@@ -275,6 +323,7 @@ fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
             traits,
         })),
         (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
+        (_, Verdict::Unsettled) => return None,
         (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
         (Item::Ignored, _) | (Item::Event(_), Verdict::Kept) => Outcome::Ignored,
     })

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Date};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
-use prometheus::{Gauge, IntCounter, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
 
 use super::projects;
 use crate::store::partitions;
 use crate::telemetry::metrics::{
-    DATABASE_SIZE, JOB_DURATION, JOB_RUNS, JOB_SUCCESS, Metrics, PARTITION_HORIZON, RETENTION_LAG,
+    DATABASE_SIZE, JOB_DURATION, JOB_RUNS, JOB_SUCCESS, LEDGER_DIFFERENCE, Metrics,
+    PARTITION_HORIZON, RETENTION_LAG,
 };
 
 /// The handles of one scheduler. Cheap to clone.
@@ -27,6 +28,7 @@ struct Inner {
     horizon: Gauge,
     lag: Gauge,
     database_size: Gauge,
+    ledger_difference: IntGaugeVec,
     seen: Mutex<Seen>,
 }
 
@@ -87,6 +89,7 @@ impl RetentionMetrics {
             horizon: metrics.fraction(&PARTITION_HORIZON),
             lag: metrics.fraction(&RETENTION_LAG),
             database_size: metrics.fraction(&DATABASE_SIZE),
+            ledger_difference: metrics.gauges(&LEDGER_DIFFERENCE),
             seen: Mutex::default(),
         }))
     }
@@ -103,7 +106,7 @@ impl RetentionMetrics {
         &self.0.sample
     }
 
-    /// Looks at the partitions and the database's size.
+    /// Looks at the partitions, the ledger and the database's size.
     pub(super) fn look(&self, connection: &mut PgConnection) -> QueryResult<()> {
         let today = partitions::database_now(connection)?.date_naive();
         let days: Vec<NaiveDate> = partitions::list(connection)?
@@ -117,6 +120,23 @@ impl RetentionMetrics {
         let size: Size = sql_query("SELECT pg_database_size(current_database()) AS bytes")
             .get_result(connection)?;
         self.0.database_size.set(size.bytes as f64);
+        // Of all projects: a metric tells of each.
+        let differences: Vec<Difference> = sql_query(
+            "SELECT p.id AS project_id, \
+                    coalesce(sum(l.received - l.stored - l.duplicate - l.rejected), 0)::bigint \
+                        AS events \
+             FROM projects p LEFT JOIN ingest_ledger l \
+               ON l.project_id = p.id AND l.day >= $1::date - 1 \
+             GROUP BY p.id",
+        )
+        .bind::<Date, _>(today)
+        .load(connection)?;
+        for Difference { project_id, events } in differences {
+            let gauges = &self.0.ledger_difference;
+            gauges
+                .with_label_values(&[project_id.to_string()])
+                .set(events);
+        }
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = Seen::of(&days, today, longest);
         Ok(())
@@ -133,6 +153,14 @@ impl RetentionMetrics {
             self.0.lag.set(seconds(now - due).max(0.0));
         }
     }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Difference {
+    #[diesel(sql_type = BigInt)]
+    project_id: i64,
+    #[diesel(sql_type = BigInt)]
+    events: i64,
 }
 
 #[derive(diesel::QueryableByName)]

@@ -82,6 +82,26 @@ diesel::table! {
         message -> Text,
         message_id -> Nullable<Text>,
         payload -> Text,
+        received_on -> Date,
+        route -> Nullable<Text>,
+        timestamp -> Nullable<Timestamptz>,
+        context -> Nullable<Text>,
+        fields -> Json,
+        is_cut -> Bool,
+        replay_of -> Nullable<Int8>,
+        replayed_at -> Nullable<Timestamptz>,
+        replayed_as -> Nullable<Uuid>,
+    }
+}
+diesel::table! {
+    ingest_ledger (project_id, day, slot) {
+        project_id -> Int8,
+        day -> Date,
+        slot -> Int2,
+        received -> Int8,
+        stored -> Int8,
+        duplicate -> Int8,
+        rejected -> Int8,
     }
 }
 diesel::table! {

@@ -287,7 +287,10 @@ fn no_caller_can_make_a_series() {
         scrape.series.into_keys().collect::<BTreeSet<_>>()
     };
     hostile(0);
-    names();
+    eventually("what the database must be asked for", SOON, || {
+        let scrape = Scrape::of(&app.admin());
+        (!scrape.value("beckon_partition_horizon_seconds").is_nan()).then_some(())
+    });
     let before = names();
     assert!(
         before

@@ -200,6 +200,7 @@ fn every_table_can_be_read_as_the_query_builder_sees_it() {
         identities,
         events,
         rejected_events,
+        ingest_ledger,
         campaigns,
         campaign_history,
         segments,

@@ -47,12 +47,15 @@ described! {
     INGEST_UNACCOUNTED: Counter "beckon_ingest_unaccounted_events_total" ["project"]
         "Events whose request was answered without telling what became of them; a defect.";
 
+    LEDGER_DIFFERENCE: Gauge "beckon_ledger_difference_events" ["project"]
+        "Events that the database's ledger of yesterday and today has as received and as nothing else; anything but 0 is a defect.";
+
     INGEST_QUEUE_EVENTS: Gauge "beckon_ingest_queue_events" ["shard"]
         "Events a shard holds, waiting or being written.";
     INGEST_QUEUE_BYTES: Gauge "beckon_ingest_queue_bytes" ["shard"]
         "Their size as received.";
     INGEST_QUEUE_OLDEST: Gauge "beckon_ingest_queue_oldest_seconds" ["shard"]
-        "Age of the oldest event of the batch a shard works on; 0 when it is idle.";
+        "Age of the oldest event a shard holds, waiting or being written; 0 without any.";
     INGEST_QUEUE_EVENTS_MAX: Gauge "beckon_ingest_queue_events_max" []
         "Events a shard may hold.";
     INGEST_QUEUE_BYTES_MAX: Gauge "beckon_ingest_queue_bytes_max" []

@@ -349,8 +349,8 @@ async fn receive(
     let decoded = read_events(route, request, plain, state).await?;
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
     let metrics = state.ingest.metrics();
-    let received = metrics.received(access.project, &decoded.items);
-    let outcome = submit(state, access.project, decoded.items).await;
+    let received = metrics.received(access.project, decoded.received);
+    let outcome = submit(state, access.project, decoded.items, decoded.received).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let text = if is_batch {
@@ -419,11 +419,13 @@ async fn submit(
     state: &AppState,
     project: crate::model::ProjectId,
     items: Vec<Item>,
+    received: usize,
 ) -> Result<Vec<Outcome>, Error> {
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
-    let stored = state.ingest.submit(project, items);
+    state.limits.check_events(project, items.len())?;
+    let stored = state.ingest.submit(project, items, received);
     match tokio::time::timeout(state.settings.request_deadline, stored).await {
         Ok(outcomes) => outcomes,
         Err(_) => Err(Error::Overloaded {

@@ -1,0 +1,11 @@
+ALTER TABLE rejected_events
+    DROP COLUMN replayed_as,
+    DROP COLUMN replayed_at,
+    DROP COLUMN replay_of,
+    DROP COLUMN is_cut,
+    DROP COLUMN fields,
+    DROP COLUMN context,
+    DROP COLUMN "timestamp",
+    DROP COLUMN route,
+    DROP COLUMN received_on;
+DROP TABLE ingest_ledger;
