@@ -20,7 +20,8 @@ promtool: setup
 	@scripts/promtool --version >/dev/null
 
 demo: setup ## Build Beckon and run it with a private PostgreSQL and sample data
-	$(CARGO) build --release $(LOCKED)
+	BECKON_COMMIT=$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown) \
+		$(CARGO) build --release $(LOCKED)
 	./target/release/beckon demo
 
 test: setup promtool ## Run all tests but the SDKs', on a PostgreSQL they start themselves

@@ -23,7 +23,8 @@ use crate::telemetry::metrics::{
     INGEST_UNACCOUNTED, Metrics, PerProject,
 };
 
-/// How a caller that left before its answer is counted.
+/// The code of events whose request was dropped without an answer: the server was stopped under it,
+/// or its handler panicked.
 const ABANDONED: &str = "abandoned";
 
 /// The handles of one service. Cheap to clone.
@@ -137,7 +138,7 @@ impl IngestMetrics {
     }
 
     /// Counts how many events a request brought, as its decoder says. What comes back is told how
-    /// the request was answered; dropped without that, the caller has left.
+    /// the request was answered; dropped without that, it counts them as abandoned.
     pub fn received(&self, project: ProjectId, events: usize) -> Received {
         let counters = self.0.projects.of(project);
         counters.received.inc_by(events as u64);
@@ -174,7 +175,7 @@ fn signed(number: usize) -> i64 {
 
 /// The events of a request that wait for their answer.
 #[derive(Debug)]
-#[must_use = "dropped, it counts a caller that left"]
+#[must_use = "dropped, it counts its events as abandoned"]
 pub struct Received {
     counters: Arc<ProjectCounters>,
     events: usize,
@@ -292,5 +293,35 @@ impl ShardMetrics {
                 .saturating_sub(Duration::from_millis(after - 1)),
         };
         self.oldest.set(waited.max(worked).as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROJECT: ProjectId = ProjectId(7);
+
+    #[test]
+    fn what_is_dropped_without_an_answer_is_abandoned() {
+        let metrics = IngestMetrics::default();
+        let counters = metrics.0.projects.of(PROJECT);
+        let received = metrics.received(PROJECT, 3);
+        assert_eq!((counters.received.get(), counters.in_flight.get()), (3, 3));
+        drop(received);
+        assert_eq!((counters.abandoned.get(), counters.in_flight.get()), (3, 0));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_tell_of_each_event_is_noticed() {
+        let metrics = IngestMetrics::default();
+        let counters = metrics.0.projects.of(PROJECT);
+        let received = metrics.received(PROJECT, 3);
+        received.answered(&Ok(vec![Outcome::Ignored, Outcome::Ignored]));
+        assert_eq!(counters.unaccounted.get(), 3);
+        assert_eq!((counters.abandoned.get(), counters.in_flight.get()), (0, 0));
+        let received = metrics.received(PROJECT, 2);
+        received.answered(&Err(Error::ShuttingDown));
+        assert_eq!(counters.unaccounted.get(), 3);
     }
 }

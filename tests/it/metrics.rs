@@ -216,7 +216,7 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 }
 
 #[test]
-fn a_caller_that_leaves_is_accounted_for() {
+fn the_event_of_a_caller_that_leaves_is_accounted_for() {
     let postgres = postgres_server();
     let server = Server::start(&Launch::new(&postgres.url()));
     server.wait_until_ready();
@@ -235,7 +235,8 @@ fn a_caller_that_leaves_is_accounted_for() {
         (scrape.sum("beckon_ingest_in_flight_events", "") == 1.0).then_some(())
     });
     drop(stream);
-    eventually("it is counted as gone or failed", SOON, || {
+    // Its answer finds nobody, and is counted all the same.
+    eventually("it is counted as failed", SOON, || {
         let scrape = Scrape::of(&admin);
         let in_flight = scrape.sum("beckon_ingest_in_flight_events", "");
         let failed = scrape.sum("beckon_ingest_failed_events_total", "");

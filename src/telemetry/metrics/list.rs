@@ -41,7 +41,7 @@ described! {
     INGEST_REJECTED: Counter "beckon_ingest_rejected_events_total" ["project", "code"]
         "Events answered as rejected, by the reason's code.";
     INGEST_FAILED: Counter "beckon_ingest_failed_events_total" ["project", "code"]
-        "Events of requests that were answered with an error; code abandoned is a caller that left.";
+        "Events of requests that were answered with an error, by its code, or, abandoned, with nothing.";
     INGEST_IN_FLIGHT: Gauge "beckon_ingest_in_flight_events" ["project"]
         "Events that were received and not answered yet.";
     INGEST_UNACCOUNTED: Counter "beckon_ingest_unaccounted_events_total" ["project"]
