@@ -205,11 +205,17 @@ impl Received {
                 Outcome::Ignored => {}
             }
         }
-        self.counters.stored.inc_by(stored);
-        self.counters.duplicate.inc_by(duplicate);
         let told = stored + duplicate + rejected;
-        let difference = (self.events as u64).abs_diff(told);
-        self.counters.unaccounted.inc_by(difference);
+        let unaccounted = (self.events as u64).abs_diff(told);
+        for (counter, events) in [
+            (&self.counters.stored, stored),
+            (&self.counters.duplicate, duplicate),
+            (&self.counters.unaccounted, unaccounted),
+        ] {
+            if events > 0 {
+                counter.inc_by(events);
+            }
+        }
     }
 }
 
