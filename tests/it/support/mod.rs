@@ -9,6 +9,7 @@ pub mod client;
 pub mod clock;
 pub mod journal;
 pub mod lossy;
+pub mod metrics;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
