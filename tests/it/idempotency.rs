@@ -14,7 +14,7 @@ use crate::support::app::{Launch, Server, run_to_end};
 use crate::support::journal::Load;
 use crate::support::lossy::LossyProxy;
 use crate::support::postgres::postgres_server_with_clock;
-use crate::support::{CLIENT_KEY, Client, TestApp, is_soak, now, pause, sql};
+use crate::support::{CLIENT_KEY, Client, TestApp, assert_ledger, is_soak, now, pause, sql};
 
 fn identify(plan: &str, id: &str) -> Value {
     json!({"user_id": "u", "traits": {"plan": plan}, "event_id": id})
@@ -51,6 +51,7 @@ fn a_restart_forgets_no_id_and_no_effect() {
         sql::number(&mut app.sql(), "SELECT count(*) FROM events"),
         3
     );
+    assert_ledger(&app);
 }
 
 #[test]
@@ -88,6 +89,7 @@ fn two_nodes_know_each_others_ids() {
         sql::number(&mut app.sql(), "SELECT count(*) FROM events"),
         21
     );
+    assert_ledger(&app);
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn ask(address: SocketAddr) -> TcpStream {
 fn answered(sockets: &[TcpStream], done: &mut [bool]) -> usize {
     let mut last = usize::MAX;
     loop {
-        pause(Duration::from_secs(1));
+        pause(Duration::from_millis(700));
         for (mut socket, done) in sockets.iter().zip(done.iter_mut()) {
             *done |= socket.read(&mut [0; 1_024]).is_ok_and(|length| length > 0);
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use diesel::PgConnection;
 use serde_json::json;
 
+use super::ledger::ledger_faults;
 use super::{CLIENT_KEY, Client, eventually, pause, sql};
 
 /// What one or all clients of a load saw.
@@ -266,8 +267,8 @@ impl Journal {
         assert_eq!(self.unanswered, 0, "calls without an answer");
     }
 
-    /// Checks the promises of a load against the table: what was acknowledged is there once, and
-    /// nothing is there twice or was never sent.
+    /// Checks the promises of a load against the tables: what was acknowledged is there once,
+    /// nothing is there twice or was never sent, and the ledger agrees.
     pub fn check(&self, connection: &mut PgConnection, prefix: &str) {
         let stored: Vec<String> = sql::texts(
             connection,
@@ -307,6 +308,8 @@ impl Journal {
             unknown.len(),
             some(&unknown)
         );
+        let faults = ledger_faults(connection);
+        assert!(faults.is_empty(), "the ledger differs: {faults:#?}");
     }
 }
 
