@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::Campaign;
+use super::index::{Block, Found};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -53,8 +54,8 @@ pub struct Decision {
 pub struct Snapshot {
     revision: i64,
     campaigns: Vec<Arc<Campaign>>,
-    by_trigger: HashMap<String, Vec<usize>>,
-    on_fetch: Vec<usize>,
+    by_trigger: HashMap<String, Block>,
+    on_fetch: Option<Block>,
     segments: Segments,
     flags: HashMap<String, Flag>,
 }
@@ -69,21 +70,26 @@ impl Snapshot {
     ) -> Self {
         campaigns.retain(|campaign| campaign.is_active);
         campaigns.sort_by_key(|campaign| campaign.rank());
-        let mut by_trigger: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut by_trigger: HashMap<&str, Vec<Arc<Campaign>>> = HashMap::new();
         let mut on_fetch = Vec::new();
-        for (index, campaign) in campaigns.iter().enumerate() {
+        for campaign in &campaigns {
             if let Some(trigger) = &campaign.trigger {
-                by_trigger.entry(trigger.clone()).or_default().push(index);
+                let triggered = by_trigger.entry(trigger).or_default();
+                triggered.push(Arc::clone(campaign));
             }
             if !campaign.mentions_event() {
-                on_fetch.push(index);
+                on_fetch.push(Arc::clone(campaign));
             }
         }
+        let by_trigger = by_trigger
+            .into_iter()
+            .map(|(trigger, campaigns)| (trigger.to_owned(), Block::new(campaigns)))
+            .collect();
         Self {
             revision,
             campaigns,
             by_trigger,
-            on_fetch,
+            on_fetch: (!on_fetch.is_empty()).then(|| Block::new(on_fetch)),
             segments,
             flags,
         }
@@ -97,6 +103,18 @@ impl Snapshot {
     /// The live campaigns, best first.
     pub fn campaigns(&self) -> &[Arc<Campaign>] {
         &self.campaigns
+    }
+
+    /// How many live campaigns have conditions but none that the index can use. Each of them is
+    /// tried at every event that is its trigger.
+    pub fn unindexed(&self) -> usize {
+        self.by_trigger.values().map(Block::unindexed).sum()
+    }
+
+    /// The memory of the index, the campaigns themselves left out, in bytes.
+    pub fn index_bytes(&self) -> usize {
+        let blocks = self.by_trigger.values().chain(&self.on_fetch);
+        blocks.map(Block::bytes).sum()
     }
 
     /// The project's segments.
@@ -119,7 +137,7 @@ impl Snapshot {
     ) -> Decision {
         match self.by_trigger.get(event.name) {
             None => Decision::default(),
-            Some(candidates) => self.decide(candidates, user, Some(event), now, arena),
+            Some(block) => self.decide(block, user, Some(event), now, arena),
         }
     }
 
@@ -130,7 +148,10 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
-        self.decide(&self.on_fetch, user, None, now, arena)
+        match &self.on_fetch {
+            None => Decision::default(),
+            Some(block) => self.decide(block, user, None, now, arena),
+        }
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
@@ -175,7 +196,7 @@ impl Snapshot {
 
     fn decide<'a>(
         &self,
-        candidates: &[usize],
+        block: &Block,
         user: UserFacts<'a>,
         event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
@@ -192,17 +213,21 @@ impl Snapshot {
             },
             arena,
         );
-        let mut decision = Decision::default();
-        for campaign in candidates
-            .iter()
-            .filter_map(|&index| self.campaigns.get(index))
-        {
-            if first_closed_gate(campaign, &facts, &membership, &mut decision.errors).is_none() {
-                decision.matched.push(Arc::clone(campaign));
+        let mut found = Found::default();
+        if facts.is_too_deep() {
+            // Every condition fails, which no index knows.
+            for campaign in block.campaigns() {
+                if first_closed_gate(campaign, &facts, &membership, &mut found.errors).is_none() {
+                    found.matched.push(Arc::clone(campaign));
+                }
             }
+        } else {
+            block.decide(&facts, arena, &mut found);
         }
-        decision.errors += membership.errors();
-        decision
+        Decision {
+            matched: found.matched,
+            errors: found.errors + membership.errors(),
+        }
     }
 }
 
