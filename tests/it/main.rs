@@ -34,6 +34,7 @@ mod ingest_model;
 mod isolation;
 mod keys;
 mod matcher_model;
+mod matcher_oracle;
 mod migrations;
 mod nodes;
 mod partitions;
