@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::Campaign;
-use super::index::{Block, Found};
+use super::index::{self, Block, Found};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -54,8 +54,8 @@ pub struct Decision {
 pub struct Snapshot {
     revision: i64,
     campaigns: Vec<Arc<Campaign>>,
-    by_trigger: HashMap<String, Block>,
-    on_fetch: Option<Block>,
+    by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
+    on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,
 }
@@ -64,12 +64,24 @@ impl Snapshot {
     /// Ranks and indexes the campaigns. Campaigns that are not active are left out.
     pub fn new(
         revision: i64,
+        campaigns: Vec<Arc<Campaign>>,
+        segments: Segments,
+        flags: HashMap<String, Flag>,
+    ) -> Self {
+        Self::default().replaced(revision, campaigns, segments, flags)
+    }
+
+    /// The picture that follows this one. What concerns campaigns that are in both, as they were,
+    /// is taken over, so that a small change is cheap.
+    pub fn replaced(
+        &self,
+        revision: i64,
         mut campaigns: Vec<Arc<Campaign>>,
         segments: Segments,
         flags: HashMap<String, Flag>,
     ) -> Self {
         campaigns.retain(|campaign| campaign.is_active);
-        campaigns.sort_by_key(|campaign| campaign.rank());
+        campaigns.sort_by_cached_key(|campaign| campaign.rank());
         let mut by_trigger: HashMap<&str, Vec<Arc<Campaign>>> = HashMap::new();
         let mut on_fetch = Vec::new();
         for campaign in &campaigns {
@@ -83,13 +95,16 @@ impl Snapshot {
         }
         let by_trigger = by_trigger
             .into_iter()
-            .map(|(trigger, campaigns)| (trigger.to_owned(), Block::new(campaigns)))
+            .map(|(trigger, campaigns)| {
+                let held = self.by_trigger.get(trigger).map_or(&[][..], Vec::as_slice);
+                (Box::from(trigger), index::blocks(campaigns, held))
+            })
             .collect();
         Self {
             revision,
+            on_fetch: index::blocks(on_fetch, &self.on_fetch),
             campaigns,
             by_trigger,
-            on_fetch: (!on_fetch.is_empty()).then(|| Block::new(on_fetch)),
             segments,
             flags,
         }
@@ -108,13 +123,14 @@ impl Snapshot {
     /// How many live campaigns have conditions but none that the index can use. Each of them is
     /// tried at every event that is its trigger.
     pub fn unindexed(&self) -> usize {
-        self.by_trigger.values().map(Block::unindexed).sum()
+        let blocks = self.by_trigger.values().flatten();
+        blocks.map(|block| block.unindexed()).sum()
     }
 
     /// The memory of the index, the campaigns themselves left out, in bytes.
     pub fn index_bytes(&self) -> usize {
-        let blocks = self.by_trigger.values().chain(&self.on_fetch);
-        blocks.map(Block::bytes).sum()
+        let blocks = self.by_trigger.values().flatten().chain(&self.on_fetch);
+        blocks.map(|block| block.bytes()).sum()
     }
 
     /// The project's segments.
@@ -137,7 +153,7 @@ impl Snapshot {
     ) -> Decision {
         match self.by_trigger.get(event.name) {
             None => Decision::default(),
-            Some(block) => self.decide(block, user, Some(event), now, arena),
+            Some(blocks) => self.decide(blocks, user, Some(event), now, arena),
         }
     }
 
@@ -148,10 +164,7 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
-        match &self.on_fetch {
-            None => Decision::default(),
-            Some(block) => self.decide(block, user, None, now, arena),
-        }
+        self.decide(&self.on_fetch, user, None, now, arena)
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
@@ -196,7 +209,7 @@ impl Snapshot {
 
     fn decide<'a>(
         &self,
-        block: &Block,
+        blocks: &[Arc<Block>],
         user: UserFacts<'a>,
         event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
@@ -214,15 +227,18 @@ impl Snapshot {
             arena,
         );
         let mut found = Found::default();
-        if facts.is_too_deep() {
+        let is_too_deep = facts.is_too_deep();
+        for block in blocks {
+            if !is_too_deep {
+                block.decide(&facts, arena, &mut found);
+                continue;
+            }
             // Every condition fails, which no index knows.
             for campaign in block.campaigns() {
                 if first_closed_gate(campaign, &facts, &membership, &mut found.errors).is_none() {
                     found.matched.push(Arc::clone(campaign));
                 }
             }
-        } else {
-            block.decide(&facts, arena, &mut found);
         }
         Decision {
             matched: found.matched,

@@ -23,6 +23,7 @@
 //! evaluation would have met is not counted.
 
 mod attribute;
+mod blocks;
 mod build;
 mod members;
 mod numbers;
@@ -36,6 +37,7 @@ use super::Campaign;
 use crate::rules::native::{Outcomes, Source, descend};
 use crate::rules::{FactsArena, Prepared};
 use attribute::AttributeIndex;
+pub(super) use blocks::blocks;
 use members::{Members, contains, insert, places};
 
 /// Campaigns that are decided on together, and their index. Immutable.
