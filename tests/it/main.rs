@@ -35,6 +35,7 @@ mod ingest_model;
 mod isolation;
 mod keys;
 mod matcher_model;
+mod matcher_oracle;
 mod metrics;
 mod migrations;
 mod nodes;
