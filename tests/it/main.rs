@@ -32,6 +32,7 @@ mod imports_direction;
 mod ingest;
 mod ingest_core;
 mod ingest_model;
+mod ingest_outcomes;
 mod isolation;
 mod keys;
 mod matcher_model;

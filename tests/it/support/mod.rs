@@ -7,6 +7,7 @@
 pub mod app;
 pub mod client;
 pub mod journal;
+pub mod lossy;
 pub mod metrics;
 pub mod postgres;
 pub mod raw;
