@@ -33,6 +33,7 @@ pub mod decode;
 mod failure;
 mod load;
 mod people_of_batch;
+pub mod replay;
 mod route;
 mod shard;
 mod statements;

@@ -403,6 +403,11 @@ impl TestApp {
         self.server.wait(bound)
     }
 
+    /// Sets a variable of the environment of servers that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.launch = self.launch.clone().set(name, value);
+    }
+
     /// Starts a server again on the same database, at another port.
     pub fn restart(&mut self) {
         assert!(

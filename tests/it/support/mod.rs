@@ -7,6 +7,7 @@
 pub mod app;
 pub mod client;
 pub mod journal;
+pub mod ledger;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
@@ -18,6 +19,7 @@ use chrono::{DateTime, Utc};
 
 pub use app::{ADMIN_KEY, CLIENT_KEY, TestApp};
 pub use client::{Answer, Client};
+pub use ledger::assert_ledger;
 
 /// Blocks this test's thread.
 #[expect(
