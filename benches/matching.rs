@@ -10,13 +10,14 @@
 mod report;
 mod world;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use beckon::matcher::{Campaign, CampaignRow, Snapshot};
 use beckon::rules::Limits;
-use beckon::rules::{EventFacts, UserFacts};
+use beckon::rules::{EventFacts, FactsArena, Object, UserFacts};
 use beckon::segments::Segments;
 use chrono::{DateTime, TimeDelta, Utc};
 use datalogic_rs::bumpalo::Bump;
@@ -31,15 +32,18 @@ const PAIRS: u64 = 512;
 /// The matches of both are compared on so many pairs.
 const COMPARED: usize = 64;
 
-struct Pair {
-    traits: Value,
-    event: world::Event,
+struct Pair<'a> {
+    traits: Object<'a>,
+    event: String,
+    properties: Object<'a>,
     /// The same as the evaluator alone takes it.
     data: Value,
 }
 
-struct Bench {
-    pairs: Vec<Pair>,
+struct Bench<'a> {
+    pairs: Vec<Pair<'a>>,
+    /// What a decision builds, beyond the facts.
+    arena: RefCell<FactsArena>,
     now: DateTime<Utc>,
     engine: Engine,
 }
@@ -57,8 +61,11 @@ fn main() -> Outcome<()> {
     let budget = Duration::from_millis(report::argument("--millis", 300)?);
     let world = World::new(SEED);
     let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+    let facts = FactsArena::new();
+    let texts: Vec<_> = (0..PAIRS).map(|index| texts(&world, index)).collect();
     let bench = Bench {
-        pairs: (0..PAIRS).map(|index| pair(&world, index)).collect(),
+        pairs: texts.iter().map(|texts| pair(texts, &facts)).collect(),
+        arena: RefCell::default(),
         now,
         engine: Engine::builder().build(),
     };
@@ -132,16 +139,33 @@ fn main() -> Outcome<()> {
     report::write_json("matching", &results)
 }
 
-fn pair(world: &World, index: u64) -> Pair {
+/// A person's traits and an event as they are sent.
+struct Texts {
+    traits: String,
+    event: String,
+    properties: String,
+    data: Value,
+}
+
+fn texts(world: &World, index: u64) -> Texts {
     let (traits, event) = (world.traits(index), world.event(index));
-    let data = json!({
-        "user": { "traits": traits },
-        "event": { "name": event.name, "properties": event.properties },
-    });
+    Texts {
+        traits: traits.to_string(),
+        properties: event.properties.to_string(),
+        data: json!({
+            "user": { "traits": traits },
+            "event": { "name": event.name, "properties": event.properties },
+        }),
+        event: event.name,
+    }
+}
+
+fn pair<'a>(texts: &'a Texts, facts: &'a FactsArena) -> Pair<'a> {
     Pair {
-        traits,
-        event,
-        data,
+        traits: facts.parse(&texts.traits),
+        event: texts.event.clone(),
+        properties: facts.parse(&texts.properties),
+        data: texts.data.clone(),
     }
 }
 
@@ -174,24 +198,29 @@ fn rules(world: &World, size: u64, engine: &Engine) -> Outcome<Vec<Logic>> {
     (0..size).map(compile).collect()
 }
 
-impl Bench {
-    fn on_event(&self, snapshot: &Snapshot, pair: &Pair) -> usize {
+impl Bench<'_> {
+    fn on_event(&self, snapshot: &Snapshot, pair: &Pair<'_>) -> usize {
+        let mut arena = self.arena.borrow_mut();
+        arena.reset();
         let subject = UserFacts {
             id: "somebody",
-            traits: &pair.traits,
+            traits: pair.traits,
             created_at: self.now,
             last_seen_at: self.now,
         };
         let event = EventFacts {
-            name: &pair.event.name,
-            properties: &pair.event.properties,
-            context: &Value::Null,
+            name: &pair.event,
+            properties: pair.properties,
+            context: Object::NULL,
             timestamp: self.now,
         };
-        snapshot.on_event(subject, event, self.now).matched.len()
+        snapshot
+            .on_event(subject, event, self.now, &arena)
+            .matched
+            .len()
     }
 
-    fn one_by_one(&self, rules: &[Logic], pair: &Pair) -> usize {
+    fn one_by_one(&self, rules: &[Logic], pair: &Pair<'_>) -> usize {
         let facts = Bump::new();
         let Ok(data) = (&pair.data).into_arena_value(&facts) else {
             return 0;
@@ -219,7 +248,7 @@ impl Bench {
         Ok(())
     }
 
-    fn run(&self, budget: Duration, decide: impl Fn(&Pair) -> usize) -> Measured {
+    fn run(&self, budget: Duration, decide: impl Fn(&Pair<'_>) -> usize) -> Measured {
         for pair in self.pairs.iter().take(COMPARED) {
             std::hint::black_box(decide(pair));
         }

@@ -7,8 +7,8 @@ use diesel::sql_types::BigInt;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use serde_json::{Map, Value};
 
-use super::batch::{Verdict, Work};
-use super::claim::{Standing, digest};
+use super::batch::{Unit, Verdict, Work};
+use super::claim::Standing;
 use super::decode::Rejection;
 use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
@@ -17,8 +17,8 @@ use super::shard::Shard;
 use super::write::without_nul;
 use crate::error::Code;
 use crate::matcher::Snapshot;
-use crate::model::{Call, Event, EventId, Identity, PersonId, ProjectId, RawJson};
-use crate::rules::EventFacts;
+use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
+use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{LiveCampaign, PersonState};
 
 impl Shard {
@@ -27,13 +27,14 @@ impl Shard {
         &mut self,
         connection: &mut PgConnection,
         work: &mut Work<'a>,
-        project: ProjectId,
+        unit: &'a Unit,
         event: &'a Event,
         standing: Standing,
     ) -> Result<(Verdict, Option<PersonId>), FillError> {
         let (Some(own), linked) = identities(event) else {
             return Ok((Verdict::Kept, None));
         };
+        let project = unit.project;
         let key = (project, own);
         let (id, is_new) = match standing {
             Standing::New(id) => (id, true),
@@ -49,7 +50,7 @@ impl Shard {
                 _ => Map::new(),
             };
             if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
-                return Ok(self.refuse_traits(work, project, event, id));
+                return Ok(self.refuse_traits(work, unit, event, id));
             }
             let target = match (linked, person) {
                 (Some(linked), _) => {
@@ -65,14 +66,8 @@ impl Shard {
         }
         let snapshot = self.targeting.snapshot(project);
         let state = person.and_then(|person| work.people.state(person));
-        let matched = self.decide(&snapshot, own, state, event);
-        let traits = state.map_or_else(
-            || Arc::new(Value::Object(Map::new())),
-            |state| Arc::clone(&state.traits),
-        );
-        if let (true, Some(person)) = (is_new, person) {
-            work.people.see(person, event.received_at);
-        }
+        let matched = self.decide(&snapshot, own, state.map(Arc::as_ref), event);
+        let traits = state.map_or_else(|| Arc::from("{}"), |state| Arc::clone(&state.traits));
         Ok((
             Verdict::Stored {
                 id,
@@ -139,8 +134,9 @@ impl Shard {
         }
     }
 
-    fn decide(
-        &self,
+    /// What the person should see now.
+    pub(super) fn decide(
+        &mut self,
         snapshot: &Snapshot,
         own: &Identity,
         state: Option<&PersonState>,
@@ -150,25 +146,16 @@ impl Shard {
         let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
             return Vec::new();
         };
-        let object = |raw: Option<&RawJson>| {
-            raw.map_or_else(
-                || Value::Object(Map::new()),
-                |raw| Value::Object(raw.to_object()),
-            )
-        };
-        let (properties, context) = (
-            object(event.call.properties()),
-            object(event.context.as_ref()),
-        );
-        let facts = EventFacts {
-            name,
-            properties: &properties,
-            context: &context,
-            timestamp: event.timestamp,
-        };
+        self.arena.reset();
+        let (targeting, arena) = (&self.targeting, &self.arena);
         let decision = || {
-            self.targeting
-                .campaigns_on_event(snapshot, own, state, facts, event.received_at)
+            let facts = EventFacts {
+                name,
+                properties: object(event.call.properties(), arena),
+                context: object(event.context.as_ref(), arena),
+                timestamp: event.timestamp,
+            };
+            targeting.campaigns_on_event(snapshot, own, state, facts, event.received_at, arena)
         };
         // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
         // left half done by it: a decision only reads.
@@ -187,16 +174,16 @@ impl Shard {
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
     ) -> bool {
-        let held = |key: Key<'_>| {
-            let state = people.state(people.address(key)?)?;
-            Some(state.traits_object())
-        };
+        let held = |key: Key<'_>| people.state(people.address(key)?);
         let (own, linked) = (held(own), linked.and_then(held));
         if patch.is_empty() && (own.is_none() || linked.is_none()) {
             return false;
         }
-        let mut merged = linked.cloned().unwrap_or_default();
-        merged.extend(own.cloned().unwrap_or_default());
+        let traits = |state: Option<&Arc<PersonState>>| {
+            state.map(|state| state.traits_object()).unwrap_or_default()
+        };
+        let mut merged = traits(linked);
+        merged.extend(traits(own));
         merged.extend(patch.clone());
         size_of_traits(&merged) > self.options.traits_bytes_max
     }
@@ -204,13 +191,12 @@ impl Shard {
     fn refuse_traits(
         &self,
         work: &mut Work<'_>,
-        project: ProjectId,
+        unit: &Unit,
         event: &Event,
         id: EventId,
     ) -> (Verdict, Option<PersonId>) {
-        if let Some(message) = &event.message_id {
-            work.released
-                .insert(id, (project.0, digest(message.as_str())));
+        if let Some(key) = unit.key() {
+            work.released.insert(id, key);
         }
         let message = format!(
             "the user's traits would be larger than {} bytes",
@@ -260,6 +246,10 @@ fn without_nul_in(value: Value) -> Value {
     }
 }
 
+fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
+    raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))
+}
+
 /// Merges traits into a person's, shallowly; traits the person has already change nothing.
 fn set_traits(
     people: &mut PeopleOfBatch<'_>,
@@ -269,20 +259,27 @@ fn set_traits(
     let Some(state) = people.state(person) else {
         return Ok(());
     };
-    let held = state.traits_object();
-    if patch
-        .iter()
-        .all(|(name, value)| held.get(name) == Some(value))
-    {
+    if has_traits(state, &patch) {
         return Ok(());
     }
     if !people.is_locked(person) {
         return Err(FillError::Race);
     }
-    let mut merged = held.clone();
+    let mut merged = state.traits_object();
     merged.extend(patch);
     people.set_traits(person, merged);
     Ok(())
+}
+
+/// Whether the person has these traits already, so that setting them changes nothing.
+pub(super) fn has_traits(state: &PersonState, patch: &Map<String, Value>) -> bool {
+    if patch.is_empty() {
+        return true;
+    }
+    let held = state.traits_object();
+    patch
+        .iter()
+        .all(|(name, value)| held.get(name) == Some(value))
 }
 
 fn size_of_traits(traits: &Map<String, Value>) -> usize {

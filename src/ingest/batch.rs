@@ -5,17 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
-use serde_json::Value;
+use uuid::Uuid;
 
-use super::claim::Standing;
+use super::claim::{MessageKey, Standing, digest};
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
 use super::people_of_batch::PeopleOfBatch;
 use super::shard::Shard;
 use super::write::write;
 use crate::model::{EventId, Identity, PersonId, ProjectId};
-use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
+use crate::store::partitions;
 use crate::store::person_state::LockPeople;
 use crate::targeting::LiveCampaign;
 use crate::targeting::people::Address;
@@ -29,6 +30,36 @@ pub(super) struct Unit {
     pub(super) place: usize,
     pub(super) project: ProjectId,
     pub(super) item: Item,
+    /// The event's id, the same in every attempt to store it.
+    pub(super) id: EventId,
+    /// The SHA-256 of its message id.
+    pub(super) digest: Option<[u8; 32]>,
+    /// How many received events it stands for in the ledger: one, if none was lost before it got
+    /// here.
+    pub(super) received: i64,
+}
+
+impl Unit {
+    pub(super) fn new(caller: usize, place: usize, project: ProjectId, item: Item) -> Self {
+        let message_id = match &item {
+            Item::Event(event) => event.message_id.as_ref(),
+            Item::Rejected(_) | Item::Ignored => None,
+        };
+        Self {
+            caller,
+            place,
+            project,
+            id: EventId(Uuid::now_v7()),
+            digest: message_id.map(|id| digest(id.as_str())),
+            received: i64::from(!matches!(item, Item::Ignored)),
+            item,
+        }
+    }
+
+    /// What it claims.
+    pub(super) fn key(&self) -> Option<MessageKey> {
+        self.digest.map(|digest| (self.project.0, digest))
+    }
 }
 
 /// What became of a unit.
@@ -38,11 +69,13 @@ pub(super) enum Verdict {
         id: EventId,
         duplicate: bool,
         matched: Vec<Arc<LiveCampaign>>,
-        traits: Arc<Value>,
+        traits: Arc<str>,
     },
     Rejected(Rejection),
     /// A rejection that is now in the ledger, or a call that is dropped on purpose.
     Kept,
+    /// Whether the event is new could not be told; the caller tries again.
+    Unsettled,
 }
 
 /// The batch's events by what is known of them, in the order of the units.
@@ -52,7 +85,7 @@ pub(super) struct Work<'a> {
     pub(super) verdicts: Vec<Verdict>,
     pub(super) filed_under: Vec<Option<PersonId>>,
     /// The message ids of events that were refused, under the event ids they were claimed for.
-    pub(super) released: HashMap<EventId, (i64, [u8; 32])>,
+    pub(super) released: HashMap<EventId, MessageKey>,
     /// The identities that merges gave to somebody else.
     moved: Vec<(ProjectId, Identity)>,
 }
@@ -65,58 +98,62 @@ impl Shard {
         units: &[Unit],
         fresh: bool,
     ) -> Result<Vec<Verdict>, Failure> {
-        // Holding the lock keeps the buckets of message ids from being rotated under the batch.
-        AnsiTransactionManager::begin_transaction_sql(
-            connection,
-            &format!("BEGIN; SELECT pg_advisory_xact_lock_shared({MESSAGE_BUCKET_LOCK})"),
-        )
-        .map_err(unavailable)?;
+        AnsiTransactionManager::begin_transaction(connection).map_err(unavailable)?;
         let epoch = self.targeting.people().epoch();
-        let work = match self.fill(connection, units, fresh) {
+        let mut work = match self.fill(connection, units, fresh) {
             Ok(work) => work,
-            Err(error) => return Err(self.roll_back(connection, error)),
+            Err(error) => return Err(Self::roll_back(connection, error)),
         };
         let people = self.targeting.people();
         let change = people.begin_change(work.people.changing());
         if let Err(error) = AnsiTransactionManager::commit_transaction(connection) {
             change.forget(people);
             self.unsettled.push(change);
-            return Err(unavailable(error));
+            return Err(Failure::Unknown {
+                reason: error.to_string(),
+                verdicts: work.verdicts,
+            });
         }
         let states = work.people.publishable();
         change.publish(people, |person| states.get(&person));
         for (observed, state) in work.people.unchanged_loads() {
             people.remember_loaded(observed, &state);
         }
-        let epoch = if work.moved.is_empty() {
+        let moved = std::mem::take(&mut work.moved);
+        let epoch = if moved.is_empty() {
             Some(epoch)
         } else {
-            people.merged(epoch, work.moved)
+            people.merged(epoch, moved)
         };
         if let Some(epoch) = epoch {
             for ((project, identity), person, home) in work.people.new_addresses() {
                 people.remember_address(epoch, project, identity, Address { person, home });
             }
         }
+        self.note_seen(units, &work);
         Ok(work.verdicts)
     }
 
-    fn roll_back(&self, connection: &mut PgConnection, error: FillError) -> Failure {
-        let partition_is_missing = matches!(
-            &error,
-            FillError::Database(error) if error.to_string().contains("no partition of relation")
-        );
+    fn note_seen(&mut self, units: &[Unit], work: &Work<'_>) {
+        for (unit, person) in units.iter().zip(&work.filed_under) {
+            if let (Item::Event(event), Some(state)) = (
+                &unit.item,
+                person.and_then(|person| work.people.state(person)),
+            ) {
+                self.seen.note(state, event.received_at);
+            }
+        }
+    }
+
+    fn roll_back(connection: &mut PgConnection, error: FillError) -> Failure {
         if let Err(error) = AnsiTransactionManager::rollback_transaction(connection) {
             return unavailable(error);
         }
-        if partition_is_missing
-            && let Err(error) = partitions::database_now(connection)
-                .and_then(|now| partitions::ensure_day(connection, now.date_naive()))
-        {
-            return unavailable(error);
-        }
         match error {
-            FillError::Database(error) => Failure::from(error),
+            FillError::Database(error) => match create_missing_partition(connection, &error) {
+                Ok(()) => Failure::from(error),
+                Err(failure) => failure,
+            },
             FillError::Race => Failure::Race,
         }
     }
@@ -163,14 +200,29 @@ impl Shard {
             let (verdict, person) = match (&unit.item, work.standings.get(index).copied().flatten())
             {
                 (Item::Event(event), Some(standing)) => {
-                    self.apply(connection, &mut work, unit.project, event, standing)?
+                    self.apply(connection, &mut work, unit, event, standing)?
                 }
                 _ => (Verdict::Kept, None),
             };
             work.verdicts.push(verdict);
             work.filed_under.push(person);
         }
-        work.moved = write(connection, units, &work)?;
+        work.moved = write(connection, units, &work, self.slot)?;
         Ok(work)
     }
+}
+
+/// Creates today's partition if it was missing, so that the next attempt finds it. To be called
+/// outside a transaction.
+pub(super) fn create_missing_partition(
+    connection: &mut PgConnection,
+    error: &DieselError,
+) -> Result<(), Failure> {
+    if !error.to_string().contains("no partition of relation") {
+        return Ok(());
+    }
+    partitions::database_now(connection)
+        .and_then(|now| partitions::ensure_day(connection, now.date_naive()))
+        .map(|_| ())
+        .map_err(unavailable)
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use diesel::{PgConnection, QueryDsl, RunQueryDsl};
+use diesel::{PgConnection, QueryDsl, QueryResult, RunQueryDsl};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::batch::Unit;
+use super::batch::{Unit, Verdict};
 use super::decode::Item;
 use super::failure::FillError;
 use super::shard::Shard;
@@ -14,11 +14,39 @@ use super::statements::{ClaimMessageIds, FindMessageIds, MessageIds};
 use crate::model::EventId;
 use crate::store::schema::message_buckets::dsl::{current_bucket, message_buckets};
 
+/// A message id within its project, as it is stored: the SHA-256 of its text.
+pub(super) type MessageKey = (i64, [u8; 32]);
+
 /// Where an event stands by its message id.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     New(EventId),
     Duplicate(EventId),
+}
+
+/// Where each event stands among those of its batch, and the first event of each message id.
+pub(super) fn within_batch(
+    units: &[Unit],
+) -> (Vec<Option<Standing>>, HashMap<MessageKey, EventId>) {
+    let mut first_of = HashMap::with_capacity(units.len());
+    let standings = units
+        .iter()
+        .map(|unit| {
+            let Item::Event(_) = &unit.item else {
+                return None;
+            };
+            let Some(key) = unit.key() else {
+                return Some(Standing::New(unit.id));
+            };
+            let first = *first_of.entry(key).or_insert(unit.id);
+            Some(if first == unit.id {
+                Standing::New(unit.id)
+            } else {
+                Standing::Duplicate(first)
+            })
+        })
+        .collect();
+    (standings, first_of)
 }
 
 impl Shard {
@@ -28,34 +56,13 @@ impl Shard {
         connection: &mut PgConnection,
         units: &[Unit],
     ) -> Result<Vec<Option<Standing>>, FillError> {
-        let mut first_of: HashMap<(i64, [u8; 32]), EventId> = HashMap::new();
-        let mut standings: Vec<Option<Standing>> = Vec::with_capacity(units.len());
-        let mut keys: Vec<Option<(i64, [u8; 32])>> = Vec::with_capacity(units.len());
-        for unit in units {
-            let Item::Event(event) = &unit.item else {
-                standings.push(None);
-                keys.push(None);
-                continue;
-            };
-            let fresh_id = EventId(Uuid::now_v7());
-            let key = event
-                .message_id
-                .as_ref()
-                .map(|id| (unit.project.0, digest(id.as_str())));
-            let standing = match key.and_then(|key| first_of.get(&key)) {
-                Some(first) => Standing::Duplicate(*first),
-                None => Standing::New(fresh_id),
-            };
-            if let Some(key) = key {
-                first_of.entry(key).or_insert(fresh_id);
-            }
-            standings.push(Some(standing));
-            keys.push(key);
-        }
+        let (mut standings, first_of) = within_batch(units);
         let stored = self.claim_keys(connection, &first_of)?;
         if !stored.is_empty() {
-            for (standing, key) in standings.iter_mut().zip(&keys) {
-                if let Some(id) = key.as_ref().and_then(|key| stored.get(key)) {
+            for (standing, unit) in standings.iter_mut().zip(units) {
+                if let (Some(_), Some(id)) =
+                    (&standing, unit.key().and_then(|key| stored.get(&key)))
+                {
                     *standing = Some(Standing::Duplicate(*id));
                 }
             }
@@ -67,8 +74,8 @@ impl Shard {
     fn claim_keys(
         &mut self,
         connection: &mut PgConnection,
-        first_of: &HashMap<(i64, [u8; 32]), EventId>,
-    ) -> Result<HashMap<(i64, [u8; 32]), EventId>, FillError> {
+        first_of: &HashMap<MessageKey, EventId>,
+    ) -> Result<HashMap<MessageKey, EventId>, FillError> {
         if first_of.is_empty() {
             return Ok(HashMap::new());
         }
@@ -77,7 +84,7 @@ impl Shard {
         let mut ids = MessageIds::default();
         for ((project, digest), event) in sorted {
             ids.projects.push(*project);
-            ids.digests.push(digest.to_vec());
+            ids.digests.push(digest);
             ids.event_ids.push(event.0);
         }
         let unclaimed: Vec<(i64, Vec<u8>)> = if self.bucket == 0 {
@@ -85,31 +92,74 @@ impl Shard {
         } else {
             ClaimMessageIds::<1> { ids: &ids }.load(connection)?
         };
-        if unclaimed.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let count = unclaimed.len();
-        let (projects, digests): (Vec<i64>, Vec<Vec<u8>>) = unclaimed.into_iter().unzip();
-        let found: Vec<(i64, Vec<u8>, Uuid)> = FindMessageIds {
-            projects: &projects,
-            digests: &digests,
-        }
-        .load(connection)?;
-        let stored: HashMap<(i64, [u8; 32]), EventId> = found
-            .into_iter()
-            .filter_map(|(project, digest, id)| {
-                Some(((project, <[u8; 32]>::try_from(digest).ok()?), EventId(id)))
-            })
-            .collect();
-        if stored.len() < count {
-            // The buckets were rotated since this shard looked.
-            self.bucket = message_buckets.select(current_bucket).first(connection)?;
+        let unclaimed: Vec<MessageKey> = unclaimed.into_iter().filter_map(key_of_row).collect();
+        let stored = find(connection, unclaimed.iter())?;
+        if stored.len() < unclaimed.len() {
+            self.look_for_bucket(connection)?;
             return Err(FillError::Race);
         }
         Ok(stored)
     }
+
+    /// Asks which bucket is current, after a rotation.
+    pub(super) fn look_for_bucket(&mut self, connection: &mut PgConnection) -> QueryResult<()> {
+        self.bucket = message_buckets.select(current_bucket).first(connection)?;
+        Ok(())
+    }
 }
 
+/// The events that message ids were claimed for; ids that nobody claimed are left out.
+pub(super) fn find<'a>(
+    connection: &mut PgConnection,
+    keys: impl Iterator<Item = &'a MessageKey>,
+) -> QueryResult<HashMap<MessageKey, EventId>> {
+    let (projects, digests): (Vec<i64>, Vec<&[u8]>) = keys
+        .map(|(project, digest)| (*project, digest.as_slice()))
+        .unzip();
+    if projects.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found: Vec<(i64, Vec<u8>, Uuid)> = FindMessageIds {
+        projects: &projects,
+        digests: &digests,
+    }
+    .load(connection)?;
+    Ok(found
+        .into_iter()
+        .filter_map(|(project, digest, id)| Some((key_of_row((project, digest))?, EventId(id))))
+        .collect())
+}
+
+/// Corrects verdicts by what the database says of their message ids: the event under which a
+/// message id was claimed is the first one.
+pub(super) fn correct(
+    units: &[Unit],
+    verdicts: &mut [Verdict],
+    claimed: &HashMap<MessageKey, EventId>,
+    is_asked: impl Fn(&MessageKey) -> bool,
+) {
+    for (unit, verdict) in units.iter().zip(verdicts) {
+        let Some(key) = unit.key().filter(|key| is_asked(key)) else {
+            continue;
+        };
+        if let Verdict::Stored { id, duplicate, .. } = verdict {
+            match claimed.get(&key) {
+                Some(first) => {
+                    *duplicate = *first != unit.id;
+                    *id = *first;
+                }
+                // The claim was there a moment ago; it was given up or has left the window since.
+                None => *verdict = Verdict::Unsettled,
+            }
+        }
+    }
+}
+
+fn key_of_row((project, digest): (i64, Vec<u8>)) -> Option<MessageKey> {
+    Some((project, <[u8; 32]>::try_from(digest).ok()?))
+}
+
+/// A message id as it is stored.
 pub(super) fn digest(id: &str) -> [u8; 32] {
     Sha256::digest(id.as_bytes()).into()
 }

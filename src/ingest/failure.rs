@@ -4,6 +4,7 @@ use std::fmt;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::batch::Verdict;
 use crate::store::is_unavailable;
 
 /// Why a batch was not committed.
@@ -13,15 +14,25 @@ pub(super) enum Failure {
     Race,
     /// The database cannot hold the data of some event.
     Refused(String),
-    /// The connection cannot be used any more, or the outcome is unknown.
+    /// The connection cannot be used any more; nothing was committed.
     Unavailable(String),
+    /// The connection was lost when the batch may have been committed. The verdicts hold if it was,
+    /// but for who is the first of a message id.
+    Unknown {
+        /// What the connection said.
+        reason: String,
+        /// What became of the units if they were committed.
+        verdicts: Vec<Verdict>,
+    },
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Race => f.write_str("other writers were faster, again and again"),
-            Self::Refused(reason) | Self::Unavailable(reason) => f.write_str(reason),
+            Self::Refused(reason) | Self::Unavailable(reason) | Self::Unknown { reason, .. } => {
+                f.write_str(reason)
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Whom a batch is about: addresses, row locks, states.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use diesel::{PgConnection, RunQueryDsl};
 
-use super::apply::parse_traits;
+use super::apply::{has_traits, parse_traits};
 use super::batch::Unit;
 use super::claim::Standing;
 use super::decode::Item;
@@ -104,15 +105,8 @@ impl Shard {
                 },
             ) = (own, &event.call)
             {
-                let patch = parse_traits(traits);
-                let changes_nothing = !fresh
-                    && caches.state(own).is_some_and(|state| {
-                        let held = state.traits_object();
-                        patch
-                            .iter()
-                            .all(|(name, value)| held.get(name) == Some(value))
-                    });
-                if !changes_nothing {
+                let has_them = |state: Arc<PersonState>| has_traits(&state, &parse_traits(traits));
+                if fresh || !caches.state(own).is_some_and(has_them) {
                     locked.push(own);
                 }
             }
@@ -142,7 +136,7 @@ impl Shard {
                 caches.state(person)
             };
             match cached {
-                Some(state) => people.insert_cached(&state),
+                Some(state) => people.insert_cached(state),
                 None => {
                     observed.insert(person, caches.observe(person));
                     wanted.push(person.0);

@@ -31,10 +31,14 @@ mod batch;
 mod claim;
 pub mod decode;
 mod failure;
+mod ledger;
 mod load;
 mod people_of_batch;
+mod plain;
+mod read_back;
 pub mod replay;
 mod route;
+mod seen;
 mod shard;
 mod statements;
 mod write;
@@ -44,8 +48,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use chrono::TimeDelta;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
@@ -53,10 +55,7 @@ use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
 use admission::{Admission, Permit};
 use decode::{Item, Rejection};
-
-/// How far the stored time of a person's last event may lag behind, so that known people are not
-/// written for every event.
-pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
+pub use seen::LAST_SEEN_GRAIN;
 
 /// How ingest behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
@@ -116,8 +115,8 @@ pub struct Stored {
     pub duplicate: bool,
     /// The campaigns this person should see now, best first.
     pub matched: Vec<Arc<LiveCampaign>>,
-    /// The person's traits after the event; always an object.
-    pub traits: Arc<Value>,
+    /// The person's traits after the event, the text of a JSON object.
+    pub traits: Arc<str>,
 }
 
 /// Part of a request on its way to one shard.
@@ -125,6 +124,8 @@ struct Job {
     project: ProjectId,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
+    /// How many events the decoder says these are, for the ledger.
+    received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
     give_up_at: Instant,
     _permit: Permit,
@@ -145,6 +146,13 @@ struct Inner {
 struct Queue {
     jobs: Sender<Job>,
     admission: Arc<Admission>,
+}
+
+fn count_events(items: &[(usize, Item)]) -> i64 {
+    let events = items
+        .iter()
+        .filter(|(_, item)| !matches!(item, Item::Ignored));
+    i64::try_from(events.count()).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Ingest {
@@ -186,10 +194,14 @@ impl Ingest {
 
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
+    ///
+    /// `received` is what the decoder counted, for the ledger; calls that are dropped on purpose
+    /// are not among them.
     pub async fn submit(
         &self,
         project: ProjectId,
         items: Vec<Item>,
+        received: usize,
     ) -> Result<Vec<Outcome>, Error> {
         let give_up_at = Instant::now() + self.0.options.deadline;
         if items.is_empty() {
@@ -209,11 +221,21 @@ impl Ingest {
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
-        for (queue, items, permit) in admitted {
+        let mut remaining = i64::try_from(received).unwrap_or(i64::MAX);
+        let parts = admitted.len();
+        for (index, (queue, items, permit)) in admitted.into_iter().enumerate() {
             let (reply, answer) = oneshot::channel();
+            // The last part answers for whatever was received and is in none of them.
+            let received = if index + 1 == parts {
+                remaining
+            } else {
+                count_events(&items)
+            };
+            remaining -= received;
             let job = Job {
                 project,
                 items,
+                received,
                 reply,
                 give_up_at,
                 _permit: permit,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::LAST_SEEN_GRAIN;
 use super::statements::{IdentityRows, PersonRows};
 use crate::model::{Event, Identity, PersonId, ProjectId};
 use crate::targeting::PersonState;
@@ -21,14 +20,12 @@ pub(super) type Key<'a> = (ProjectId, &'a Identity);
 /// One person while the batch is applied.
 #[derive(Debug)]
 pub(super) struct Working {
-    pub(super) state: PersonState,
+    pub(super) state: Arc<PersonState>,
     /// The identity a new person was first seen with.
     born_as: Option<(ProjectId, Identity)>,
     traits_changed: bool,
     /// The state changes though no column of the person does.
     user_id_changed: bool,
-    /// When the person was seen, if the stored time is to move.
-    touched_at: Option<DateTime<Utc>>,
     /// Whether the row lock was held when the state was read, so that it may be published.
     is_locked: bool,
     /// There are several user ids now; which of them counts is for the next read to say.
@@ -39,11 +36,7 @@ pub(super) struct Working {
 
 impl Working {
     fn is_changed(&self) -> bool {
-        self.traits_changed
-            || self.user_id_changed
-            || self.touched_at.is_some()
-            || self.must_be_reread
-            || self.born_as.is_some()
+        self.traits_changed || self.user_id_changed || self.must_be_reread || self.born_as.is_some()
     }
 }
 
@@ -97,21 +90,20 @@ impl<'a> PeopleOfBatch<'a> {
     }
 
     /// Takes in a state from the cache.
-    pub(super) fn insert_cached(&mut self, state: &PersonState) {
-        self.insert(state.clone(), false, None);
+    pub(super) fn insert_cached(&mut self, state: Arc<PersonState>) {
+        self.insert(state, false, None);
     }
 
     /// Takes in a state from the database, read under the row's lock or not.
     pub(super) fn insert_loaded(&mut self, state: PersonState, locked: bool, observed: Observed) {
-        self.insert(state, locked, Some(observed));
+        self.insert(Arc::new(state), locked, Some(observed));
     }
 
-    fn insert(&mut self, state: PersonState, is_locked: bool, loaded: Option<Observed>) {
+    fn insert(&mut self, state: Arc<PersonState>, is_locked: bool, loaded: Option<Observed>) {
         let working = Working {
             born_as: None,
             traits_changed: false,
             user_id_changed: false,
-            touched_at: None,
             is_locked,
             must_be_reread: false,
             loaded,
@@ -121,7 +113,7 @@ impl<'a> PeopleOfBatch<'a> {
     }
 
     /// A person's state, in the batch so far.
-    pub(super) fn state(&self, person: PersonId) -> Option<&PersonState> {
+    pub(super) fn state(&self, person: PersonId) -> Option<&Arc<PersonState>> {
         self.people.get(&person).map(|working| &working.state)
     }
 
@@ -139,11 +131,11 @@ impl<'a> PeopleOfBatch<'a> {
             id,
             home: identity.home(project),
             user_id: None,
-            traits: Arc::new(Value::Object(Map::new())),
+            traits: Arc::from("{}"),
             created_at: event.received_at,
-            last_seen_at: event.received_at,
+            last_seen: event.received_at.into(),
         };
-        self.insert(state, true, None);
+        self.insert(Arc::new(state), true, None);
         if let Some(working) = self.people.get_mut(&id) {
             working.born_as = Some((project, identity.clone()));
         }
@@ -161,7 +153,7 @@ impl<'a> PeopleOfBatch<'a> {
             if working.state.user_id.is_some() {
                 working.must_be_reread = true;
             } else {
-                working.state.user_id = Some(key.1.value().to_owned());
+                Arc::make_mut(&mut working.state).user_id = Some(key.1.value().to_owned());
                 working.user_id_changed = true;
             }
         }
@@ -180,19 +172,16 @@ impl<'a> PeopleOfBatch<'a> {
             return survivor;
         };
         if let Some(working) = self.people.get_mut(&survivor) {
-            let (base, over) = if survivor == preferred {
-                (gone.state.traits_object(), working.state.traits_object())
+            let state = Arc::make_mut(&mut working.state);
+            let (mut traits, over) = if survivor == preferred {
+                (gone.state.traits_object(), state.traits_object())
             } else {
-                (working.state.traits_object(), gone.state.traits_object())
+                (state.traits_object(), gone.state.traits_object())
             };
-            let mut traits = base.clone();
-            traits.extend(
-                over.iter()
-                    .map(|(name, value)| (name.clone(), value.clone())),
-            );
-            working.state.traits = Arc::new(Value::Object(traits));
-            working.state.user_id = working.state.user_id.take().or(gone.state.user_id.clone());
-            working.state.last_seen_at = working.state.last_seen_at.max(gone.state.last_seen_at);
+            traits.extend(over);
+            state.traits = Arc::from(Value::Object(traits).to_string());
+            state.user_id = state.user_id.take().or(gone.state.user_id.clone());
+            state.last_seen.advance(gone.state.last_seen.at());
             working.traits_changed = true;
             working.must_be_reread = true;
         }
@@ -222,18 +211,8 @@ impl<'a> PeopleOfBatch<'a> {
     /// Sets the traits of a person.
     pub(super) fn set_traits(&mut self, person: PersonId, traits: Map<String, Value>) {
         if let Some(working) = self.people.get_mut(&person) {
-            working.state.traits = Arc::new(Value::Object(traits));
+            Arc::make_mut(&mut working.state).traits = Arc::from(Value::Object(traits).to_string());
             working.traits_changed = true;
-        }
-    }
-
-    /// Notes that a person was seen; the stored time moves only once it is a grain old.
-    pub(super) fn see(&mut self, person: PersonId, at: DateTime<Utc>) {
-        if let Some(working) = self.people.get_mut(&person)
-            && at - working.state.last_seen_at >= LAST_SEEN_GRAIN
-        {
-            working.state.last_seen_at = at;
-            working.touched_at = Some(at);
         }
     }
 
@@ -270,14 +249,14 @@ impl<'a> PeopleOfBatch<'a> {
             rows.homes.push(working.state.home);
             rows.bucketing_kinds.push(identity.kind().as_i16());
             rows.bucketing_values.push(identity.value());
-            rows.traits.push(Value::clone(&working.state.traits));
+            rows.traits.push(&working.state.traits);
             rows.seen_at.push(working.state.created_at);
         }
         rows
     }
 
     /// People whose traits changed: numbers, traits and last-seen times, sorted by number.
-    pub(super) fn changed(&self) -> (Vec<i64>, Vec<Value>, Vec<DateTime<Utc>>) {
+    pub(super) fn changed(&self) -> (Vec<i64>, Vec<&str>, Vec<DateTime<Utc>>) {
         let mut changed: Vec<&Working> = self
             .people
             .values()
@@ -287,25 +266,13 @@ impl<'a> PeopleOfBatch<'a> {
         let ids = changed.iter().map(|working| working.state.id.0).collect();
         let traits = changed
             .iter()
-            .map(|working| Value::clone(&working.state.traits))
+            .map(|working| &*working.state.traits)
             .collect();
         let seen_at = changed
             .iter()
-            .map(|working| working.state.last_seen_at)
+            .map(|working| working.state.last_seen.at())
             .collect();
         (ids, traits, seen_at)
-    }
-
-    /// People of whom only the last-seen time moves, sorted by number.
-    pub(super) fn touched(&self) -> (Vec<i64>, Vec<DateTime<Utc>>) {
-        let mut touched: Vec<(i64, DateTime<Utc>)> = self
-            .people
-            .values()
-            .filter(|working| !working.traits_changed && working.born_as.is_none())
-            .filter_map(|working| Some((working.state.id.0, working.touched_at?)))
-            .collect();
-        touched.sort_unstable();
-        touched.into_iter().unzip()
     }
 
     /// Who was merged into whom, in order.
@@ -332,7 +299,7 @@ impl<'a> PeopleOfBatch<'a> {
         self.people
             .values()
             .filter(|working| working.is_locked && !working.must_be_reread)
-            .map(|working| (working.state.id, Arc::new(working.state.clone())))
+            .map(|working| (working.state.id, Arc::clone(&working.state)))
             .collect()
     }
 
@@ -340,7 +307,7 @@ impl<'a> PeopleOfBatch<'a> {
     pub(super) fn unchanged_loads(&self) -> impl Iterator<Item = (Observed, Arc<PersonState>)> {
         self.people.values().filter_map(|working| {
             let observed = working.loaded?;
-            (!working.is_changed()).then(|| (observed, Arc::new(working.state.clone())))
+            (!working.is_changed()).then(|| (observed, Arc::clone(&working.state)))
         })
     }
 

@@ -148,7 +148,9 @@ impl Replayer {
             };
             outcomes.push((row.head.id, known));
         }
-        let mut submitted = self.ingest.submit(self.project, items).await?.into_iter();
+        let received = outcomes.iter().filter(|(_, known)| known.is_none()).count();
+        let submitted = self.ingest.submit(self.project, items, received).await?;
+        let mut submitted = submitted.into_iter();
         let mut replayed = Vec::with_capacity(outcomes.len());
         for (id, known) in outcomes {
             let outcome = match known {

@@ -1,7 +1,7 @@
 //! One shard: a thread that owns a connection and commits what waits, batch after batch.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
@@ -9,8 +9,11 @@ use diesel::PgConnection;
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
+use super::read_back::Session;
+use super::seen::Seen;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
+use crate::rules::FactsArena;
 use crate::store;
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
@@ -24,7 +27,7 @@ pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
     jobs: Receiver<Job>,
-    connection: Option<PgConnection>,
+    pub(super) connection: Option<PgConnection>,
     retry_connect_at: Option<Instant>,
     /// The bucket of message ids that is current, as far as this shard knows.
     pub(super) bucket: i16,
@@ -32,6 +35,16 @@ pub(super) struct Shard {
     pub(super) person_ids: std::ops::Range<i64>,
     /// Changes whose outcome is unknown: their people stay out of the caches until they were locked.
     pub(super) unsettled: Vec<Change>,
+    /// People whose last-seen time has moved in memory.
+    pub(super) seen: Seen,
+    /// Which rows of the ledger this writer adds to. Any number does; one that hardly anybody else
+    /// uses keeps writers from waiting for each other.
+    pub(super) slot: i16,
+    /// The memory of one decision after the other.
+    pub(super) arena: FactsArena,
+    /// The session whose outcome is unknown, to be ended before anything is read back.
+    pub(super) lost: Option<Session>,
+    session: Option<Session>,
 }
 
 impl Shard {
@@ -45,12 +58,17 @@ impl Shard {
             bucket: 0,
             person_ids: 0..0,
             unsettled: Vec::new(),
+            seen: Seen::default(),
+            slot: 0,
+            arena: FactsArena::new(),
+            lost: None,
+            session: None,
         }
     }
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self) {
-        while let Ok(first) = self.jobs.recv() {
+        while let Some(first) = self.next_job() {
             let jobs = self.gather(first);
             let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
             if done.is_err() {
@@ -59,6 +77,42 @@ impl Shard {
                 tracing::error!("a shard panicked and goes on with a new connection");
                 self.connection = None;
             }
+            if self.seen.is_due() {
+                self.flush_seen();
+            }
+        }
+        self.flush_seen();
+    }
+
+    /// Waits for a job, and meanwhile writes what has waited long enough; `None` when every sender
+    /// is gone and the queue is empty.
+    fn next_job(&mut self) -> Option<Job> {
+        loop {
+            let Some(due) = self.seen.due_at() else {
+                return self.jobs.recv().ok();
+            };
+            match self
+                .jobs
+                .recv_timeout(due.saturating_duration_since(Instant::now()))
+            {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) => self.flush_seen(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn flush_seen(&mut self) {
+        if self.seen.is_empty() {
+            return;
+        }
+        let Ok(mut connection) = self.connection() else {
+            self.seen.put_off();
+            return;
+        };
+        match self.seen.flush(&mut connection) {
+            Ok(()) => self.connection = Some(connection),
+            Err(error) => tracing::warn!(%error, "people's last-seen times are written later"),
         }
     }
 
@@ -85,17 +139,19 @@ impl Shard {
             let Job {
                 project,
                 items,
+                received,
                 reply,
                 _permit: permit,
                 ..
             } = job;
+            let mut missing = received;
             for (place, item) in items {
-                units.push(Unit {
-                    caller,
-                    place,
-                    project,
-                    item,
-                });
+                let unit = Unit::new(caller, place, project, item);
+                missing -= unit.received;
+                units.push(unit);
+            }
+            if let Some(last) = units.last_mut() {
+                last.received += missing;
             }
             callers.push((reply, permit));
         }
@@ -180,14 +236,35 @@ impl Shard {
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
             self.settle_unknown(&mut connection)?;
-            match self.attempt(&mut connection, units, attempt > 0) {
+            let plain = if attempt == 0 {
+                self.unchanging(units)
+            } else {
+                None
+            };
+            let outcome = match plain {
+                Some(people) => self.attempt_plain(&mut connection, units, &people),
+                None => self.attempt(&mut connection, units, attempt > 0),
+            };
+            match outcome {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
                     return Ok(verdicts);
                 }
+                // Dropping the connection ends its transaction, whatever state it is in.
                 Err(Failure::Unavailable(message)) => {
-                    // Dropping the connection ends its transaction, whatever state it is in.
                     return Err(Failure::Unavailable(message));
+                }
+                Err(Failure::Unknown { reason, verdicts }) => {
+                    drop(connection);
+                    tracing::warn!(
+                        reason,
+                        "a connection was lost; its last commit is read back"
+                    );
+                    self.lost = self.session.take();
+                    if let Some(verdicts) = self.read_back(units, verdicts)? {
+                        return Ok(verdicts);
+                    }
+                    failure = Failure::Race;
                 }
                 Err(other) => {
                     self.connection = Some(connection);
@@ -201,21 +278,29 @@ impl Shard {
         Err(failure)
     }
 
-    fn connection(&mut self) -> Result<PgConnection, Failure> {
+    pub(super) fn connection(&mut self) -> Result<PgConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
         if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
-        match store::connect(&self.options.url) {
-            Ok(connection) => {
+        let connected = store::connect(&self.options.url)
+            .map_err(|error| error.to_string())
+            .and_then(|mut connection| {
+                let session = Session::of(&mut connection).map_err(|error| error.to_string())?;
+                Ok((connection, session))
+            });
+        match connected {
+            Ok((connection, session)) => {
                 self.retry_connect_at = None;
+                self.slot = session.slot();
+                self.session = Some(session);
                 Ok(connection)
             }
             Err(error) => {
                 self.retry_connect_at = Some(Instant::now() + RECONNECT_DELAY);
-                Err(Failure::Unavailable(error.to_string()))
+                Err(Failure::Unavailable(error))
             }
         }
     }
@@ -256,6 +341,7 @@ fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
             traits,
         })),
         (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
+        (_, Verdict::Unsettled) => return None,
         (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
         (Item::Ignored, _) | (Item::Event(_), Verdict::Kept) => Outcome::Ignored,
     })

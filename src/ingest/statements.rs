@@ -6,31 +6,40 @@ use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment};
 use diesel::sql_types::{
-    Array, BigInt, Bytea, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Bytea, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
-use serde_json::Value;
 use uuid::Uuid;
 
+use super::ledger::LedgerRows;
+use crate::model::{Event, EventId, Identity, MessageId, PersonId, ProjectId, RawJson};
 use crate::store::prepared::prepared;
 
 /// Message ids in columns, sorted by (project, digest), each pair once.
 #[derive(Debug, Default)]
-pub(super) struct MessageIds {
+pub(super) struct MessageIds<'a> {
     pub(super) projects: Vec<i64>,
-    pub(super) digests: Vec<Vec<u8>>,
+    pub(super) digests: Vec<&'a [u8]>,
     pub(super) event_ids: Vec<Uuid>,
 }
 
 /// Claims message ids in bucket `BUCKET`, unless the other bucket has them or another bucket has
 /// become current, and returns those that were *not* claimed.
+///
+/// Whoever rotates the buckets locks both tables. A statement locks the tables it names before it
+/// takes the snapshot it runs on, so one that waited for a rotation sees it and claims nothing.
 #[derive(Debug)]
 pub(super) struct ClaimMessageIds<'a, const BUCKET: i16> {
-    pub(super) ids: &'a MessageIds,
+    pub(super) ids: &'a MessageIds<'a>,
+}
+
+/// The current and the previous bucket of message ids.
+fn buckets<const BUCKET: i16>() -> (&'static str, &'static str) {
+    if BUCKET == 0 { ("0", "1") } else { ("1", "0") }
 }
 
 impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let (current, previous) = if BUCKET == 0 { ("0", "1") } else { ("1", "0") };
+        let (current, previous) = buckets::<BUCKET>();
         out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
         out.push_bind_param::<Array<BigInt>, _>(&self.ids.projects)?;
         out.push_sql(", ");
@@ -68,7 +77,7 @@ impl<const BUCKET: i16> Query for ClaimMessageIds<'_, BUCKET> {
 #[derive(Debug)]
 pub(super) struct FindMessageIds<'a> {
     pub(super) projects: &'a [i64],
-    pub(super) digests: &'a [Vec<u8>],
+    pub(super) digests: &'a [&'a [u8]],
 }
 
 impl QueryFragment<Pg> for FindMessageIds<'_> {
@@ -93,7 +102,7 @@ prepared!(FindMessageIds<'_> => (BigInt, Bytea, SqlUuid));
 #[derive(Debug)]
 pub(super) struct ReleaseMessageIds<'a> {
     pub(super) projects: &'a [i64],
-    pub(super) digests: &'a [Vec<u8>],
+    pub(super) digests: &'a [&'a [u8]],
 }
 
 impl QueryFragment<Pg> for ReleaseMessageIds<'_> {
@@ -160,7 +169,7 @@ pub(super) struct PersonRows<'a> {
     pub(super) homes: Vec<i64>,
     pub(super) bucketing_kinds: Vec<i16>,
     pub(super) bucketing_values: Vec<&'a str>,
-    pub(super) traits: Vec<Value>,
+    pub(super) traits: Vec<&'a str>,
     pub(super) seen_at: Vec<DateTime<Utc>>,
 }
 
@@ -174,7 +183,8 @@ impl QueryFragment<Pg> for InsertPeople<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql(
             "INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, traits, \
-             created_at, last_seen_at) SELECT id, project_id, home, kind, value, traits, at, at \
+             created_at, last_seen_at) \
+             SELECT id, project_id, home, kind, value, traits::jsonb, at, at \
              FROM unnest(",
         );
         out.push_bind_param::<Array<BigInt>, _>(&self.rows.ids)?;
@@ -187,7 +197,7 @@ impl QueryFragment<Pg> for InsertPeople<'_> {
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.rows.bucketing_values)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<Jsonb>, _>(&self.rows.traits)?;
+        out.push_bind_param::<Array<Text>, _>(&self.rows.traits)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Timestamptz>, _>(&self.rows.seen_at)?;
         out.push_sql(") AS t (id, project_id, home, kind, value, traits, at)");
@@ -201,16 +211,19 @@ prepared!(InsertPeople<'_>);
 #[derive(Debug)]
 pub(super) struct UpdateTraits<'a> {
     pub(super) ids: &'a [i64],
-    pub(super) traits: &'a [Value],
+    pub(super) traits: &'a [&'a str],
     pub(super) seen_at: &'a [DateTime<Utc>],
 }
 
 impl QueryFragment<Pg> for UpdateTraits<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("UPDATE persons p SET traits = t.traits, last_seen_at = t.at FROM unnest(");
+        out.push_sql(
+            "UPDATE persons p SET traits = t.traits::jsonb, \
+             last_seen_at = greatest(p.last_seen_at, t.at) FROM unnest(",
+        );
         out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<Jsonb>, _>(&self.traits)?;
+        out.push_bind_param::<Array<Text>, _>(&self.traits)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Timestamptz>, _>(&self.seen_at)?;
         out.push_sql(") AS t (id, traits, at) WHERE p.id = t.id");
@@ -263,7 +276,72 @@ pub(super) struct EventRows<'a> {
     pub(super) received_at: Vec<DateTime<Utc>>,
 }
 
-/// Inserts events into today's partition, by the database's date.
+impl<'a> EventRows<'a> {
+    /// Adds an event. `details` stand in for the properties of a call that has none.
+    pub(super) fn push(
+        &mut self,
+        project: ProjectId,
+        id: EventId,
+        person: PersonId,
+        event: &'a Event,
+        details: Option<&'a str>,
+    ) {
+        let properties = event.call.properties().map(RawJson::as_str);
+        self.ids.push(id.0);
+        self.projects.push(project.0);
+        self.people.push(person.0);
+        self.kinds.push(event.call.kind().as_i16());
+        self.names.push(event.call.name());
+        self.user_ids.push(event.user.as_ref().map(Identity::value));
+        self.anonymous_ids
+            .push(event.anonymous.as_ref().map(Identity::value));
+        self.message_ids
+            .push(event.message_id.as_ref().map(MessageId::as_str));
+        self.properties.push(properties.or(details));
+        self.contexts
+            .push(event.context.as_ref().map(RawJson::as_str));
+        self.timestamps.push(event.timestamp);
+        self.received_at.push(event.received_at);
+    }
+
+    fn walk_columns<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.people)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&self.kinds)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.names)?;
+        for column in [
+            &self.user_ids,
+            &self.anonymous_ids,
+            &self.message_ids,
+            &self.properties,
+            &self.contexts,
+        ] {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<Nullable<Text>>, _>(column)?;
+        }
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.timestamps)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.received_at)
+    }
+}
+
+/// The columns of `events` and what they are filled with from `unnest`, up to the source's name.
+/// Events go into today's partition, by the database's date.
+const INSERT_EVENTS: &str = "INSERT INTO events (received_on, id, project_id, person_id, kind, \
+    name, user_id, anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
+    SELECT current_date, id, project_id, person_id, kind, name, user_id, anonymous_id, \
+    message_id, properties::json, context::json, at, received_at FROM ";
+
+const EVENT_COLUMNS: &str = "id, project_id, person_id, kind, name, user_id, anonymous_id, \
+    message_id, properties, context, at, received_at";
+
+/// Inserts events.
 #[derive(Debug)]
 pub(super) struct InsertEvents<'a> {
     pub(super) rows: &'a EventRows<'a>,
@@ -271,42 +349,132 @@ pub(super) struct InsertEvents<'a> {
 
 impl QueryFragment<Pg> for InsertEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let rows = self.rows;
-        out.push_sql(
-            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
-             anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
-             SELECT current_date, id, project_id, person_id, kind, name, user_id, anonymous_id, \
-             message_id, properties::json, context::json, at, received_at FROM unnest(",
-        );
-        out.push_bind_param::<Array<SqlUuid>, _>(&rows.ids)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&rows.projects)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&rows.people)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<SmallInt>, _>(&rows.kinds)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Text>, _>(&rows.names)?;
-        for column in [
-            &rows.user_ids,
-            &rows.anonymous_ids,
-            &rows.message_ids,
-            &rows.properties,
-            &rows.contexts,
-        ] {
-            out.push_sql(", ");
-            out.push_bind_param::<Array<Nullable<Text>>, _>(column)?;
-        }
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Timestamptz>, _>(&rows.timestamps)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Timestamptz>, _>(&rows.received_at)?;
-        out.push_sql(
-            ") AS t (id, project_id, person_id, kind, name, user_id, anonymous_id, message_id, \
-             properties, context, at, received_at)",
-        );
+        out.push_sql(INSERT_EVENTS);
+        out.push_sql("unnest(");
+        self.rows.walk_columns(&mut out)?;
+        out.push_sql(") AS t (");
+        out.push_sql(EVENT_COLUMNS);
+        out.push_sql(")");
         Ok(())
     }
 }
 
 prepared!(InsertEvents<'_>);
+
+/// Adds counts to the ledger.
+#[derive(Debug)]
+pub(super) struct AddToLedger<'a> {
+    pub(super) rows: &'a LedgerRows,
+    pub(super) slot: i16,
+}
+
+const INSERT_LEDGER: &str = "INSERT INTO ingest_ledger AS l (project_id, day, slot, received, stored, duplicate, rejected) ";
+
+const ADD_TO_LEDGER: &str = " ON CONFLICT (project_id, day, slot) DO UPDATE SET \
+    received = l.received + excluded.received, stored = l.stored + excluded.stored, \
+    duplicate = l.duplicate + excluded.duplicate, rejected = l.rejected + excluded.rejected";
+
+impl QueryFragment<Pg> for AddToLedger<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(INSERT_LEDGER);
+        out.push_sql("SELECT project_id, current_date, ");
+        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_sql(", received, stored, duplicate, rejected FROM unnest(");
+        for (index, column) in [
+            &self.rows.projects,
+            &self.rows.received,
+            &self.rows.stored,
+            &self.rows.duplicate,
+            &self.rows.rejected,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if index > 0 {
+                out.push_sql(", ");
+            }
+            out.push_bind_param::<Array<BigInt>, _>(column)?;
+        }
+        out.push_sql(") AS t (project_id, received, stored, duplicate, rejected)");
+        out.push_sql(ADD_TO_LEDGER);
+        Ok(())
+    }
+}
+
+prepared!(AddToLedger<'_>);
+
+/// Claims message ids, inserts the events whose ids were claimed or that have none, and counts
+/// both in the ledger: a whole batch as one statement, which is a transaction of its own. Returns
+/// the events that were not stored, each with whether `BUCKET` is still current: when it is not,
+/// the statement does nothing at all and returns every event.
+#[derive(Debug)]
+pub(super) struct RecordEvents<'a, const BUCKET: i16> {
+    pub(super) rows: &'a EventRows<'a>,
+    /// The digests of the events' message ids; the rows are sorted by (project, digest).
+    pub(super) digests: &'a [Option<&'a [u8]>],
+    /// What was received, and which of it repeats an event of the batch.
+    pub(super) ledger: &'a LedgerRows,
+    pub(super) slot: i16,
+}
+
+impl<const BUCKET: i16> QueryFragment<Pg> for RecordEvents<'_, BUCKET> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let (current, previous) = buckets::<BUCKET>();
+        let is_current = |out: &mut AstPass<'_, 'b, Pg>| {
+            out.push_sql("(SELECT current_bucket FROM message_buckets) = ");
+            out.push_sql(current);
+        };
+        out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
+        self.rows.walk_columns(&mut out)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Bytea>>, _>(&self.digests)?;
+        out.push_sql(") AS t (");
+        out.push_sql(EVENT_COLUMNS);
+        out.push_sql(", digest)), claimed AS (INSERT INTO message_ids_");
+        out.push_sql(current);
+        out.push_sql(" SELECT project_id, digest, id FROM input i WHERE i.digest IS NOT NULL AND ");
+        is_current(&mut out);
+        out.push_sql(" AND NOT EXISTS (SELECT 1 FROM message_ids_");
+        out.push_sql(previous);
+        out.push_sql(
+            " m WHERE m.project_id = i.project_id AND m.digest = i.digest) \
+             ON CONFLICT DO NOTHING RETURNING event_id), stored AS (",
+        );
+        out.push_sql(INSERT_EVENTS);
+        out.push_sql("input WHERE id IN (SELECT event_id FROM claimed) OR (digest IS NULL AND ");
+        is_current(&mut out);
+        out.push_sql(") RETURNING id, project_id), counted AS (");
+        out.push_sql(INSERT_LEDGER);
+        out.push_sql("SELECT t.project_id, current_date, ");
+        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_sql(
+            ", t.received, coalesce(s.events, 0), t.duplicate + coalesce(d.events, 0), 0 \
+             FROM unnest(",
+        );
+        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.projects)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.received)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.duplicate)?;
+        out.push_sql(
+            ") AS t (project_id, received, duplicate) LEFT JOIN \
+             (SELECT project_id, count(*) AS events FROM stored GROUP BY project_id) s \
+             USING (project_id) LEFT JOIN \
+             (SELECT project_id, count(*) AS events FROM input WHERE digest IS NOT NULL \
+              AND id NOT IN (SELECT event_id FROM claimed) GROUP BY project_id) d \
+             USING (project_id) WHERE ",
+        );
+        is_current(&mut out);
+        out.push_sql(ADD_TO_LEDGER);
+        out.push_sql(") SELECT id, ");
+        is_current(&mut out);
+        out.push_sql(" FROM input WHERE id NOT IN (SELECT id FROM stored)");
+        Ok(())
+    }
+}
+
+prepared!(RecordEvents<'_, const BUCKET: i16>);
+
+impl<const BUCKET: i16> Query for RecordEvents<'_, BUCKET> {
+    type SqlType = (SqlUuid, Bool);
+}

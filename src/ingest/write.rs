@@ -7,17 +7,18 @@ use serde_json::json;
 use super::batch::{Unit, Verdict, Work};
 use super::decode::{Item, Rejection};
 use super::failure::FillError;
+use super::ledger::{Fate, LedgerRows};
 use super::statements::{
-    EventRows, InsertEvents, InsertIdentities, InsertPeople, ReleaseMessageIds, TouchPeople,
-    UpdateTraits,
+    EventRows, InsertEvents, InsertIdentities, InsertPeople, ReleaseMessageIds, UpdateTraits,
 };
-use crate::model::{Call, Identity, IdentityKind, PersonId, ProjectId, RawJson};
+use crate::model::{Call, Identity, IdentityKind, PersonId, ProjectId};
 
 /// Writes everything; returns the identities that merges gave to somebody else.
 pub(super) fn write(
     connection: &mut PgConnection,
     units: &[Unit],
     work: &Work<'_>,
+    slot: i16,
 ) -> Result<Vec<(ProjectId, Identity)>, FillError> {
     let identities = work.people.identity_rows();
     if !identities.projects.is_empty() {
@@ -43,20 +44,23 @@ pub(super) fn write(
     for (loser, survivor) in work.people.merges() {
         moved.extend(write_merge(connection, *loser, *survivor)?);
     }
-    let (ids, seen_at) = work.people.touched();
-    if !ids.is_empty() {
-        TouchPeople {
-            ids: &ids,
-            seen_at: &seen_at,
+    let mut ledger = LedgerRows::default();
+    write_events(connection, units, work, &mut ledger)?;
+    write_rejections(connection, units, work, &mut ledger)?;
+    for (unit, verdict) in units.iter().zip(&work.verdicts) {
+        ledger.receive(unit.project, unit.received);
+        if let Verdict::Stored {
+            duplicate: true, ..
+        } = verdict
+        {
+            ledger.settle(unit.project, Fate::Duplicate);
         }
-        .execute(connection)?;
     }
-    write_events(connection, units, work)?;
-    write_rejections(connection, units, work)?;
+    ledger.write(connection, slot)?;
     if !work.released.is_empty() {
         let released = work.released.values();
-        let (projects, digests): (Vec<i64>, Vec<Vec<u8>>) = released
-            .map(|(project, digest)| (*project, digest.to_vec()))
+        let (projects, digests): (Vec<i64>, Vec<&[u8]>) = released
+            .map(|(project, digest)| (*project, digest.as_slice()))
             .unzip();
         ReleaseMessageIds {
             projects: &projects,
@@ -105,7 +109,12 @@ impl MovedRow {
     }
 }
 
-fn write_events(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) -> QueryResult<()> {
+fn write_events(
+    connection: &mut PgConnection,
+    units: &[Unit],
+    work: &Work<'_>,
+    ledger: &mut LedgerRows,
+) -> Result<(), FillError> {
     let aliases: Vec<Option<String>> = units.iter().map(alias_properties).collect();
     let mut rows = EventRows::default();
     for (index, unit) in units.iter().enumerate() {
@@ -124,25 +133,15 @@ fn write_events(connection: &mut PgConnection, units: &[Unit], work: &Work<'_>) 
             continue;
         };
         let alias = aliases.get(index).and_then(Option::as_deref);
-        rows.ids.push(id.0);
-        rows.projects.push(unit.project.0);
-        rows.people.push(person.0);
-        rows.kinds.push(event.call.kind().as_i16());
-        rows.names.push(event.call.name());
-        rows.user_ids.push(event.user.as_ref().map(Identity::value));
-        rows.anonymous_ids
-            .push(event.anonymous.as_ref().map(Identity::value));
-        rows.message_ids
-            .push(event.message_id.as_ref().map(|id| id.as_str()));
-        rows.properties
-            .push(event.call.properties().map(RawJson::as_str).or(alias));
-        rows.contexts
-            .push(event.context.as_ref().map(RawJson::as_str));
-        rows.timestamps.push(event.timestamp);
-        rows.received_at.push(event.received_at);
+        rows.push(unit.project, *id, person, event, alias);
+        ledger.settle(unit.project, Fate::Stored);
     }
-    if !rows.ids.is_empty() {
-        InsertEvents { rows: &rows }.execute(connection)?;
+    if rows.ids.is_empty() {
+        return Ok(());
+    }
+    let inserted = InsertEvents { rows: &rows }.execute(connection)?;
+    if inserted < rows.ids.len() {
+        return Err(FillError::Race);
     }
     Ok(())
 }
@@ -161,12 +160,14 @@ fn write_rejections(
     connection: &mut PgConnection,
     units: &[Unit],
     work: &Work<'_>,
+    ledger: &mut LedgerRows,
 ) -> QueryResult<()> {
     let mut rows: Vec<(ProjectId, &Rejection)> = Vec::new();
     for (unit, verdict) in units.iter().zip(&work.verdicts) {
         match (&unit.item, verdict) {
             (Item::Rejected(rejection), _) | (_, Verdict::Rejected(rejection)) => {
                 rows.push((unit.project, rejection));
+                ledger.settle(unit.project, Fate::Rejected);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Campaign;
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
@@ -110,21 +110,27 @@ impl Snapshot {
     }
 
     /// The campaigns to show on this event.
-    pub fn on_event(
+    pub fn on_event<'a>(
         &self,
-        user: UserFacts<'_>,
-        event: EventFacts<'_>,
+        user: UserFacts<'a>,
+        event: EventFacts<'a>,
         now: DateTime<Utc>,
+        arena: &'a FactsArena,
     ) -> Decision {
         match self.by_trigger.get(event.name) {
             None => Decision::default(),
-            Some(candidates) => self.decide(candidates, user, Some(event), now),
+            Some(candidates) => self.decide(candidates, user, Some(event), now, arena),
         }
     }
 
     /// The campaigns to show without an event.
-    pub fn on_fetch(&self, user: UserFacts<'_>, now: DateTime<Utc>) -> Decision {
-        self.decide(&self.on_fetch, user, None, now)
+    pub fn on_fetch<'a>(
+        &self,
+        user: UserFacts<'a>,
+        now: DateTime<Utc>,
+        arena: &'a FactsArena,
+    ) -> Decision {
+        self.decide(&self.on_fetch, user, None, now, arena)
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
@@ -133,11 +139,12 @@ impl Snapshot {
         key: &str,
         user: UserFacts<'_>,
         now: DateTime<Utc>,
+        arena: &FactsArena,
     ) -> Option<(bool, &Flag)> {
         let flag = self.flags.get(key)?;
         let is_on = flag.enabled
             && flag.targeting.as_ref().is_none_or(|condition| {
-                let membership = Membership::new(&self.segments, user, now);
+                let membership = Membership::new(&self.segments, user, now, arena);
                 let lookup = |reference: &str| membership.contains(reference);
                 let facts = Facts {
                     user,
@@ -145,14 +152,20 @@ impl Snapshot {
                     now,
                     segments: &lookup,
                 };
-                condition.matches(&facts).unwrap_or(false)
+                let prepared = Prepared::new(facts, arena);
+                condition.matches_prepared(&prepared).unwrap_or(false)
             });
         Some((is_on, flag))
     }
 
     /// The segments the user is in.
-    pub fn segments_of(&self, user: UserFacts<'_>, now: DateTime<Utc>) -> Vec<&Arc<Segment>> {
-        let membership = Membership::new(&self.segments, user, now);
+    pub fn segments_of(
+        &self,
+        user: UserFacts<'_>,
+        now: DateTime<Utc>,
+        arena: &FactsArena,
+    ) -> Vec<&Arc<Segment>> {
+        let membership = Membership::new(&self.segments, user, now, arena);
         self.segments
             .list()
             .iter()
@@ -160,16 +173,16 @@ impl Snapshot {
             .collect()
     }
 
-    fn decide(
+    fn decide<'a>(
         &self,
         candidates: &[usize],
-        user: UserFacts<'_>,
-        event: Option<EventFacts<'_>>,
+        user: UserFacts<'a>,
+        event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
+        arena: &'a FactsArena,
     ) -> Decision {
-        let membership = Membership::new(&self.segments, user, now);
+        let membership = Membership::new(&self.segments, user, now, arena);
         let lookup = |reference: &str| membership.contains(reference);
-        let arena = FactsArena::new();
         let facts = Prepared::new(
             Facts {
                 user,
@@ -177,7 +190,7 @@ impl Snapshot {
                 now,
                 segments: &lookup,
             },
-            &arena,
+            arena,
         );
         let mut decision = Decision::default();
         for campaign in candidates
@@ -225,13 +238,8 @@ fn first_closed_gate(
     {
         return Some(Gate::Segments);
     }
-    let nothing = Map::new();
-    let traits = facts.user.traits.as_object().unwrap_or(&nothing);
-    let properties = facts
-        .event
-        .as_ref()
-        .and_then(|event| event.properties.as_object());
-    if !campaign.rules.matches(traits, properties) {
+    let properties = facts.event.as_ref().map(|event| event.properties);
+    if !campaign.rules.matches(facts.user.traits, properties) {
         return Some(Gate::Rules);
     }
     match campaign

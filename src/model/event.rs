@@ -145,9 +145,7 @@ impl RawJson {
 
     /// The object's members, parsed. The nesting was bounded when the text was checked.
     pub fn to_object(&self) -> Map<String, Value> {
-        let mut parser = serde_json::Deserializer::from_str(self.as_str());
-        parser.disable_recursion_limit();
-        Map::deserialize(&mut parser).unwrap_or_default()
+        parse_object(self.as_str())
     }
 
     /// True for the object without members, however it is spaced.
@@ -159,6 +157,14 @@ impl RawJson {
             .trim_end_matches('}');
         inner.trim().is_empty()
     }
+}
+
+/// The members of a JSON object in text whose nesting was bounded before it was kept; empty for
+/// anything else.
+pub fn parse_object(text: &str) -> Map<String, Value> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    parser.disable_recursion_limit();
+    Map::deserialize(&mut parser).unwrap_or_default()
 }
 
 /// What a call says, by kind.

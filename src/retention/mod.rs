@@ -375,9 +375,12 @@ fn rotate_message_ids(
     if !is_due(&buckets(connection)?) || mode == Mode::DryRun {
         return Ok(mode == Mode::DryRun && is_due(&buckets(connection)?));
     }
-    connection.transaction(|connection| {
+    let rotate = |connection: &mut PgConnection| {
+        // A statement that waits for the tables' locks takes its snapshot after it got them, so
+        // nobody claims by what was current before.
         connection.batch_execute(&format!(
-            "SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({MESSAGE_BUCKET_LOCK})"
+            "SET LOCAL lock_timeout = '500ms'; SELECT pg_advisory_xact_lock({MESSAGE_BUCKET_LOCK}); \
+             LOCK TABLE message_ids_0, message_ids_1 IN ACCESS EXCLUSIVE MODE"
         ))?;
         // It is read again under the lock, which another node may have held.
         let buckets = buckets(connection)?;
@@ -392,7 +395,8 @@ fn rotate_message_ids(
             .execute(connection)?;
         tracing::info!(bucket = older, "message ids rotated");
         Ok(true)
-    })
+    };
+    partitions::with_lock_retries(|| connection.transaction(rotate))
 }
 
 fn buckets(connection: &mut PgConnection) -> QueryResult<Buckets> {

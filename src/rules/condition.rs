@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use datalogic_rs::bumpalo::Bump;
+use datalogic_rs::bumpalo::collections::Vec as ArenaVec;
 use datalogic_rs::{DataValue, Engine, Error, ErrorKind, FromDataValue, Logic};
 use serde_json::Value;
 
+use super::data::{FactsArena, to_arena};
 use super::expr::Expr;
-use super::facts::{Facts, FactsArena, Prepared, to_arena};
+use super::facts::{self, Facts, Prepared};
 use super::inspect;
 use super::limits::{self, Limits, RuleError, RuleErrorCode, RuleWarning};
 use super::lower;
@@ -167,7 +169,12 @@ impl Condition {
     /// A run-time failure.
     pub fn evaluate_on(&self, data: &Value) -> Result<Value, EvalError> {
         let arena = Bump::new();
-        let data: &DataValue<'_> = arena.alloc(to_arena(data, &arena, 0)?);
+        let mut is_too_deep = false;
+        let data = to_arena(data, &arena, 0, &mut is_too_deep);
+        if is_too_deep {
+            return Err(facts::too_deep());
+        }
+        let data: &DataValue<'_> = arena.alloc(data);
         let result = self.engine.evaluate(&self.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
@@ -180,21 +187,24 @@ impl Condition {
         let root = prepared.root()?;
         // Asked before the scratch memory is taken: the lookup may evaluate other conditions.
         let lookup = prepared.facts().segments;
-        let answers: Vec<_> = self
-            .segments
-            .iter()
-            .map(|name| (name.as_str(), DataValue::Bool(lookup(name))))
-            .collect();
-        let mut scratch = prepared.scratch.borrow_mut();
+        let memory = prepared.arena();
+        let answers = memory
+            .facts
+            .alloc_slice_fill_iter(self.segments.iter().map(|name| {
+                let name: &str = memory.facts.alloc_str(name);
+                (name, DataValue::Bool(lookup(name)))
+            }));
+        let mut scratch = memory.scratch.borrow_mut();
         scratch.reset();
         let arena = &*scratch;
         let data = if answers.is_empty() {
             root.object
         } else {
-            let answers = DataValue::Object(arena.alloc_slice_copy(&answers));
-            let mut members = vec![(SEGMENTS_KEY, answers)];
-            members.extend_from_slice(root.members);
-            arena.alloc(DataValue::Object(arena.alloc_slice_copy(&members)))
+            let answers = (SEGMENTS_KEY, DataValue::Object(answers));
+            let members = std::iter::once(answers).chain(root.members.iter().copied());
+            let mut built = ArenaVec::with_capacity_in(root.members.len() + 1, arena);
+            built.extend(members);
+            arena.alloc(DataValue::Object(built.into_bump_slice()))
         };
         match self.engine.evaluate(&self.logic, data, arena) {
             Ok(value) => read(value),

@@ -3,27 +3,23 @@
 //! [`Prepared`] holds the facts in the evaluator's own form. It is built once per decision, on
 //! first use, and shared by every condition evaluated for it; building it is the expensive part.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 use datalogic_rs::DataValue;
 use datalogic_rs::bumpalo::Bump;
-use datalogic_rs::datavalue::NumberValue;
-use serde_json::Value;
 
 use super::condition::{EvalError, EvalErrorKind};
+use super::data::{DATA_DEPTH_MAX, FactsArena, Object};
 use super::operators::NOW_KEY;
-
-/// Nesting of traits, properties and context that conditions can look at.
-const DATA_DEPTH_MAX: usize = 256;
 
 /// The user a decision is about.
 #[derive(Debug, Clone, Copy)]
 pub struct UserFacts<'a> {
     /// The application's own id, or the anonymous one.
     pub id: &'a str,
-    /// A JSON object.
-    pub traits: &'a Value,
+    /// What is known of the user.
+    pub traits: Object<'a>,
     /// When the user was first seen.
     pub created_at: DateTime<Utc>,
     /// When the user was last seen.
@@ -35,10 +31,10 @@ pub struct UserFacts<'a> {
 pub struct EventFacts<'a> {
     /// The event's name.
     pub name: &'a str,
-    /// A JSON object, or null.
-    pub properties: &'a Value,
-    /// A JSON object, or null.
-    pub context: &'a Value,
+    /// What happened in detail.
+    pub properties: Object<'a>,
+    /// Where and on what it happened.
+    pub context: Object<'a>,
     /// When it happened, corrected for the client's clock.
     pub timestamp: DateTime<Utc>,
 }
@@ -67,26 +63,13 @@ impl std::fmt::Debug for Facts<'_> {
     }
 }
 
-/// The memory that [`Prepared`] builds its form in.
-#[derive(Debug, Default)]
-pub struct FactsArena(Bump);
-
-impl FactsArena {
-    /// Takes no memory until it is used.
-    pub fn new() -> Self {
-        FactsArena(Bump::new())
-    }
-}
-
 pub(super) type Members<'a> = &'a [(&'a str, DataValue<'a>)];
 
 /// Facts in the evaluator's form, built when the first condition asks.
 pub struct Prepared<'a> {
     facts: Facts<'a>,
     arena: &'a FactsArena,
-    root: OnceCell<Result<Root<'a>, EvalError>>,
-    /// Reused from one condition to the next, so that most evaluations allocate nothing.
-    pub(super) scratch: RefCell<Bump>,
+    root: OnceCell<Root<'a>>,
 }
 
 /// The data of one decision: its members, and the object made of them.
@@ -111,7 +94,6 @@ impl<'a> Prepared<'a> {
             facts,
             arena,
             root: OnceCell::new(),
-            scratch: RefCell::new(Bump::new()),
         }
     }
 
@@ -120,12 +102,26 @@ impl<'a> Prepared<'a> {
         &self.facts
     }
 
-    pub(super) fn root(&self) -> Result<Root<'a>, EvalError> {
-        self.root.get_or_init(|| self.build()).clone()
+    pub(super) fn arena(&self) -> &'a FactsArena {
+        self.arena
     }
 
-    fn build(&self) -> Result<Root<'a>, EvalError> {
-        let arena = &self.arena.0;
+    /// The data as conditions see it.
+    ///
+    /// # Errors
+    /// Something is nested deeper than conditions look.
+    pub(super) fn root(&self) -> Result<Root<'a>, EvalError> {
+        let event = self.facts.event.as_ref();
+        let is_too_deep = self.facts.user.traits.is_too_deep()
+            || event.is_some_and(|it| it.properties.is_too_deep() || it.context.is_too_deep());
+        if is_too_deep {
+            return Err(too_deep());
+        }
+        Ok(*self.root.get_or_init(|| self.build()))
+    }
+
+    fn build(&self) -> Root<'a> {
+        let arena = &self.arena.facts;
         let facts = &self.facts;
         let user = object(
             arena,
@@ -133,7 +129,7 @@ impl<'a> Prepared<'a> {
                 ("created_at", time(arena, facts.user.created_at)),
                 ("id", DataValue::String(facts.user.id)),
                 ("last_seen_at", time(arena, facts.user.last_seen_at)),
-                ("traits", to_arena(facts.user.traits, arena, 0)?),
+                ("traits", facts.user.traits.value()),
             ],
         );
         let now = time(arena, facts.now);
@@ -143,20 +139,25 @@ impl<'a> Prepared<'a> {
                 let event = object(
                     arena,
                     [
-                        ("context", to_arena(event.context, arena, 0)?),
+                        ("context", event.context.value()),
                         ("name", DataValue::String(event.name)),
-                        ("properties", to_arena(event.properties, arena, 0)?),
+                        ("properties", event.properties.value()),
                         ("timestamp", time(arena, event.timestamp)),
                     ],
                 );
                 arena.alloc_slice_copy(&[("event", event), (NOW_KEY, now), ("user", user)])
             }
         };
-        Ok(Root {
+        Root {
             members,
             object: arena.alloc(DataValue::Object(members)),
-        })
+        }
     }
+}
+
+pub(super) fn too_deep() -> EvalError {
+    let message = format!("data nested deeper than {DATA_DEPTH_MAX} is not evaluated");
+    EvalError::new(EvalErrorKind::Limit, message)
 }
 
 fn object<'a>(arena: &'a Bump, members: [(&'a str, DataValue<'a>); 4]) -> DataValue<'a> {
@@ -164,43 +165,16 @@ fn object<'a>(arena: &'a Bump, members: [(&'a str, DataValue<'a>); 4]) -> DataVa
 }
 
 /// Milliseconds and `Z`, always, so that times written here also compare as texts.
-fn time<'a>(arena: &'a Bump, time: DateTime<Utc>) -> DataValue<'a> {
-    let text = time.to_rfc3339_opts(SecondsFormat::Millis, true);
-    DataValue::String(arena.alloc_str(&text))
-}
-
-/// Borrows texts and keys from `value`; only the structure is built anew.
-pub(super) fn to_arena<'a>(
-    value: &'a Value,
-    arena: &'a Bump,
-    depth: usize,
-) -> Result<DataValue<'a>, EvalError> {
-    if depth > DATA_DEPTH_MAX {
-        let message = format!("data nested deeper than {DATA_DEPTH_MAX} is not evaluated");
-        return Err(EvalError::new(EvalErrorKind::Limit, message));
+pub(super) fn time<'a>(arena: &'a Bump, time: DateTime<Utc>) -> DataValue<'a> {
+    let year = time.year();
+    if !(0..=9_999).contains(&year) || time.timestamp_subsec_millis() > 999 {
+        let text = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        return DataValue::String(arena.alloc_str(&text));
     }
-    Ok(match value {
-        Value::Null => DataValue::Null,
-        Value::Bool(value) => DataValue::Bool(*value),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) => DataValue::from_i64(integer),
-            // Kept as it is: the library's own constructor would make an integer of it.
-            None => DataValue::Number(NumberValue::Float(number.as_f64().unwrap_or(f64::NAN))),
-        },
-        Value::String(text) => DataValue::String(text),
-        Value::Array(items) => {
-            let items: Result<Vec<_>, _> = items
-                .iter()
-                .map(|item| to_arena(item, arena, depth + 1))
-                .collect();
-            DataValue::Array(arena.alloc_slice_copy(&items?))
-        }
-        Value::Object(members) => {
-            let members: Result<Vec<_>, EvalError> = members
-                .iter()
-                .map(|(key, member)| Ok((key.as_str(), to_arena(member, arena, depth + 1)?)))
-                .collect();
-            DataValue::Object(arena.alloc_slice_copy(&members?))
-        }
-    })
+    let text = datalogic_rs::bumpalo::format!(in arena,
+        "{year:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        time.month(), time.day(), time.hour(), time.minute(), time.second(),
+        time.timestamp_subsec_millis(),
+    );
+    DataValue::String(text.into_bump_str())
 }

@@ -9,28 +9,28 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use serde_json::Value;
+use datalogic_rs::DataValue;
 
 /// `Number(value)`.
-pub(super) fn to_number(value: Option<&Value>) -> f64 {
+pub(super) fn to_number(value: Option<&DataValue<'_>>) -> f64 {
     match value {
         None => f64::NAN,
-        Some(Value::Null) => 0.0,
-        Some(Value::Bool(value)) => f64::from(u8::from(*value)),
-        Some(Value::Number(number)) => number.as_f64().unwrap_or(f64::NAN),
-        Some(Value::String(text)) => text_to_number(text),
-        Some(value @ Value::Array(_)) => text_to_number(&to_text(Some(value))),
-        Some(Value::Object(_)) => f64::NAN,
+        Some(DataValue::Null) => 0.0,
+        Some(DataValue::Bool(value)) => f64::from(u8::from(*value)),
+        Some(DataValue::Number(number)) => number.as_f64(),
+        Some(DataValue::String(text)) => text_to_number(text),
+        Some(value @ DataValue::Array(_)) => text_to_number(&to_text(Some(value))),
+        Some(DataValue::Object(_)) => f64::NAN,
     }
 }
 
 /// `String(value)`.
-pub(super) fn to_text(value: Option<&Value>) -> Cow<'_, str> {
+pub(super) fn to_text<'a>(value: Option<&DataValue<'a>>) -> Cow<'a, str> {
     match value {
         None => Cow::Borrowed("undefined"),
-        Some(Value::Null) => Cow::Borrowed("null"),
-        Some(Value::String(text)) => Cow::Borrowed(text),
-        Some(Value::Array(items)) => Cow::Owned(join(items)),
+        Some(DataValue::Null) => Cow::Borrowed("null"),
+        Some(DataValue::String(text)) => Cow::Borrowed(text),
+        Some(DataValue::Array(items)) => Cow::Owned(join(items)),
         Some(scalar) => {
             let mut text = String::new();
             push_scalar(&mut text, scalar);
@@ -39,22 +39,57 @@ pub(super) fn to_text(value: Option<&Value>) -> Cow<'_, str> {
     }
 }
 
-/// `left == right`, where neither is the other's identity: two objects are never equal.
-pub(super) fn loosely_equal(left: &Value, right: Option<&Value>) -> bool {
-    let Some(right) = right else {
-        return left.is_null();
-    };
-    match (left, right) {
-        (Value::Null, Value::Null) => true,
-        (Value::Null, _) | (_, Value::Null) => false,
-        (Value::Array(_) | Value::Object(_), Value::Array(_) | Value::Object(_)) => false,
-        (Value::String(left), Value::String(right)) => left == right,
-        // An object becomes its text first, and two texts are compared as such.
-        (Value::Array(_) | Value::Object(_), Value::String(text)) => to_text(Some(left)) == *text,
-        (Value::String(text), Value::Array(_) | Value::Object(_)) => to_text(Some(right)) == *text,
-        // Whatever remains has a number or a boolean on one side and is compared as numbers. An
-        // object's number is that of its text, which `to_number` already does. NaN equals nothing.
-        _ => to_number(Some(left)) == to_number(Some(right)),
+/// The right side of a comparison, converted once.
+#[derive(Debug, Clone)]
+pub(super) struct Constant {
+    kind: Kind,
+    /// `Number(constant)`.
+    pub(super) number: f64,
+    /// `String(constant)`.
+    pub(super) text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `undefined` or null, which equal each other only.
+    Nothing,
+    Text,
+    /// A list or an object.
+    Collection,
+    /// A number or a boolean.
+    Scalar,
+}
+
+impl Constant {
+    pub(super) fn new(value: Option<&DataValue<'_>>) -> Self {
+        Constant {
+            kind: match value {
+                None | Some(DataValue::Null) => Kind::Nothing,
+                Some(DataValue::String(_)) => Kind::Text,
+                Some(DataValue::Array(_) | DataValue::Object(_)) => Kind::Collection,
+                Some(DataValue::Number(_) | DataValue::Bool(_)) => Kind::Scalar,
+            },
+            number: to_number(value),
+            text: to_text(value).into_owned(),
+        }
+    }
+
+    /// `left == constant`, where neither is the other's identity: two objects are never equal.
+    pub(super) fn loosely_equals(&self, left: &DataValue<'_>) -> bool {
+        match (left, self.kind) {
+            (DataValue::Null, kind) => kind == Kind::Nothing,
+            (_, Kind::Nothing) => false,
+            (DataValue::Array(_) | DataValue::Object(_), Kind::Collection) => false,
+            // An object becomes its text first, and two texts are compared as such.
+            (DataValue::String(left), Kind::Text | Kind::Collection) => *left == self.text,
+            (DataValue::Array(_) | DataValue::Object(_), Kind::Text) => {
+                to_text(Some(left)) == self.text
+            }
+            // Whatever remains has a number or a boolean on one side and is compared as numbers.
+            // An object's number is that of its text, which `to_number` already does. NaN equals
+            // nothing.
+            _ => to_number(Some(left)) == self.number,
+        }
     }
 }
 
@@ -64,7 +99,7 @@ pub(super) fn compare_code_units(left: &str, right: &str) -> Ordering {
 }
 
 /// `Array.prototype.join(",")`, nested arrays included, null elements empty.
-fn join(items: &[Value]) -> String {
+fn join(items: &[DataValue<'_>]) -> String {
     let mut text = String::new();
     let mut open = vec![items.iter().enumerate()];
     while let Some(elements) = open.last_mut() {
@@ -76,25 +111,23 @@ fn join(items: &[Value]) -> String {
             text.push(',');
         }
         match element {
-            Value::Null => {}
-            Value::String(element) => text.push_str(element),
-            Value::Array(nested) => open.push(nested.iter().enumerate()),
+            DataValue::Null => {}
+            DataValue::String(element) => text.push_str(element),
+            DataValue::Array(nested) => open.push(nested.iter().enumerate()),
             scalar => push_scalar(&mut text, scalar),
         }
     }
     text
 }
 
-fn push_scalar(text: &mut String, scalar: &Value) {
+fn push_scalar(text: &mut String, scalar: &DataValue<'_>) {
     match scalar {
-        Value::Bool(true) => text.push_str("true"),
-        Value::Bool(false) => text.push_str("false"),
-        Value::Number(number) => {
-            text.push_str(&number_to_text(number.as_f64().unwrap_or(f64::NAN)));
-        }
-        Value::Object(_) => text.push_str("[object Object]"),
+        DataValue::Bool(true) => text.push_str("true"),
+        DataValue::Bool(false) => text.push_str("false"),
+        DataValue::Number(number) => text.push_str(&number_to_text(number.as_f64())),
+        DataValue::Object(_) => text.push_str("[object Object]"),
         // The callers have taken these apart already.
-        Value::Null | Value::String(_) | Value::Array(_) => {}
+        DataValue::Null | DataValue::String(_) | DataValue::Array(_) => {}
     }
 }
 
@@ -218,9 +251,10 @@ fn whole(digits: &str, radix: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use datalogic_rs::bumpalo::Bump;
 
     use super::*;
+    use crate::rules::FactsArena;
 
     #[test]
     fn numbers_are_written_as_javascript_writes_them() {
@@ -271,18 +305,16 @@ mod tests {
 
     #[test]
     fn arrays_are_joined_however_deep_they_are() {
-        assert_eq!(
-            to_text(Some(&json!([1, [2, [null, "x"]], {}]))),
-            "1,2,,x,[object Object]"
-        );
-        assert_eq!(to_text(Some(&json!([[], []]))), ",");
-        let mut deep = json!([7]);
+        let arena = FactsArena::new();
+        let object = arena.parse(r#"{"nested": [1, [2, [null, "x"]], {}], "empty": [[], []]}"#);
+        assert_eq!(to_text(object.get("nested")), "1,2,,x,[object Object]");
+        assert_eq!(to_text(object.get("empty")), ",");
+        let bump = Bump::new();
+        let mut deep = DataValue::from_i64(7);
         for _ in 0..10_000 {
-            deep = Value::Array(vec![deep]);
+            deep = DataValue::Array(bump.alloc_slice_copy(&[deep]));
         }
         assert_eq!(to_number(Some(&deep)), 7.0);
-        // Dropping is the JSON library's own recursion, which is not what is tested here.
-        let _ = std::mem::ManuallyDrop::new(deep);
     }
 
     #[test]

@@ -76,6 +76,7 @@
 //! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory;
 //! beyond that the condition fails.
 mod condition;
+mod data;
 mod expr;
 mod facts;
 mod inspect;
@@ -88,8 +89,9 @@ mod parse;
 mod seed_list;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
+pub use data::{FactsArena, Object};
 pub use expr::{Expr, Operator, VarPath};
-pub use facts::{EventFacts, Facts, FactsArena, Prepared, UserFacts};
+pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use seed_list::RuleList;
 

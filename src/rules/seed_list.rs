@@ -19,9 +19,11 @@
 //! `{type: "event", field: "unknown", operator: "==", value: ""}` is a placeholder that the seed's
 //! dashboard writes by mistake and that could never hold; it is dropped.
 
+use datalogic_rs::DataValue;
 use serde_json::{Map, Value};
 
-use super::js_value::{compare_code_units, loosely_equal, to_number, to_text};
+use super::data::{FactsArena, Object};
+use super::js_value::{Constant, compare_code_units, to_number, to_text};
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 
 /// A parsed rule list. The empty list matches everybody.
@@ -46,8 +48,8 @@ enum Source {
 
 #[derive(Debug, Clone)]
 enum Test {
-    Equal(Option<Value>),
-    NotEqual(Option<Value>),
+    Equal(Constant),
+    NotEqual(Constant),
     Ordered(Order, Constant),
     Contains(String),
     Never,
@@ -59,13 +61,6 @@ enum Order {
     GreaterOrEqual,
     Less,
     LessOrEqual,
-}
-
-/// The right side of a comparison, converted once.
-#[derive(Debug, Clone)]
-struct Constant {
-    number: f64,
-    text: String,
 }
 
 impl RuleList {
@@ -150,11 +145,7 @@ impl RuleList {
     }
 
     /// Whether all rules hold.
-    pub fn matches(
-        &self,
-        traits: &Map<String, Value>,
-        properties: Option<&Map<String, Value>>,
-    ) -> bool {
+    pub fn matches(&self, traits: Object<'_>, properties: Option<Object<'_>>) -> bool {
         self.rules.iter().all(|rule| {
             let source = match rule.source {
                 Source::Traits => Some(traits),
@@ -175,19 +166,18 @@ fn is_placeholder(json: &Map<String, Value>) -> bool {
 impl Rule {
     fn from_json(json: &Map<String, Value>) -> Rule {
         let is_attribute = json.get("type").and_then(Value::as_str) == Some("attribute");
-        let value = json.get("value");
-        let constant = || Constant {
-            number: to_number(value),
-            text: to_text(value).into_owned(),
-        };
+        let arena = FactsArena::new();
+        let read = |member: &str| json.get(member).map(|value| arena.value(value));
+        let value = read("value");
+        let constant = || Constant::new(value.as_ref());
         let test = match json.get("operator").and_then(Value::as_str) {
-            Some("==") => Test::Equal(value.cloned()),
-            Some("!=") => Test::NotEqual(value.cloned()),
+            Some("==") => Test::Equal(constant()),
+            Some("!=") => Test::NotEqual(constant()),
             Some(">") => Test::Ordered(Order::Greater, constant()),
             Some(">=") => Test::Ordered(Order::GreaterOrEqual, constant()),
             Some("<") => Test::Ordered(Order::Less, constant()),
             Some("<=") => Test::Ordered(Order::LessOrEqual, constant()),
-            Some("contains") => Test::Contains(to_text(value).into_owned()),
+            Some("contains") => Test::Contains(constant().text),
             Some(_) | None => Test::Never,
         };
         Rule {
@@ -197,17 +187,17 @@ impl Rule {
                 Source::Properties
             },
             // JavaScript makes a text of whatever is used as a key.
-            field: to_text(json.get("field")).into_owned(),
+            field: to_text(read("field").as_ref()).into_owned(),
             test,
         }
     }
 }
 
 impl Test {
-    fn holds(&self, left: &Value) -> bool {
+    fn holds(&self, left: &DataValue<'_>) -> bool {
         match self {
-            Test::Equal(right) => loosely_equal(left, right.as_ref()),
-            Test::NotEqual(right) => !loosely_equal(left, right.as_ref()),
+            Test::Equal(right) => right.loosely_equals(left),
+            Test::NotEqual(right) => !right.loosely_equals(left),
             Test::Ordered(order, right) => order.holds(left, right),
             Test::Contains(text) => to_text(Some(left)).contains(text.as_str()),
             Test::Never => false,
@@ -216,7 +206,7 @@ impl Test {
 }
 
 impl Order {
-    fn holds(self, left: &Value, right: &Constant) -> bool {
+    fn holds(self, left: &DataValue<'_>, right: &Constant) -> bool {
         let number = to_number(Some(left));
         let order = match number.partial_cmp(&right.number) {
             Some(order) => order,
@@ -245,7 +235,7 @@ mod tests {
             json!({"id": "7", "type": "event", "field": "unknown", "operator": "==", "value": ""});
         let list = RuleList::parse(Some(&json!([placeholder]))).unwrap();
         assert!(list.is_empty() && !list.mentions_event());
-        assert!(list.matches(&Map::new(), None));
+        assert!(list.matches(Object::EMPTY, None));
         for (member, value) in [
             ("type", json!("attribute")),
             ("field", json!("Unknown")),

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use crate::rules::{Condition, Facts, Limits, RuleError, RuleList, RuleWarning, UserFacts};
+use crate::rules::{
+    Condition, Facts, FactsArena, Limits, Prepared, RuleError, RuleList, RuleWarning, UserFacts,
+};
 
 /// A segment, compiled.
 #[derive(Debug)]
@@ -149,18 +151,25 @@ pub struct Membership<'a> {
     segments: &'a Segments,
     user: UserFacts<'a>,
     now: DateTime<Utc>,
+    arena: &'a FactsArena,
     answers: Vec<Cell<Answer>>,
     errors: Cell<u32>,
 }
 
 impl<'a> Membership<'a> {
     /// Nothing is computed yet.
-    pub fn new(segments: &'a Segments, user: UserFacts<'a>, now: DateTime<Utc>) -> Self {
+    pub fn new(
+        segments: &'a Segments,
+        user: UserFacts<'a>,
+        now: DateTime<Utc>,
+        arena: &'a FactsArena,
+    ) -> Self {
         let answers = vec![Cell::new(Answer::Unknown); segments.list.len()];
         Self {
             segments,
             user,
             now,
+            arena,
             answers,
             errors: Cell::new(0),
         }
@@ -194,9 +203,7 @@ impl<'a> Membership<'a> {
     }
 
     fn evaluate(&self, segment: &Segment) -> bool {
-        let no_traits = Map::new();
-        let traits = self.user.traits.as_object().unwrap_or(&no_traits);
-        if !segment.rules.matches(traits, None) {
+        if !segment.rules.matches(self.user.traits, None) {
             return false;
         }
         let Some(condition) = &segment.targeting else {
@@ -209,7 +216,8 @@ impl<'a> Membership<'a> {
             now: self.now,
             segments: &lookup,
         };
-        condition.matches(&facts).unwrap_or_else(|_| {
+        let prepared = Prepared::new(facts, self.arena);
+        condition.matches_prepared(&prepared).unwrap_or_else(|_| {
             self.errors.set(self.errors.get() + 1);
             false
         })

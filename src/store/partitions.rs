@@ -20,8 +20,9 @@ use diesel::result::Error as DieselError;
 use diesel::sql_types::{Bool, Date, Nullable, Text};
 use diesel::{Connection, OptionalExtension, PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-/// The advisory lock between writers of message ids, who hold it shared for their transaction, and
-/// the rotation of the two buckets, which holds it exclusively for its own.
+/// The advisory lock between those who write message ids in several statements (import and its way
+/// back), who hold it shared for their transaction, and the rotation of the two buckets, which holds
+/// it exclusively for its own. Ingest claims in one statement and needs only the tables' own locks.
 pub const MESSAGE_BUCKET_LOCK: i64 = 0x6265_636b_6f6e_0002;
 
 /// The advisory lock of the one transaction that creates a partition.
@@ -282,7 +283,9 @@ fn with_short_locks(connection: &mut PgConnection, statement: &str) -> QueryResu
     outcome
 }
 
-fn with_lock_retries<T>(mut attempt: impl FnMut() -> QueryResult<T>) -> QueryResult<T> {
+/// Tries again what did not get a lock in time, with pauses in which those who queued get their
+/// turn.
+pub(crate) fn with_lock_retries<T>(mut attempt: impl FnMut() -> QueryResult<T>) -> QueryResult<T> {
     let mut tries = 1;
     loop {
         match attempt() {

@@ -3,12 +3,10 @@
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment};
-use diesel::sql_types::{Array, BigInt, Jsonb, Nullable, SmallInt, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Nullable, SmallInt, Text, Timestamptz};
 use diesel::{QueryResult, Queryable};
-use serde_json::Value;
 
 use super::prepared::prepared;
-use super::traits::Traits;
 
 /// Which person an identity leads to.
 #[derive(Debug, Clone, Queryable)]
@@ -64,9 +62,8 @@ pub struct PersonRow {
     pub project_id: i64,
     /// The home hash.
     pub home: i64,
-    /// Merged traits.
-    #[diesel(deserialize_as = Traits)]
-    pub traits: Value,
+    /// Merged traits, the text of a JSON object.
+    pub traits: String,
     /// Who survived, if this person was merged away.
     pub merged_into: Option<i64>,
     /// First seen.
@@ -93,7 +90,7 @@ pub struct LockPeople<'a> {
     pub ids: &'a [i64],
 }
 
-const PERSON_COLUMNS: &str = "SELECT p.id, p.project_id, p.home, p.traits, p.merged_into, \
+const PERSON_COLUMNS: &str = "SELECT p.id, p.project_id, p.home, p.traits::text, p.merged_into, \
     p.created_at, p.last_seen_at, (SELECT i.value FROM identities i WHERE i.person_id = p.id \
     AND i.kind = 0 ORDER BY i.created_at, i.value LIMIT 1) FROM persons p WHERE p.id = ANY(";
 
@@ -101,7 +98,7 @@ type PersonSql = (
     BigInt,
     BigInt,
     BigInt,
-    Jsonb,
+    Text,
     Nullable<BigInt>,
     Timestamptz,
     Timestamptz,

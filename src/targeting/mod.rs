@@ -21,14 +21,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Snapshot};
-use crate::model::{Identity, PersonId, ProjectId};
-use crate::rules::{EventFacts, Limits, UserFacts};
+use crate::model::{Identity, PersonId, ProjectId, parse_object};
+use crate::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
 use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
 use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
@@ -270,9 +270,9 @@ impl Targeting {
         person: Option<&PersonState>,
         now: DateTime<Utc>,
     ) -> Vec<Arc<LiveCampaign>> {
-        let nothing = Value::Object(Map::new());
-        let subject = subject(identity, person, &nothing, now);
-        self.counted(self.snapshot(project).on_fetch(subject, now))
+        let arena = FactsArena::new();
+        let subject = subject(identity, person, now, &arena);
+        self.counted(self.snapshot(project).on_fetch(subject, now, &arena))
     }
 
     /// Counts what failed and passes on what matched.
@@ -285,22 +285,19 @@ impl Targeting {
         decision.matched
     }
 
-    /// The live campaigns to show on an event, best first.
-    pub fn campaigns_on_event(
+    /// The live campaigns to show on an event, best first. The arena is the one that the event's
+    /// facts are in.
+    pub fn campaigns_on_event<'a>(
         &self,
         snapshot: &Snapshot,
-        identity: &Identity,
-        person: &PersonState,
-        event: EventFacts<'_>,
+        identity: &'a Identity,
+        person: &'a PersonState,
+        event: EventFacts<'a>,
         now: DateTime<Utc>,
+        arena: &'a FactsArena,
     ) -> Vec<Arc<LiveCampaign>> {
-        let subject = UserFacts {
-            id: person.user_id.as_deref().unwrap_or(identity.value()),
-            traits: &person.traits,
-            created_at: person.created_at,
-            last_seen_at: person.last_seen_at,
-        };
-        self.counted(snapshot.on_event(subject, event, now))
+        let subject = subject(Some(identity), Some(person), now, arena);
+        self.counted(snapshot.on_event(subject, event, now, arena))
     }
 
     /// The flag for this person: whether it is on, and its value.
@@ -312,9 +309,9 @@ impl Targeting {
         person: Option<&PersonState>,
         now: DateTime<Utc>,
     ) -> FlagDecision {
-        let nothing = Value::Object(Map::new());
+        let arena = FactsArena::new();
         let snapshot = self.snapshot(project);
-        match snapshot.flag(key, subject(identity, person, &nothing, now), now) {
+        match snapshot.flag(key, subject(identity, person, now, &arena), now, &arena) {
             Some((true, flag)) => FlagDecision {
                 enabled: true,
                 value: flag.value.clone(),
@@ -334,10 +331,11 @@ impl Targeting {
         person: &PersonState,
         now: DateTime<Utc>,
     ) -> Vec<SegmentMembership> {
-        let nothing = Value::Object(Map::new());
+        let arena = FactsArena::new();
         let snapshot = self.snapshot(project);
+        let subject = subject(Some(identity), Some(person), now, &arena);
         snapshot
-            .segments_of(subject(Some(identity), Some(person), &nothing, now), now)
+            .segments_of(subject, now, &arena)
             .into_iter()
             .map(|segment| SegmentMembership {
                 id: segment.id.clone(),
@@ -499,9 +497,10 @@ impl From<PersonRow> for PersonState {
             id: PersonId(row.id),
             home: row.home,
             user_id: row.user_id,
-            traits: Arc::new(row.traits),
+            // The database writes members in an order of its own and with spaces between them.
+            traits: Arc::from(Value::Object(parse_object(&row.traits)).to_string()),
             created_at: row.created_at,
-            last_seen_at: row.last_seen_at,
+            last_seen: row.last_seen_at.into(),
         }
     }
 }
@@ -509,14 +508,14 @@ impl From<PersonRow> for PersonState {
 fn subject<'a>(
     identity: Option<&'a Identity>,
     person: Option<&'a PersonState>,
-    nothing: &'a Value,
     now: DateTime<Utc>,
+    arena: &'a FactsArena,
 ) -> UserFacts<'a> {
     let id = person.and_then(|person| person.user_id.as_deref());
     UserFacts {
         id: id.or(identity.map(Identity::value)).unwrap_or_default(),
-        traits: person.map_or(nothing, |person| &person.traits),
+        traits: person.map_or(Object::EMPTY, |person| arena.parse(&person.traits)),
         created_at: person.map_or(now, |person| person.created_at),
-        last_seen_at: person.map_or(now, |person| person.last_seen_at),
+        last_seen_at: person.map_or(now, |person| person.last_seen.at()),
     }
 }

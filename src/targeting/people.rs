@@ -28,16 +28,19 @@
 //! known of people, and decisions go on from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 use serde_json::{Map, Value};
 
-use crate::model::{Identity, PersonId, ProjectId};
+use crate::model::{Identity, PersonId, ProjectId, parse_object};
 
 /// What decisions know of a person.
+///
+/// A state that is shared never changes, but for the time the person was last seen: that only moves
+/// forward, and no decision about what to remember rests on it.
 #[derive(Debug, Clone)]
 pub struct PersonState {
     /// The internal number.
@@ -46,40 +49,59 @@ pub struct PersonState {
     pub home: i64,
     /// The application's own id, once one is linked.
     pub user_id: Option<String>,
-    /// Traits, merged over all identifies; always an object.
-    pub traits: Arc<Value>,
+    /// Traits, merged over all identifies: the text of a JSON object. As text they take a quarter
+    /// of the memory that a tree of them would.
+    pub traits: Arc<str>,
     /// When the person was first seen.
     pub created_at: DateTime<Utc>,
-    /// When the person was last seen, as stored: it lags by up to
+    /// When the person was last seen; it lags by up to
     /// [`LAST_SEEN_GRAIN`](crate::ingest::LAST_SEEN_GRAIN).
-    pub last_seen_at: DateTime<Utc>,
+    pub last_seen: LastSeen,
+}
+
+/// A moment that only moves forward, in milliseconds since the epoch.
+#[derive(Debug)]
+pub struct LastSeen(AtomicI64);
+
+impl LastSeen {
+    /// The moment.
+    pub fn at(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.0.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    /// Moves the moment forward, never back.
+    pub fn advance(&self, at: DateTime<Utc>) {
+        self.0.fetch_max(at.timestamp_millis(), Ordering::Relaxed);
+    }
+}
+
+impl From<DateTime<Utc>> for LastSeen {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self(AtomicI64::new(at.timestamp_millis()))
+    }
+}
+
+impl Clone for LastSeen {
+    fn clone(&self) -> Self {
+        Self(AtomicI64::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl PersonState {
-    /// The traits as an object.
-    pub fn traits_object(&self) -> &Map<String, Value> {
-        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-        self.traits.as_object().unwrap_or(&NONE)
+    /// The traits, parsed.
+    pub fn traits_object(&self) -> Map<String, Value> {
+        parse_object(&self.traits)
     }
 
-    /// About how many bytes the state holds.
+    /// About how many bytes the state holds, with its place in the cache.
     fn weight(&self) -> u32 {
-        u32::try_from(256 + weight_of(&self.traits)).unwrap_or(u32::MAX)
+        let user_id = self.user_id.as_ref().map_or(0, String::len);
+        u32::try_from(STATE_OVERHEAD + self.traits.len() + user_id).unwrap_or(u32::MAX)
     }
 }
 
-fn weight_of(value: &Value) -> usize {
-    let own = size_of::<Value>();
-    own + match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(weight_of).sum(),
-        Value::Object(map) => map
-            .iter()
-            .map(|(key, item)| 48 + key.len() + weight_of(item))
-            .sum(),
-    }
-}
+/// The bytes of a cached state beside its texts: the struct, two allocations' headers, the entry.
+const STATE_OVERHEAD: usize = 320;
 
 /// Where a person's identity leads: the person and its home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -369,9 +391,9 @@ mod tests {
             id: PersonId(7),
             home: 0,
             user_id: None,
-            traits: Arc::new(serde_json::json!({ "plan": plan })),
+            traits: Arc::from(serde_json::json!({ "plan": plan }).to_string()),
             created_at: DateTime::UNIX_EPOCH,
-            last_seen_at: DateTime::UNIX_EPOCH,
+            last_seen: DateTime::UNIX_EPOCH.into(),
         })
     }
 

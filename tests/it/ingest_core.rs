@@ -85,11 +85,15 @@ fn identify(user: &str, message: Option<&str>, traits: &serde_json::Value) -> Ev
 
 impl Rig {
     fn submit(&self, project: ProjectId, events: Vec<Event>) -> Result<Vec<Outcome>, Error> {
-        let items = events
+        let items: Vec<Item> = events
             .into_iter()
             .map(|event| Item::Event(Box::new(event)))
             .collect();
-        self.runtime.block_on(self.ingest.submit(project, items))
+        {
+            let received = items.len();
+            self.runtime
+                .block_on(self.ingest.submit(project, items, received))
+        }
     }
 
     fn person(&self, user: &str) -> std::sync::Arc<beckon::targeting::PersonState> {
@@ -118,7 +122,7 @@ fn without_its_hub_a_node_remembers_nobody() {
     let rig = rig(&database.url);
     rig.submit(PROJECT, vec![identify("u", None, &json!({"plan": "free"}))])
         .unwrap();
-    assert_eq!(rig.person("u").traits["plan"], "free");
+    assert_eq!(rig.person("u").traits_object()["plan"], "free");
     let mut connection = database.connect();
     sql_query("UPDATE pg_database SET datallowconn = false WHERE datname = current_database()")
         .execute(&mut connection)
@@ -131,7 +135,7 @@ fn without_its_hub_a_node_remembers_nobody() {
         .execute(&mut connection)
         .unwrap();
     crate::support::pause(Duration::from_millis(500));
-    assert_eq!(rig.person("u").traits["plan"], "pro");
+    assert_eq!(rig.person("u").traits_object()["plan"], "pro");
 }
 
 /// An event that was refused is not stored, so another one with its message id is no duplicate.
@@ -233,7 +237,7 @@ fn a_frozen_and_a_restarted_database_cost_time_and_nothing_else() {
         .store
         .run(|connection| sql_query("SELECT count(*) FROM events").get_result::<Count>(connection));
     assert_eq!(rig.runtime.block_on(read).unwrap().count, 3);
-    assert_eq!(rig.person("u").traits["last"], "m2");
+    assert_eq!(rig.person("u").traits_object()["last"], "m2");
 }
 
 /// Neither waiting for another node that migrates nor a long migration is bound by what queries are.

@@ -10,6 +10,7 @@ use beckon::ingest::decode::Item;
 use beckon::ingest::{Ingest, IngestOptions, Outcome};
 use beckon::model::{
     Call, Dialect, Event, EventName, Identity, IdentityKind, MessageId, ProjectId, RawJson,
+    parse_object,
 };
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
@@ -363,6 +364,7 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
         if number % 5 == 4 {
             rig.targeting.people().forget_all();
         }
+        let received = request.len();
         let items = request
             .iter()
             .map(|sent| {
@@ -370,7 +372,9 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
                 Item::Event(Box::new(event(sent, at)))
             })
             .collect();
-        let outcomes = runtime.block_on(rig.ingest.submit(project, items)).unwrap();
+        let outcomes = runtime
+            .block_on(rig.ingest.submit(project, items, received))
+            .unwrap();
         assert_eq!(outcomes.len(), request.len());
         for (sent, outcome) in request.iter().zip(outcomes) {
             let (place, duplicate, traits) = model.apply(sent);
@@ -383,7 +387,7 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
             } else {
                 assert_eq!(place, ids.len());
                 ids.push(stored.id);
-                assert_eq!(*stored.traits, Value::Object(traits), "{sent:?}");
+                assert_eq!(parse_object(&stored.traits), traits, "{sent:?}");
             }
         }
     }
@@ -405,7 +409,10 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
         let remembered = runtime
             .block_on(rig.targeting.person(project, &identity))
             .unwrap();
-        assert_eq!(*remembered.unwrap().traits, row.traits);
+        assert_eq!(
+            Value::Object(remembered.unwrap().traits_object()),
+            row.traits
+        );
     }
     let events: Vec<EventRow> = sql_query(
         "SELECT e.id, coalesce(p.merged_into, p.id) AS person FROM events e \
@@ -496,7 +503,9 @@ fn concurrent_changes_leave_no_stale_state() {
                     };
                     let now = crate::support::now();
                     let items = vec![Item::Event(Box::new(event(&sent, now)))];
-                    runtime.block_on(rig.ingest.submit(project, items)).unwrap();
+                    runtime
+                        .block_on(rig.ingest.submit(project, items, 1))
+                        .unwrap();
                     let who = user(number);
                     runtime
                         .block_on(rig.targeting.person(project, &who))
@@ -522,7 +531,11 @@ fn concurrent_changes_leave_no_stale_state() {
             .block_on(rig.targeting.person(project, &identity))
             .unwrap();
         let remembered = remembered.unwrap();
-        assert_eq!(*remembered.traits, row.traits, "{identity:?}");
+        assert_eq!(
+            Value::Object(remembered.traits_object()),
+            row.traits,
+            "{identity:?}"
+        );
         assert_eq!(remembered.id.0, row.person_id, "{identity:?}");
     }
     #[derive(QueryableByName)]

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use beckon::matcher::{Campaign, CampaignRow, Snapshot};
-use beckon::rules::{Condition, EventFacts, Facts, Limits, RuleList, UserFacts};
+use beckon::rules::{
+    Condition, EventFacts, Facts, FactsArena, Limits, Object, RuleList, UserFacts,
+};
 use beckon::segments::{Segment, Segments};
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
@@ -152,8 +154,7 @@ impl Twin<'_> {
         let found = by_id.or_else(|| all.iter().find(|(_, body)| body["name"] == reference));
         found.is_some_and(|(_, body)| {
             let list = RuleList::parse(body.get("rules")).unwrap();
-            list.matches(&object(self.user.traits), None)
-                && self.condition(&body["targeting"], None)
+            list.matches(self.user.traits, None) && self.condition(&body["targeting"], None)
         })
     }
 
@@ -175,14 +176,14 @@ impl Twin<'_> {
             // Of the rules above, those about an event say so in these words.
             None => !list.mentions_event() && !targeting_text.contains("\"event"),
         };
-        let properties = self.event.as_ref().map(|event| object(event.properties));
+        let properties = self.event.as_ref().map(|event| event.properties);
         body["status"] == "active"
             && time("start").is_none_or(|start| start <= now())
             && time("end").is_none_or(|end| now() < end)
             && trigger_passes
             && names("include").iter().all(|name| self.is_in(name))
             && !names("exclude").iter().any(|name| self.is_in(name))
-            && list.matches(&object(self.user.traits), properties.as_ref())
+            && list.matches(self.user.traits, properties)
             && self.condition(&body["targeting"], self.event)
     }
 }
@@ -234,23 +235,23 @@ proptest! {
         event in prop::option::of((prop::sample::select(vec!["a", "b", "c"]),
             one_of(vec![json!({}), json!({"sku": "A"}), json!({"sku": "B"})]))),
     ) {
+        let arena = FactsArena::new();
         let user = UserFacts {
             id: "u",
-            traits: &traits,
+            traits: arena.from_value(&traits),
             created_at: now() - TimeDelta::days(9),
             last_seen_at: now() - TimeDelta::days(2),
         };
-        let context = json!({});
         let event = event.as_ref().map(|(name, properties)| EventFacts {
             name,
-            properties,
-            context: &context,
+            properties: arena.from_value(properties),
+            context: Object::EMPTY,
             timestamp: now(),
         });
         let snapshot = snapshot(&bodies);
         let decision = match event {
-            Some(event) => snapshot.on_event(user, event, now()),
-            None => snapshot.on_fetch(user, now()),
+            Some(event) => snapshot.on_event(user, event, now(), &arena),
+            None => snapshot.on_fetch(user, now(), &arena),
         };
         let shown: Vec<String> =
             decision.matched.iter().map(|campaign| campaign.id.clone()).collect();

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::support::sql::{self, default_project};
-use crate::support::{Client, TestApp, now};
+use crate::support::{Client, TestApp, assert_ledger, now};
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
 
@@ -83,6 +83,8 @@ fn one_poison_event_among_a_thousand_costs_itself_and_is_stored_after_the_fix() 
         (999, 1)
     );
 
+    assert_ledger(&app);
+
     restart_with(&mut app, "BECKON_LIMIT_EVENT_BYTES", "1MiB");
     let stored = replay(&app, id);
     assert_eq!(stored["outcome"], "stored", "{stored}");
@@ -117,6 +119,16 @@ fn one_poison_event_among_a_thousand_costs_itself_and_is_stored_after_the_fix() 
         stored["event_id"]
     );
     assert!(rejected(&app.admin(), "?replayed=false").is_empty());
+    assert_ledger(&app);
+    // The first call stays rejected; the replays are calls of their own: one stored, and of the
+    // two duplicates the one that had to ask.
+    let sums = app.admin().get("/v1/admin/ledger").expect(200);
+    let total = |name: &str| -> i64 {
+        let days = sums["days"].as_array().unwrap().iter();
+        days.map(|day| day[name].as_i64().unwrap()).sum()
+    };
+    let sums = ["received", "stored", "duplicate", "rejected"].map(total);
+    assert_eq!(sums, [1_002, 1_000, 1, 1]);
 }
 
 #[test]
@@ -186,6 +198,7 @@ fn what_ingest_refuses_again_is_kept_once_more_and_not_replayed_twice() {
          WHERE action = 'replay'",
     );
     let id = fixed["results"][0]["id"].to_string();
+    assert_ledger(&app);
     let row = json!({"action": "replay", "object_kind": "rejected_event", "object_id": id, "asked": true});
     assert_eq!(audited, [row]);
 }

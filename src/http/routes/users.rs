@@ -151,7 +151,7 @@ pub(super) async fn get_user(
         traits: decided.traits_object().clone(),
         identities: names.into_iter().map(IdentityAnswer::from).collect(),
         created_at: decided.created_at,
-        last_seen_at: decided.last_seen_at,
+        last_seen_at: decided.last_seen.at(),
     }))
 }
 

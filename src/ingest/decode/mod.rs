@@ -240,6 +240,9 @@ pub struct Defaults<'a> {
 pub struct Decoded {
     /// The events in the request's order; exactly one unless `is_batch`.
     pub items: Vec<Item>,
+    /// How many events the body holds, counted before they are read; calls that are dropped on
+    /// purpose are not among them.
+    pub received: usize,
     /// `writeKey`, `api_key` or `token` of the body: the key of last resort.
     pub body_key: Option<String>,
     /// True for the routes that answer with a list.
@@ -264,6 +267,7 @@ pub fn decode(
     if route == Route::Metrics {
         return Ok(Decoded {
             items: vec![Item::Ignored],
+            received: 0,
             body_key: body_key(body),
             is_batch: false,
             dialect: Dialect::Segment,
@@ -295,6 +299,7 @@ pub fn decode(
     let dialect = single_dialect(kind, &members);
     Ok(Decoded {
         items: vec![request.item(Some(kind), dialect, text, &members)],
+        received: 1,
         body_key: members.key(),
         is_batch: false,
         dialect,
@@ -349,6 +354,7 @@ impl<'a> Request<'a> {
         let items = list.items.iter().map(|raw| self.batched(raw.get()));
         Ok(Decoded {
             items: items.collect(),
+            received: list.items.len(),
             body_key: envelope.key(),
             is_batch: true,
             dialect: Dialect::Segment,
@@ -360,6 +366,7 @@ impl<'a> Request<'a> {
         let items = list.items.iter().map(|raw| self.lead(raw));
         Ok(Decoded {
             items: items.collect(),
+            received: list.items.len(),
             body_key: envelope.key(),
             is_batch: true,
             dialect: Dialect::Seed,

@@ -117,22 +117,26 @@ proptest! {
     #[test]
     fn facts_look_like_the_documented_json(
         traits in prop::collection::btree_map("[a-z]{1,2}", data(), 0..30),
-        properties in data(),
+        properties in prop_oneof![
+            Just(Value::Null),
+            prop::collection::btree_map("[a-d]", data(), 0..4).prop_map(|map| json!(map)),
+        ],
         rule in rule(),
         with_event in any::<bool>(),
     ) {
         let (traits, context) = (json!(traits), json!({"locale": "de"}));
+        let arena = FactsArena::new();
         let facts = Facts {
             user: UserFacts {
                 id: "u1",
-                traits: &traits,
+                traits: arena.from_value(&traits),
                 created_at: time("2026-01-01T00:00:00Z"),
                 last_seen_at: time("2026-03-10T11:00:00.1239Z"),
             },
             event: with_event.then(|| EventFacts {
                 name: "e",
-                properties: &properties,
-                context: &context,
+                properties: arena.from_value(&properties),
+                context: arena.from_value(&context),
                 timestamp: time("2026-03-10T11:59:00Z"),
             }),
             now: time(NOW),
@@ -159,7 +163,6 @@ proptest! {
         // Once more with what a rule does to a user's traits, on facts prepared once.
         let rule = json!({"some": [[{"var": "user.traits"}], rule]});
         if let Ok(condition) = Condition::parse(&rule, &Limits::default()) {
-            let arena = FactsArena::new();
             let prepared = Prepared::new(facts, &arena);
             let first = condition.matches_prepared(&prepared);
             prop_assert_eq!(&first, &condition.matches_prepared(&prepared));

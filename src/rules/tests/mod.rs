@@ -4,6 +4,7 @@
 
 mod agreement;
 mod bounds;
+mod data;
 mod operators;
 mod reads;
 
@@ -11,8 +12,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    Condition, EvalError, EvalErrorKind, EventFacts, Facts, Limits, RuleError, RuleErrorCode,
-    UserFacts,
+    Condition, EvalError, EvalErrorKind, EventFacts, Facts, FactsArena, Limits, Object, RuleError,
+    RuleErrorCode, UserFacts,
 };
 
 const NOW: &str = "2026-03-10T12:00:00Z";
@@ -39,10 +40,11 @@ fn refused(rule: &Value) -> (RuleErrorCode, String) {
 
 /// Evaluates on a user with these traits, a member of `vip` only, at [`NOW`].
 fn on_traits(rule: &Value, traits: &Value) -> Result<bool, EvalError> {
+    let arena = FactsArena::new();
     parse(rule).matches(&Facts {
         user: UserFacts {
             id: "u1",
-            traits,
+            traits: arena.from_value(traits),
             created_at: time("2026-01-01T00:00:00Z"),
             last_seen_at: time("2026-03-10T11:00:00Z"),
         },
@@ -54,17 +56,18 @@ fn on_traits(rule: &Value, traits: &Value) -> Result<bool, EvalError> {
 
 /// Evaluates on an event with these properties.
 fn on_event(rule: &Value, properties: &Value) -> Result<bool, EvalError> {
+    let arena = FactsArena::new();
     parse(rule).matches(&Facts {
         user: UserFacts {
             id: "u1",
-            traits: &json!({}),
+            traits: Object::EMPTY,
             created_at: time("2026-01-01T00:00:00Z"),
             last_seen_at: time("2026-03-10T11:00:00Z"),
         },
         event: Some(EventFacts {
             name: "order_placed",
-            properties,
-            context: &json!({"locale": "de"}),
+            properties: arena.from_value(properties),
+            context: arena.parse(r#"{"locale": "de"}"#),
             timestamp: time("2026-03-10T11:59:00Z"),
         }),
         now: time(NOW),

@@ -131,7 +131,7 @@ fn the_segment_lookup_may_evaluate_conditions_on_the_same_facts() {
         let facts = |segments| Facts {
             user: UserFacts {
                 id: "u1",
-                traits: &traits,
+                traits: arena.from_value(&traits),
                 created_at: time(NOW),
                 last_seen_at: time(NOW),
             },

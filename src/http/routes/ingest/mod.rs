@@ -348,7 +348,7 @@ async fn receive(
     };
     let decoded = read_events(route, request, plain, state).await?;
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
-    let mut outcomes = submit(state, access.project, decoded.items).await?;
+    let mut outcomes = submit(state, access.project, decoded.items, decoded.received).await?;
     let text = if is_batch {
         let with_matches = Params::parse(request.query_string()).get("matched") == Some("true");
         answer::batch(&outcomes, with_matches)
@@ -415,11 +415,12 @@ async fn submit(
     state: &AppState,
     project: crate::model::ProjectId,
     items: Vec<Item>,
+    received: usize,
 ) -> Result<Vec<Outcome>, Error> {
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
-    let stored = state.ingest.submit(project, items);
+    let stored = state.ingest.submit(project, items, received);
     match tokio::time::timeout(state.settings.request_deadline, stored).await {
         Ok(outcomes) => outcomes,
         Err(_) => Err(Error::Overloaded {

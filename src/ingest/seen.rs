@@ -1,0 +1,88 @@
+//! When people were last seen: noted at once, written now and then.
+//!
+//! A person's row is wide, and writing it for every event would cost more than the event. The time
+//! moves in memory when it is a grain behind, and the row follows with others, in a transaction of
+//! its own. What a crash loses of it is at most [`FLUSH_AFTER`] old, and the events say the same.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::{PgConnection, QueryResult, RunQueryDsl};
+
+use super::statements::TouchPeople;
+use crate::targeting::PersonState;
+
+/// How far the stored time of a person's last event may lag behind, so that known people are not
+/// written for every event.
+pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
+
+/// How long what was noted waits for more.
+pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+/// The most people that are written at once.
+const FLUSH_ROWS: usize = 500;
+
+/// The most people that wait while the database cannot be reached; more are not noted.
+const WAITING_MAX: usize = 50_000;
+
+/// The people whose rows have to follow, by number.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    waiting: BTreeMap<i64, DateTime<Utc>>,
+    since: Option<Instant>,
+}
+
+impl Seen {
+    /// Notes that a person was seen, if the time known is a grain old.
+    pub(super) fn note(&mut self, person: &PersonState, at: DateTime<Utc>) {
+        if at - person.last_seen.at() < LAST_SEEN_GRAIN || self.waiting.len() >= WAITING_MAX {
+            return;
+        }
+        person.last_seen.advance(at);
+        self.waiting.insert(person.id.0, at);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// When the next flush is due, if anything waits.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + FLUSH_AFTER)
+    }
+
+    /// Whether they have waited long enough to be written.
+    pub(super) fn is_due(&self) -> bool {
+        self.due_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Waits for another while, as when the database cannot be reached.
+    pub(super) fn put_off(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// Writes those who wait, some at a time. On an error the rest goes on waiting.
+    pub(super) fn flush(&mut self, connection: &mut PgConnection) -> QueryResult<()> {
+        while !self.waiting.is_empty() {
+            let (ids, seen_at): (Vec<i64>, Vec<DateTime<Utc>>) =
+                self.waiting.iter().take(FLUSH_ROWS).unzip();
+            let written = TouchPeople {
+                ids: &ids,
+                seen_at: &seen_at,
+            }
+            .execute(connection);
+            if let Err(error) = written {
+                self.put_off();
+                return Err(error);
+            }
+            for id in &ids {
+                self.waiting.remove(id);
+            }
+        }
+        self.since = None;
+        Ok(())
+    }
+}
