@@ -7,13 +7,14 @@ use diesel::sql_types::{BigInt, Bool, Json, Nullable, Text, Timestamptz, Uuid as
 use diesel::{
     OptionalExtension, PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query,
 };
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::model::{EventId, ProjectId};
 
 /// A rejected event, but for its payload.
-#[derive(Debug, Clone, QueryableByName)]
+#[derive(Debug, Clone, QueryableByName, Serialize)]
 pub struct ListedRejection {
     /// Its number.
     #[diesel(sql_type = BigInt)]
@@ -41,6 +42,7 @@ pub struct ListedRejection {
     pub payload_bytes: i64,
     /// Whether its end was cut off.
     #[diesel(sql_type = Bool)]
+    #[serde(rename = "cut")]
     pub is_cut: bool,
     /// The rejected event that this was a replay of.
     #[diesel(sql_type = Nullable<BigInt>)]

@@ -308,3 +308,98 @@ fn a_replay_by_filter_goes_on_where_the_last_one_ended() {
                  AND received_at > now() - interval '1 hour'";
     assert_eq!(sql::number(&mut app.sql(), times), 20);
 }
+
+/// Runs `beckon rejected` and gives its exit code and what it printed.
+fn command(app: &TestApp, variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+    let mut launch = app.launch();
+    for (name, value) in variables {
+        launch = launch.set(name, value);
+    }
+    let output = launch
+        .command(&[&["rejected"], arguments].concat())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(said).unwrap(),
+    )
+}
+
+#[test]
+fn the_command_lists_shows_and_replays_beside_a_running_server() {
+    let app = TestApp::start_with(&[("BECKON_LIMIT_TRAITS_BYTES", "1KiB")]);
+    let campaign = json!({"name": "for pros", "status": "active", "trigger": "open",
+                          "targeting": {"==": [{"var": "user.traits.plan"}, "pro"]}});
+    app.admin()
+        .post("/v1/admin/campaigns", &campaign)
+        .expect(201);
+    let open = json!({"user_id": "u", "event": "open"});
+    let matched = || {
+        let answer = app.client().post("/v1/track", &open).expect(200);
+        answer["matched"].as_array().unwrap().len()
+    };
+    assert_eq!(matched(), 0, "the server remembers them now");
+    let traits = json!({"plan": "pro", "bio": "\u{1b}[2J".repeat(500)});
+    let identify = json!({"type": "identify", "userId": "u", "messageId": "m", "traits": traits});
+    let bad = json!({"type": "track", "userId": "u", "messageId": "\u{1b}[31m", "event": ""});
+    let batch = json!({"batch": [identify, bad]});
+    app.client().post("/v1/batch", &batch).expect(200);
+
+    let (exit, said) = command(&app, &[], &["list"]);
+    assert_eq!(exit, 0, "{said}");
+    assert!(
+        said.contains("traits_too_large") && said.contains("invalid_field"),
+        "{said}"
+    );
+    assert!(!said.contains('\u{1b}'), "{said:?}");
+    let (_, said) = command(&app, &[], &["list", "--code", "traits_too_large", "--json"]);
+    let listed: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let id = listed[0]["id"].to_string();
+    let (exit, said) = command(&app, &[], &["show", &id, "--json"]);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((exit, &shown["payload"]["traits"]), (0, &traits));
+    let (_, said) = command(&app, &[], &["show", &id]);
+    assert!(
+        said.contains("messageId") && !said.contains('\u{1b}'),
+        "{said:?}"
+    );
+    let (exit, said) = command(&app, &[], &["show", "999999"]);
+    assert_eq!(exit, 1, "{said}");
+
+    for wrong in [
+        &["replay"][..],
+        &["replay", "1", "--all"],
+        &["list", "--code", "x"],
+    ] {
+        let (exit, said) = command(&app, &[], wrong);
+        assert_eq!(exit, 2, "{wrong:?}: {said}");
+    }
+    let (exit, said) = command(&app, &[], &["replay", &id, "--json"]);
+    let refused: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (exit, &refused["results"][0]["code"]),
+        (1, &json!("traits_too_large"))
+    );
+    assert_eq!(matched(), 0);
+
+    let fix = [("BECKON_LIMIT_TRAITS_BYTES", "256KiB")];
+    let (exit, said) = command(&app, &fix, &["replay", "--all"]);
+    assert_eq!(exit, 1, "one of two is still bad: {said}");
+    assert!(
+        said.contains("1 stored, 0 stored before, 1 still refused"),
+        "{said}"
+    );
+    assert_eq!(
+        matched(),
+        1,
+        "the server does not decide on what it remembered"
+    );
+    let (exit, said) = command(&app, &fix, &["replay", &id]);
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("0 stored, 1 stored before"), "{said}");
+    let actor = "SELECT count(*) FROM audit_log WHERE action = 'replay' AND actor = 'cli'";
+    assert_eq!(sql::number(&mut app.sql(), actor), 1);
+    assert_ledger(&app);
+}

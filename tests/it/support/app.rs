@@ -418,6 +418,11 @@ impl TestApp {
         self.server.wait_until_ready();
     }
 
+    /// How its servers are started, for commands on the same database.
+    pub fn launch(&self) -> Launch {
+        self.launch.clone()
+    }
+
     /// A connection of the test's own to the database.
     pub fn sql(&self) -> PgConnection {
         PgConnection::establish(&self.database.url).unwrap()
