@@ -69,6 +69,11 @@ pub struct Config {
     pub cors_origins: CorsOrigins,
     pub docs: bool,
     pub allow_unsafe_database: bool,
+    pub connections_max: usize,
+    pub head_timeout: Duration,
+    pub body_pause: Duration,
+    pub body_timeout: Duration,
+    pub keep_alive: Duration,
     pub pool_size: u32,
     pub database_deadline: Duration,
     pub ingest_shards: usize,
@@ -86,6 +91,7 @@ pub struct Config {
     pub user_cache_bytes: u64,
     pub key_requests_per_second: u32,
     pub address_requests_per_second: u32,
+    pub project_events_per_second: u32,
     pub key_misses_per_minute: u32,
     pub retention_schedule: String,
     pub rejected_retention_days: u32,
@@ -354,7 +360,11 @@ impl Checker<'_> {
     }
 
     fn millis(&mut self, name: &'static str, least: u64) -> Duration {
-        Duration::from_millis(self.number(name, least, 60_000))
+        self.millis_up_to(name, least, 60_000)
+    }
+
+    fn millis_up_to(&mut self, name: &'static str, least: u64, most: u64) -> Duration {
+        Duration::from_millis(self.number(name, least, most))
     }
 
     fn config(&mut self, mode: Mode) -> Config {
@@ -378,6 +388,11 @@ impl Checker<'_> {
             },
             docs: self.take("docs", parse::switch),
             allow_unsafe_database: self.take("allow_unsafe_database", parse::switch),
+            connections_max: self.number("connections_max", 2, 1_000_000),
+            head_timeout: self.millis("head_timeout_ms", 100),
+            body_pause: self.millis("body_pause_ms", 100),
+            body_timeout: self.millis_up_to("body_timeout_ms", 100, 600_000),
+            keep_alive: self.millis_up_to("keep_alive_ms", 1_000, 600_000),
             pool_size: self.number("pool_size", 1, 200),
             database_deadline: self.millis("database_deadline_ms", 100),
             ingest_shards: self.number("ingest_shards", 1, 64),
@@ -395,6 +410,7 @@ impl Checker<'_> {
             user_cache_bytes: self.bytes("user_cache_bytes", MIB, 64 * GIB),
             key_requests_per_second: self.number("key_requests_per_second", 0, 1_000_000),
             address_requests_per_second: self.number("address_requests_per_second", 0, 1_000_000),
+            project_events_per_second: self.number("project_events_per_second", 0, 10_000_000),
             key_misses_per_minute: self.number("key_misses_per_minute", 0, 1_000_000),
             retention_schedule: self.take("retention_schedule", parse::cron),
             rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),

@@ -170,6 +170,39 @@ pub const VARIABLES: &[Variable] = &[
          damage what it has acknowledged.",
     ),
     Variable::server(
+        "connections_max",
+        "20000",
+        "COUNT",
+        "Connections of clients held at once, over all worker threads; others wait until one is \
+         free. Each takes two open files. 2 to 1000000.",
+    ),
+    Variable::server(
+        "head_timeout_ms",
+        "10000",
+        "MS",
+        "How long a connection may take to send the head of its first request, in milliseconds. \
+         Who is slower is disconnected without an answer, here as below. 100 to 60000.",
+    ),
+    Variable::server(
+        "body_pause_ms",
+        "10000",
+        "MS",
+        "The longest pause within a body, in milliseconds. 100 to 60000.",
+    ),
+    Variable::server(
+        "body_timeout_ms",
+        "60000",
+        "MS",
+        "The longest time for a whole body, in milliseconds. 100 to 600000.",
+    ),
+    Variable::server(
+        "keep_alive_ms",
+        "75000",
+        "MS",
+        "How long an idle connection is kept, in milliseconds; more than what a proxy in front \
+         keeps. The next head may take head_timeout_ms longer. 1000 to 600000.",
+    ),
+    Variable::server(
         "pool_size",
         "8",
         "COUNT",
@@ -193,8 +226,9 @@ pub const VARIABLES: &[Variable] = &[
         "ingest_queue_events",
         "20000",
         "COUNT",
-        "Events that may wait for one shard; beyond it calls are answered with 503. 100 to \
-         10000000.",
+        "Events that may wait for one shard, those being written included; beyond it calls are \
+         answered with 503. One project may hold twice what is free, so never more than two \
+         thirds; one that wants more while others have work is answered with 429. 100 to 10000000.",
     ),
     Variable::server(
         "ingest_queue_bytes",
@@ -275,6 +309,14 @@ pub const VARIABLES: &[Variable] = &[
         "COUNT",
         "Calls a second of one address, with bursts of twice as many; 0 switches it off. A proxy \
          or a company's gateway is one address. Up to 1000000.",
+    ),
+    Variable::server(
+        "project_events_per_second",
+        "0",
+        "COUNT",
+        "Events a second of one project on one node, with bursts of twice as many; beyond it calls \
+         are answered with 429. A batch larger than the burst counts as a burst. 0 switches it \
+         off. Up to 10000000.",
     ),
     Variable::server(
         "key_misses_per_minute",

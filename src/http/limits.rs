@@ -1,4 +1,4 @@
-//! Who asks too much: token buckets by key and by address.
+//! Who asks too much: token buckets by key and by address, and of events by project.
 //!
 //! Every answer carries the draft-06 headers `RateLimit-Limit`, `RateLimit-Remaining`,
 //! `RateLimit-Reset` and `RateLimit-Policy` that the seed's server sent. The stores are bounded:
@@ -19,7 +19,7 @@ use governor::{Quota, RateLimiter};
 
 use super::settings::{HttpSettings, Rate};
 use crate::error::Error;
-use crate::model::KeyId;
+use crate::model::{KeyId, ProjectId};
 
 /// How many checks pass between looks at a store's size.
 const CHECKS_BETWEEN_SWEEPS: u64 = 1_024;
@@ -47,11 +47,23 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
     }
 
     fn check(&self, key: &K) -> Result<Standing, Error> {
+        self.check_many(key, NonZeroU32::MIN)
+    }
+
+    /// Takes so many tokens at once, or all of a full bucket if there are fewer.
+    fn check_many(&self, key: &K, count: NonZeroU32) -> Result<Standing, Error> {
         let checks = self.checks.fetch_add(1, Ordering::Relaxed);
         if checks.is_multiple_of(CHECKS_BETWEEN_SWEEPS) && self.limiter.len() > self.entries_max {
             self.limiter.retain_recent();
         }
-        match self.limiter.check_key(key) {
+        let burst = NonZeroU32::new(self.rate.burst).unwrap_or(NonZeroU32::MIN);
+        let whole_bucket = |_| self.limiter.check_key_n(key, burst);
+        let taken = self
+            .limiter
+            .check_key_n(key, count)
+            .or_else(whole_bucket)
+            .map_err(|never| Error::Internal(never.to_string()))?;
+        match taken {
             Ok(snapshot) => Ok(Standing {
                 rate: self.rate,
                 remaining: snapshot.remaining_burst_capacity(),
@@ -69,10 +81,11 @@ fn per_second(rate: Rate) -> Option<Quota> {
     Some(Quota::per_second(per_second).allow_burst(burst))
 }
 
-/// The limits of keys and addresses.
+/// The limits of keys, addresses and projects.
 #[derive(Debug)]
 pub struct RateLimits {
     keys: Option<Buckets<i64>>,
+    projects: Option<Buckets<i64>>,
     addresses: Option<Buckets<IpAddr>>,
 }
 
@@ -83,6 +96,8 @@ impl RateLimits {
         Self {
             keys: per_second(settings.key_rate)
                 .map(|quota| Buckets::new(quota, settings.key_rate, entries)),
+            projects: per_second(settings.project_rate)
+                .map(|quota| Buckets::new(quota, settings.project_rate, entries)),
             addresses: per_second(settings.address_rate)
                 .map(|quota| Buckets::new(quota, settings.address_rate, entries)),
         }
@@ -94,6 +109,17 @@ impl RateLimits {
             .as_ref()
             .map(|buckets| buckets.check(&key.0))
             .transpose()
+    }
+
+    /// Takes tokens of a project's bucket, one for each event.
+    pub(super) fn check_events(&self, project: ProjectId, events: usize) -> Result<(), Error> {
+        let Some(buckets) = &self.projects else {
+            return Ok(());
+        };
+        let Some(count) = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX)) else {
+            return Ok(());
+        };
+        buckets.check_many(&project.0, count).map(|_| ())
     }
 
     /// Takes a token of an address's bucket; `None` when addresses are not limited.
@@ -201,7 +227,11 @@ pub(super) const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test may fail by panicking"
+    )]
     use super::*;
 
     fn settings(per_second: u32, burst: u32) -> HttpSettings {
@@ -230,6 +260,27 @@ mod tests {
     fn zero_switches_the_limit_off() {
         let limits = RateLimits::new(&settings(0, 0));
         assert!(limits.check_key(KeyId(1)).unwrap().is_none());
+    }
+
+    #[test]
+    fn events_of_a_project_are_counted_and_a_large_batch_is_a_burst() {
+        let limits = RateLimits::new(&HttpSettings {
+            project_rate: Rate {
+                per_second: 1,
+                burst: 10,
+            },
+            ..HttpSettings::default()
+        });
+        let check = |project, events| limits.check_events(ProjectId(project), events);
+        assert!(check(1, 0).is_ok() && check(1, 4).is_ok() && check(1, 6).is_ok());
+        let Err(Error::RateLimited { retry_after }) = check(1, 3) else {
+            panic!("the bucket is empty");
+        };
+        assert!(retry_after > Duration::from_secs(2), "{retry_after:?}");
+        assert!(check(2, 1_000).is_ok(), "it could never be sent otherwise");
+        assert!(check(2, 1).is_err(), "but it counts");
+        let unlimited = RateLimits::new(&HttpSettings::default());
+        assert!(unlimited.check_events(ProjectId(1), usize::MAX).is_ok());
     }
 
     #[test]

@@ -57,7 +57,10 @@ pub fn serve(state: AppState, listener: TcpListener) -> io::Result<Serving> {
     let known = web::Data::new(routes::Known::new(&openapi::document()));
     let state = web::Data::new(state);
     let docs = settings.docs;
-    let mut server = HttpServer::new(move || {
+    let workers = settings
+        .workers
+        .map_or_else(cores, |workers| workers.max(1));
+    let server = HttpServer::new(move || {
         let known = known.clone();
         App::new()
             .app_data(state.clone())
@@ -77,16 +80,18 @@ pub fn serve(state: AppState, listener: TcpListener) -> io::Result<Serving> {
     // An answer given before the body was read can still be read by a client that is sending.
     .client_disconnect_timeout(std::time::Duration::from_secs(2))
     .keep_alive(settings.keep_alive)
-    .max_connections(settings.connections_max)
+    .workers(workers)
+    .max_connections(settings.connections_max.div_ceil(workers))
     .shutdown_timeout(settings.shutdown_timeout.as_secs())
     .disable_signals();
-    if let Some(workers) = settings.workers {
-        server = server.workers(workers.max(1));
-    }
     let server = server.listen(listener)?.run();
     Ok(Serving {
         address,
         handle: server.handle(),
         server,
     })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -216,7 +217,8 @@ impl Problem {
         }
     }
 
-    /// SDKs read an integer and believe at most 300.
+    /// SDKs read an integer and believe at most 300. Those who are refused together are not asked
+    /// to come back together.
     fn retry_after_seconds(&self) -> Option<u64> {
         let Kind::Domain(error) = &self.kind else {
             return None;
@@ -224,9 +226,10 @@ impl Problem {
         match error {
             Error::RateLimited { retry_after } | Error::Overloaded { retry_after } => {
                 let rounded_up = retry_after.as_millis().div_ceil(1_000);
-                Some(u64::try_from(rounded_up).unwrap_or(u64::MAX).clamp(1, 300))
+                let least = u64::try_from(rounded_up).unwrap_or(u64::MAX).max(1);
+                Some(least.saturating_add(spread()).min(300))
             }
-            Error::DatabaseUnavailable | Error::ShuttingDown => Some(1),
+            Error::DatabaseUnavailable | Error::ShuttingDown => Some(1 + spread()),
             Error::MalformedJson
             | Error::MalformedEncoding(_)
             | Error::Validation { .. }
@@ -279,6 +282,12 @@ impl ResponseError for Problem {
     }
 }
 
+/// 0, 1 and 2 in turns: how many seconds longer than the next one a client is asked to stay away.
+fn spread() -> u64 {
+    static REFUSED: AtomicU64 = AtomicU64::new(0);
+    REFUSED.fetch_add(1, Ordering::Relaxed) % 3
+}
+
 /// The status of each error.
 pub fn status_of(error: &Error) -> StatusCode {
     match error {
@@ -325,6 +334,7 @@ impl MessageBody for BrokenBody {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::collections::BTreeSet;
     use std::io::{Read as _, Write as _};
     use std::time::Duration;
 
@@ -390,12 +400,15 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_a_small_integer() {
-        let after =
-            |retry_after| Problem::from(Error::RateLimited { retry_after }).retry_after_seconds();
-        assert_eq!(after(Duration::ZERO), Some(1));
-        assert_eq!(after(Duration::from_millis(1_001)), Some(2));
-        assert_eq!(after(Duration::from_secs(10_000)), Some(300));
+    fn retry_after_is_a_small_integer_and_not_the_same_for_everybody() {
+        let after = |retry_after| {
+            let seconds = || Problem::from(Error::Overloaded { retry_after }).retry_after_seconds();
+            let answers: BTreeSet<u64> = (0..20).filter_map(|_| seconds()).collect();
+            (answers.first().copied(), answers.last().copied())
+        };
+        assert_eq!(after(Duration::ZERO), (Some(1), Some(3)));
+        assert_eq!(after(Duration::from_millis(1_001)), (Some(2), Some(4)));
+        assert_eq!(after(Duration::from_secs(10_000)), (Some(300), Some(300)));
     }
 
     #[test]

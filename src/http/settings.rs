@@ -16,9 +16,9 @@ pub enum CorsOrigins {
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Requests a second in the long run; 0 switches the limit off.
+    /// Requests (of a project: events) a second in the long run; 0 switches the limit off.
     pub per_second: u32,
-    /// Requests that may come at once; at least one.
+    /// How many may come at once; at least one.
     pub burst: u32,
 }
 
@@ -35,6 +35,8 @@ pub struct HttpSettings {
     /// What one address may ask. Default: 10,000 a second, 20,000 at once, since a proxy or a
     /// company's gateway is one address.
     pub address_rate: Rate,
+    /// How many events one project may send. Default: as many as it likes.
+    pub project_rate: Rate,
     /// How many different unknown keys one address may try in a minute; 0 switches the limit off.
     /// Default: 100.
     pub key_misses_per_minute: u32,
@@ -64,7 +66,7 @@ pub struct HttpSettings {
     pub docs: bool,
     /// Worker threads; `None` is one a core.
     pub workers: Option<usize>,
-    /// Connections a worker holds at once. Default: 10,000.
+    /// Connections all workers together hold at once. Default: 20,000.
     pub connections_max: usize,
     /// How long a graceful stop waits for requests in flight. Default: 8 s.
     pub shutdown_timeout: Duration,
@@ -83,6 +85,10 @@ impl Default for HttpSettings {
                 per_second: 10_000,
                 burst: 20_000,
             },
+            project_rate: Rate {
+                per_second: 0,
+                burst: 1,
+            },
             key_misses_per_minute: 100,
             rate_entries_max: 100_000,
             trusted_proxy_hops: 0,
@@ -96,7 +102,7 @@ impl Default for HttpSettings {
             decode: DecodeLimits::default(),
             docs: true,
             workers: None,
-            connections_max: 10_000,
+            connections_max: 20_000,
             shutdown_timeout: Duration::from_secs(8),
         }
     }

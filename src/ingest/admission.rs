@@ -1,80 +1,199 @@
-//! Bounds what waits for a shard, in rows and bytes.
+//! Who may join the queue of a shard: bounds in rows, bytes and time, shared between projects.
+//!
+//! A project may hold up to twice what is left free. Alone it can take two thirds of the queue, two
+//! that want all they can get two fifths each, and so on: nobody counts who is active, and there is
+//! always room for one more. Who waits is not the only thing that counts: what a transaction writes
+//! just now holds its place until it is committed.
+//!
+//! Waiting is of no use for a call that would be too late, so a project whose oldest call has
+//! waited for half its time is refused until that one's turn has come.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::decode::Item;
 use crate::error::Error;
 
-/// How long an overloaded caller is asked to stay away.
+/// How long a caller that is refused is asked to stay away.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The counters of one queue.
-#[derive(Debug)]
-pub(super) struct Admission {
-    rows: AtomicUsize,
-    bytes: AtomicUsize,
-    rows_max: usize,
-    bytes_max: usize,
+/// How many times what is free a project may hold.
+const SHARE: usize = 2;
+
+/// Rows and bytes of events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
 }
 
-/// A place in the queue; dropping it gives it back.
-#[derive(Debug)]
-pub(super) struct Permit {
-    admission: Arc<Admission>,
-    rows: usize,
-    bytes: usize,
-}
-
-impl Admission {
-    pub(super) fn new(rows_max: usize, bytes_max: usize) -> Self {
-        Self {
-            rows: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            rows_max,
-            bytes_max,
-        }
+impl Load {
+    pub(super) fn add(&mut self, other: Self) {
+        self.rows = self.rows.saturating_add(other.rows);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
-    /// Takes a place for these items, or says at once that there is none. An empty queue takes
-    /// anything, so that no request is too large for ever.
-    pub(super) fn admit(self: &Arc<Self>, items: &[(usize, Item)]) -> Result<Permit, Error> {
-        let rows = items.len();
-        let bytes = items.iter().map(|(_, item)| size_of_item(item)).sum();
-        let rows_before = self.rows.fetch_add(rows, Ordering::AcqRel);
-        let bytes_before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let permit = Permit {
-            admission: Arc::clone(self),
-            rows,
-            bytes,
+    pub(super) fn take(&mut self, other: Self) {
+        self.rows = self.rows.saturating_sub(other.rows);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
+/// The bounds of one queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) most: Load,
+    /// How long a caller waits for its commit.
+    pub(super) deadline: Duration,
+}
+
+/// Where things stand when a request comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// What all projects hold.
+    pub(super) all: Load,
+    /// What the request's project holds.
+    pub(super) own: Load,
+    /// When the caller gives up that waits longest among the project's.
+    pub(super) oldest_gives_up_at: Option<Instant>,
+}
+
+impl Bounds {
+    /// Whether a request of this size may join. An empty queue takes anything, so that no request
+    /// is too large for ever.
+    pub(super) fn check(&self, request: Load, at: Standing, now: Instant) -> Result<(), Error> {
+        if let Some(gives_up_at) = at.oldest_gives_up_at {
+            if gives_up_at <= now {
+                // Its turn should have come long ago: the shard is not getting on.
+                return Err(Error::DatabaseUnavailable);
+            }
+            if gives_up_at < now + self.deadline / 2 {
+                return Err(overloaded());
+            }
+        }
+        if at.all.rows == 0 {
+            return Ok(());
+        }
+        let fits = |most: usize, all: usize, own: usize, request: usize| {
+            let free = most.saturating_sub(all);
+            (request <= free, own + request <= free.saturating_mul(SHARE))
         };
-        let is_full = rows_before + rows > self.rows_max || bytes_before + bytes > self.bytes_max;
-        if is_full && rows_before > 0 {
-            return Err(Error::Overloaded {
+        let rows = fits(self.most.rows, at.all.rows, at.own.rows, request.rows);
+        let bytes = fits(self.most.bytes, at.all.bytes, at.own.bytes, request.bytes);
+        let is_alone = at.all == at.own;
+        // A project that holds nothing asks for no more than what is free.
+        let within_share = at.own.rows == 0 || (rows.1 && bytes.1);
+        match (rows.0 && bytes.0, within_share) {
+            (true, true) => Ok(()),
+            (_, false) if !is_alone => Err(Error::RateLimited {
                 retry_after: RETRY_AFTER,
-            });
+            }),
+            _ => Err(overloaded()),
         }
-        Ok(permit)
-    }
-
-    /// How many items hold a place.
-    pub(super) fn rows(&self) -> usize {
-        self.rows.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.admission.rows.fetch_sub(self.rows, Ordering::AcqRel);
-        self.admission.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+fn overloaded() -> Error {
+    Error::Overloaded {
+        retry_after: RETRY_AFTER,
     }
 }
 
-fn size_of_item(item: &Item) -> usize {
-    match item {
-        Item::Event(event) => event.size_bytes,
-        Item::Rejected(rejection) => rejection.payload.len(),
-        Item::Ignored => 0,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        most: Load {
+            rows: 90,
+            bytes: 9_000,
+        },
+        deadline: Duration::from_secs(2),
+    };
+
+    fn rows(rows: usize) -> Load {
+        Load { rows, bytes: rows }
+    }
+
+    fn check(all: usize, own: usize, request: usize) -> Result<(), Error> {
+        let at = Standing {
+            all: rows(all),
+            own: rows(own),
+            oldest_gives_up_at: None,
+        };
+        BOUNDS.check(rows(request), at, Instant::now())
+    }
+
+    #[test]
+    fn a_project_alone_leaves_a_third_for_the_next_one() {
+        let mut held = 0;
+        while check(held, held, 1).is_ok() {
+            held += 1;
+        }
+        assert_eq!(held, 60);
+        assert!(matches!(check(60, 60, 1), Err(Error::Overloaded { .. })));
+        assert!(check(60, 0, 30).is_ok(), "another one finds room");
+        assert!(matches!(check(60, 0, 31), Err(Error::Overloaded { .. })));
+    }
+
+    #[test]
+    fn projects_that_want_everything_get_the_same() {
+        let mut held = [0_usize; 4];
+        let mut refused = 0;
+        while refused < held.len() {
+            refused = 0;
+            for project in 0..held.len() {
+                let all = held.iter().sum();
+                match check(all, held[project], 1) {
+                    Ok(()) => held[project] += 1,
+                    Err(error) => {
+                        // It is their own fault while others have work here, too.
+                        assert!(matches!(error, Error::RateLimited { .. }), "{error:?}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(held.iter().all(|held| (19..=21).contains(held)), "{held:?}");
+        let all: usize = held.iter().sum();
+        assert!(
+            check(all, 0, 90 - all).is_ok(),
+            "there is room for one more"
+        );
+    }
+
+    #[test]
+    fn an_empty_queue_takes_anything_and_bytes_count_like_rows() {
+        assert!(check(0, 0, 1_000_000).is_ok());
+        let at = Standing {
+            all: Load {
+                rows: 1,
+                bytes: 6_000,
+            },
+            own: Load {
+                rows: 1,
+                bytes: 6_000,
+            },
+            oldest_gives_up_at: None,
+        };
+        let request = Load { rows: 1, bytes: 1 };
+        let refused = BOUNDS.check(request, at, Instant::now());
+        assert!(matches!(refused, Err(Error::Overloaded { .. })));
+    }
+
+    #[test]
+    fn nobody_waits_behind_a_call_that_has_waited_for_half_its_time() {
+        let now = Instant::now();
+        let with_left = |left: Duration| {
+            let at = Standing {
+                all: rows(1),
+                own: rows(1),
+                oldest_gives_up_at: Some(now + left),
+            };
+            BOUNDS.check(rows(1), at, now)
+        };
+        assert!(with_left(Duration::from_millis(1_001)).is_ok());
+        let late = with_left(Duration::from_millis(999));
+        assert!(matches!(late, Err(Error::Overloaded { .. })));
+        let stuck = with_left(Duration::ZERO);
+        assert!(matches!(stuck, Err(Error::DatabaseUnavailable)));
     }
 }

@@ -20,7 +20,8 @@
 //! # Promises
 //!
 //! - An answer says *stored* only after a synchronous commit.
-//! - Every queue is bounded in rows and bytes; when one is full the caller hears so at once.
+//! - Every queue is bounded in rows, bytes and time, and no project can fill it for the others; who
+//!   finds no place hears so at once.
 //! - A caller waits no longer than its deadline, whatever the database does. Work whose caller has
 //!   given up before it began is dropped; work that had begun may still commit, and the caller's
 //!   repetition is then a duplicate.
@@ -35,6 +36,7 @@ mod ledger;
 mod load;
 mod people_of_batch;
 mod plain;
+mod queue;
 mod read_back;
 pub mod replay;
 mod route;
@@ -44,7 +46,7 @@ mod statements;
 mod write;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -53,8 +55,9 @@ use tokio::sync::oneshot;
 use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
-use admission::{Admission, Permit};
+use admission::{Bounds, Load};
 use decode::{Item, Rejection};
+use queue::{Entrance, Permit};
 pub use seen::LAST_SEEN_GRAIN;
 
 /// How ingest behaves. Every figure is a setting.
@@ -120,6 +123,7 @@ pub struct Stored {
 }
 
 /// Part of a request on its way to one shard.
+#[derive(Debug)]
 struct Job {
     project: ProjectId,
     /// The items with their places in the request.
@@ -128,7 +132,7 @@ struct Job {
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
     give_up_at: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// The service. Cheap to clone.
@@ -138,14 +142,9 @@ pub struct Ingest(Arc<Inner>);
 struct Inner {
     targeting: Targeting,
     options: IngestOptions,
-    queues: ArcSwapOption<Vec<Queue>>,
+    queues: ArcSwapOption<Vec<Entrance>>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
-}
-
-struct Queue {
-    jobs: Sender<Job>,
-    admission: Arc<Admission>,
 }
 
 fn count_events(items: &[(usize, Item)]) -> i64 {
@@ -169,11 +168,13 @@ impl Ingest {
         let mut queues = Vec::with_capacity(options.shards);
         let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
-            let (jobs, waiting) = std::sync::mpsc::channel();
-            let admission = Arc::new(Admission::new(
-                options.queue_rows_max,
-                options.queue_bytes_max,
-            ));
+            let (entrance, waiting) = queue::queue(Bounds {
+                most: Load {
+                    rows: options.queue_rows_max,
+                    bytes: options.queue_bytes_max,
+                },
+                deadline: options.deadline,
+            });
             let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
             let works = works.clone();
             std::thread::Builder::new()
@@ -182,7 +183,7 @@ impl Ingest {
                     let _until_it_ends = works;
                     shard.run();
                 })?;
-            queues.push(Queue { jobs, admission });
+            queues.push(entrance);
         }
         Ok(Self(Arc::new(Inner {
             targeting,
@@ -214,10 +215,11 @@ impl Ingest {
         let count = items.len();
         let parts = route::split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
+        let now = Instant::now();
         let mut admitted = Vec::with_capacity(parts.len());
         for (shard, items) in parts {
             let queue = queues.get(shard).ok_or(Error::ShuttingDown)?;
-            let permit = queue.admission.admit(&items)?;
+            let permit = queue.admit(project, &items, now)?;
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
@@ -238,9 +240,9 @@ impl Ingest {
                 received,
                 reply,
                 give_up_at,
-                _permit: permit,
+                permit,
             };
-            queue.jobs.send(job).map_err(|_| Error::ShuttingDown)?;
+            queue.push(job)?;
             replies.push(answer);
         }
         drop(queues);
@@ -267,8 +269,7 @@ impl Ingest {
     /// How many events the fullest shard holds, waiting or being written.
     pub fn fullest_queue_rows(&self) -> usize {
         self.0.queues.load().as_ref().map_or(0, |queues| {
-            let rows = queues.iter().map(|queue| queue.admission.rows());
-            rows.max().unwrap_or_default()
+            queues.iter().map(Entrance::rows).max().unwrap_or_default()
         })
     }
 

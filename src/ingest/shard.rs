@@ -1,7 +1,6 @@
 //! One shard: a thread that owns a connection and commits what waits, batch after batch.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
@@ -9,6 +8,7 @@ use diesel::PgConnection;
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
+use super::queue::{Outlet, Taken};
 use super::read_back::Session;
 use super::seen::Seen;
 use super::{IngestOptions, Job, Outcome, Stored};
@@ -26,7 +26,7 @@ const ATTEMPTS_MAX: usize = 5;
 pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
-    jobs: Receiver<Job>,
+    jobs: Outlet,
     pub(super) connection: Option<PgConnection>,
     retry_connect_at: Option<Instant>,
     /// The bucket of message ids that is current, as far as this shard knows.
@@ -48,7 +48,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(targeting: Targeting, options: IngestOptions, jobs: Receiver<Job>) -> Self {
+    pub(super) fn new(targeting: Targeting, options: IngestOptions, jobs: Outlet) -> Self {
         Self {
             targeting,
             options,
@@ -66,10 +66,15 @@ impl Shard {
         }
     }
 
-    /// Works until every sender is gone and the queue is empty.
+    /// Works until the queue is closed and empty.
     pub(super) fn run(mut self) {
-        while let Some(first) = self.next_job() {
-            let jobs = self.gather(first);
+        let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
+        loop {
+            let jobs = match self.jobs.take(rows_max, bytes_max, self.seen.due_at()) {
+                Taken::Jobs(jobs) => jobs,
+                Taken::Nothing => Vec::new(),
+                Taken::Closed => break,
+            };
             let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
             if done.is_err() {
                 // The jobs were dropped with the panic, which answers their callers with 503; the
@@ -82,24 +87,6 @@ impl Shard {
             }
         }
         self.flush_seen();
-    }
-
-    /// Waits for a job, and meanwhile writes what has waited long enough; `None` when every sender
-    /// is gone and the queue is empty.
-    fn next_job(&mut self) -> Option<Job> {
-        loop {
-            let Some(due) = self.seen.due_at() else {
-                return self.jobs.recv().ok();
-            };
-            match self
-                .jobs
-                .recv_timeout(due.saturating_duration_since(Instant::now()))
-            {
-                Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) => self.flush_seen(),
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-        }
     }
 
     fn flush_seen(&mut self) {
@@ -116,22 +103,6 @@ impl Shard {
         }
     }
 
-    /// Takes what waits, within the bounds of one transaction.
-    fn gather(&mut self, first: Job) -> Vec<Job> {
-        let mut rows = first.items.len();
-        let mut bytes = bytes_of(&first);
-        let mut jobs = vec![first];
-        while rows < self.options.batch_rows_max && bytes < self.options.batch_bytes_max {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            rows += job.items.len();
-            bytes += bytes_of(&job);
-            jobs.push(job);
-        }
-        let now = Instant::now();
-        jobs.retain(|job| job.give_up_at > now && !job.reply.is_closed());
-        jobs
-    }
-
     fn work(&mut self, jobs: Vec<Job>) {
         let mut units = Vec::new();
         let mut callers = Vec::with_capacity(jobs.len());
@@ -141,7 +112,7 @@ impl Shard {
                 items,
                 received,
                 reply,
-                _permit: permit,
+                permit,
                 ..
             } = job;
             let mut missing = received;
@@ -310,17 +281,6 @@ impl Shard {
 fn give_up(failure: &Failure) -> Error {
     tracing::warn!(reason = %failure, "a transaction was given up");
     Error::DatabaseUnavailable
-}
-
-fn bytes_of(job: &Job) -> usize {
-    job.items
-        .iter()
-        .map(|(_, item)| match item {
-            Item::Event(event) => event.size_bytes,
-            Item::Rejected(rejection) => rejection.payload.len(),
-            Item::Ignored => 0,
-        })
-        .sum()
 }
 
 fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {

@@ -420,6 +420,7 @@ async fn submit(
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
+    state.limits.check_events(project, items.len())?;
     let stored = state.ingest.submit(project, items, received);
     match tokio::time::timeout(state.settings.request_deadline, stored).await {
         Ok(outcomes) => outcomes,

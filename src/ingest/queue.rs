@@ -1,0 +1,469 @@
+//! What waits for one shard: bounded, fair between projects, first in, first out within one.
+//!
+//! Each project has a lane, and a batch is filled from the lanes in turns, so that one event of a
+//! quiet project does not wait behind the backlog of a noisy one. A person belongs to one project,
+//! so a person's events keep their order. Turns are counted in rows (deficit round robin): a lane
+//! whose first job is larger than its credit gets more of it and lets the others go first.
+//!
+//! One short lock guards the queue and the counts of what is held. A [`Permit`] is a place in it,
+//! held from the admission until the answer; nothing that owns one is dropped under the lock, as
+//! giving it back takes the lock again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Job;
+use super::admission::{Bounds, Load, Standing};
+use super::decode::Item;
+use crate::error::Error;
+use crate::model::ProjectId;
+
+/// How many rows a lane may take in its turn.
+const ROWS_A_TURN: usize = 32;
+
+/// Makes a queue: where jobs come in and where they go out. It closes when either is dropped; what
+/// waits when the entrance goes is still handed out.
+pub(super) fn queue(bounds: Bounds) -> (Entrance, Outlet) {
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        arrived: Condvar::new(),
+        bounds,
+    });
+    (Entrance(Arc::clone(&shared)), Outlet(shared))
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    arrived: Condvar,
+    bounds: Bounds,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Each project that holds a place, waiting or being written.
+    lanes: HashMap<ProjectId, Lane>,
+    /// The projects with jobs that wait; the first one's turn is next.
+    turns: VecDeque<ProjectId>,
+    held: Load,
+    closed: bool,
+    /// Whether the outlet sleeps, and so has to be woken.
+    sleeps: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    jobs: VecDeque<Job>,
+    held: Load,
+    credit: usize,
+}
+
+/// A place in the queue; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Permit {
+    shared: Arc<Shared>,
+    project: ProjectId,
+    load: Load,
+}
+
+/// What a shard finds in its queue.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// A batch.
+    Jobs(Vec<Job>),
+    /// Nothing came until the moment that was given.
+    Nothing,
+    /// The queue is closed and empty.
+    Closed,
+}
+
+/// Where jobs come in.
+#[derive(Debug)]
+pub(super) struct Entrance(Arc<Shared>);
+
+/// Where they go out.
+#[derive(Debug)]
+pub(super) struct Outlet(Arc<Shared>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is whole before anything in it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+}
+
+impl Entrance {
+    /// Takes a place for these items, or says at once that there is none.
+    pub(super) fn admit(
+        &self,
+        project: ProjectId,
+        items: &[(usize, Item)],
+        now: Instant,
+    ) -> Result<Permit, Error> {
+        let load = Load {
+            rows: items.len(),
+            bytes: items.iter().map(|(_, item)| size_of_item(item)).sum(),
+        };
+        let mut state = self.0.lock();
+        let lane = state.lanes.get(&project);
+        let oldest = lane.and_then(|lane| lane.jobs.front());
+        let at = Standing {
+            all: state.held,
+            own: lane.map_or_else(Load::default, |lane| lane.held),
+            oldest_gives_up_at: oldest.map(|job| job.give_up_at),
+        };
+        self.0.bounds.check(load, at, now)?;
+        state.held.add(load);
+        state.lanes.entry(project).or_default().held.add(load);
+        drop(state);
+        Ok(Permit {
+            shared: Arc::clone(&self.0),
+            project,
+            load,
+        })
+    }
+
+    /// Adds a job, whose permit must be this queue's.
+    pub(super) fn push(&self, job: Job) -> Result<(), Error> {
+        let mut state = self.0.lock();
+        if state.closed {
+            drop(state);
+            drop(job);
+            return Err(Error::ShuttingDown);
+        }
+        let project = job.project;
+        let lane = state.lanes.entry(project).or_default();
+        let is_first = lane.jobs.is_empty();
+        lane.jobs.push_back(job);
+        if is_first {
+            state.turns.push_back(project);
+        }
+        let wakes = std::mem::take(&mut state.sleeps);
+        drop(state);
+        if wakes {
+            self.0.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// How many items hold a place.
+    pub(super) fn rows(&self) -> usize {
+        self.0.lock().held.rows
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Outlet {
+    /// Waits for jobs, at most until a moment, and takes what waits, within the bounds of one
+    /// transaction; one larger job is taken alone. Jobs whose callers have given up are dropped.
+    pub(super) fn take(&self, rows_max: usize, bytes_max: usize, until: Option<Instant>) -> Taken {
+        loop {
+            let mut state = self.0.lock();
+            while state.turns.is_empty() {
+                if state.closed {
+                    return Taken::Closed;
+                }
+                state.sleeps = true;
+                state = match until {
+                    None => {
+                        let woken = self.0.arrived.wait(state);
+                        woken.unwrap_or_else(PoisonError::into_inner)
+                    }
+                    Some(until) => {
+                        let left = until.saturating_duration_since(Instant::now());
+                        if left.is_zero() {
+                            state.sleeps = false;
+                            return Taken::Nothing;
+                        }
+                        let woken = self.0.arrived.wait_timeout(state, left);
+                        woken.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+            }
+            state.sleeps = false;
+            let (jobs, given_up) = state.gather(rows_max, bytes_max, Instant::now());
+            drop(state);
+            drop(given_up);
+            if !jobs.is_empty() {
+                return Taken::Jobs(jobs);
+            }
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.0.close();
+        let mut state = self.0.lock();
+        state.turns.clear();
+        let lanes = state.lanes.values_mut();
+        let left: Vec<VecDeque<Job>> = lanes.map(|lane| std::mem::take(&mut lane.jobs)).collect();
+        drop(state);
+        // Their callers hear that nobody will answer.
+        drop(left);
+    }
+}
+
+impl State {
+    /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
+    fn gather(&mut self, rows_max: usize, bytes_max: usize, now: Instant) -> (Vec<Job>, Vec<Job>) {
+        let (mut jobs, mut given_up) = (Vec::new(), Vec::new());
+        let mut taken = Load::default();
+        while taken.rows < rows_max && taken.bytes < bytes_max {
+            let Some(project) = self.turns.front() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(project) else {
+                self.turns.pop_front();
+                continue;
+            };
+            let waits = |job: &Job| job.give_up_at > now && !job.reply.is_closed();
+            let next = lane.jobs.front().map(|job| (waits(job), job.permit.load));
+            match next {
+                None => {
+                    lane.credit = 0;
+                    self.turns.pop_front();
+                }
+                Some((false, _)) => given_up.extend(lane.jobs.pop_front()),
+                Some((true, load)) if lane.credit < load.rows && self.turns.len() > 1 => {
+                    lane.credit += ROWS_A_TURN;
+                    self.turns.rotate_left(1);
+                }
+                Some((true, load)) => {
+                    lane.credit = lane.credit.saturating_sub(load.rows);
+                    taken.add(load);
+                    jobs.extend(lane.jobs.pop_front());
+                }
+            }
+        }
+        // A lane that was emptied by the last job taken must not have a turn left.
+        if let Some(project) = self.turns.front()
+            && let Some(lane) = self.lanes.get_mut(project)
+            && lane.jobs.is_empty()
+        {
+            lane.credit = 0;
+            self.turns.pop_front();
+        }
+        (jobs, given_up)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.held.take(self.load);
+        if let Some(lane) = state.lanes.get_mut(&self.project) {
+            lane.held.take(self.load);
+            if lane.held.rows == 0 && lane.jobs.is_empty() {
+                state.lanes.remove(&self.project);
+            }
+        }
+    }
+}
+
+fn size_of_item(item: &Item) -> usize {
+    match item {
+        Item::Event(event) => event.size_bytes,
+        Item::Rejected(rejection) => rejection.payload.len(),
+        Item::Ignored => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test may fail by panicking"
+    )]
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::ingest::Outcome;
+
+    type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const MANY: usize = 1_000;
+
+    fn open(rows: usize) -> (Entrance, Outlet) {
+        let most = Load {
+            rows,
+            bytes: 1_000_000,
+        };
+        let deadline = Duration::from_millis(1);
+        queue(Bounds { most, deadline })
+    }
+
+    /// Sends one job of so many rows, all with the same place.
+    fn send(to: &Entrance, project: i64, rows: usize, place: usize) -> Result<Answer, Error> {
+        send_by(to, project, rows, place, Instant::now() + LONG)
+    }
+
+    fn send_by(
+        to: &Entrance,
+        project: i64,
+        rows: usize,
+        place: usize,
+        give_up_at: Instant,
+    ) -> Result<Answer, Error> {
+        let project = ProjectId(project);
+        let items: Vec<(usize, Item)> = (0..rows).map(|_| (place, Item::Ignored)).collect();
+        let permit = to.admit(project, &items, Instant::now())?;
+        let (reply, answer) = oneshot::channel();
+        to.push(Job {
+            project,
+            items,
+            received: 0,
+            reply,
+            give_up_at,
+            permit,
+        })?;
+        Ok(answer)
+    }
+
+    fn jobs_of(from: &Outlet, rows_max: usize) -> Vec<Job> {
+        match from.take(rows_max, MANY, None) {
+            Taken::Jobs(jobs) => jobs,
+            other => panic!("no jobs but {other:?}"),
+        }
+    }
+
+    fn taken(from: &Outlet, rows_max: usize) -> Vec<(i64, usize)> {
+        let jobs = jobs_of(from, rows_max);
+        let of = |job: &Job| (job.project.0, job.items[0].0);
+        jobs.iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_quiet_project_does_not_wait_behind_a_backlog_and_each_keeps_its_order() {
+        let (entrance, outlet) = open(MANY);
+        let mut answers: Vec<Answer> = (0..500)
+            .map(|place| send(&entrance, 1, 1, place).unwrap())
+            .collect();
+        answers.extend((0..3).map(|place| send(&entrance, 2, 1, place).unwrap()));
+        let mut first = taken(&outlet, 100);
+        assert_eq!(first.len(), 100);
+        let quiet: Vec<_> = first.extract_if(.., |(project, _)| *project == 2).collect();
+        assert_eq!(quiet, [(2, 0), (2, 1), (2, 2)]);
+        while first.len() < 500 {
+            first.extend(taken(&outlet, 100));
+        }
+        let places: Vec<usize> = first.into_iter().map(|(_, place)| place).collect();
+        assert!(places.iter().copied().eq(0..500), "{places:?}");
+    }
+
+    #[test]
+    fn turns_are_counted_in_rows() {
+        let (entrance, outlet) = open(MANY);
+        let mut answers = Vec::new();
+        for place in 0..4 {
+            answers.push(send(&entrance, 1, 100, place).unwrap());
+        }
+        for place in 0..100 {
+            answers.push(send(&entrance, 2, 1, place).unwrap());
+        }
+        let batch = taken(&outlet, 200);
+        let rows_of_small = batch.iter().filter(|(project, _)| *project == 2).count();
+        assert!((90..=100).contains(&rows_of_small), "{batch:?}");
+    }
+
+    #[test]
+    fn a_place_is_held_until_the_answer() {
+        let (entrance, outlet) = open(30);
+        let answers: Vec<Answer> = (0..20)
+            .map(|place| send(&entrance, 1, 1, place).unwrap())
+            .collect();
+        assert!(matches!(
+            send(&entrance, 1, 1, 0),
+            Err(Error::Overloaded { .. })
+        ));
+        let other = send(&entrance, 2, 10, 0).unwrap();
+        assert!(matches!(
+            send(&entrance, 1, 1, 0),
+            Err(Error::RateLimited { .. })
+        ));
+        let being_written = jobs_of(&outlet, MANY);
+        assert_eq!(entrance.rows(), 30);
+        assert!(send(&entrance, 1, 1, 0).is_err());
+        drop(being_written);
+        assert_eq!(entrance.rows(), 0);
+        assert!(entrance.0.lock().lanes.is_empty(), "nobody is remembered");
+        assert!(send(&entrance, 1, 1, 0).is_ok());
+        drop((answers, other));
+    }
+
+    #[test]
+    fn callers_that_gave_up_cost_no_room_in_a_batch() {
+        let (entrance, outlet) = open(MANY);
+        let soon = Instant::now() + Duration::from_millis(20);
+        let late = send_by(&entrance, 1, 1, 0, soon).unwrap();
+        drop(send(&entrance, 1, 1, 1).unwrap());
+        let kept = send(&entrance, 1, 1, 2).unwrap();
+        while Instant::now() <= soon {
+            std::thread::yield_now();
+        }
+        assert_eq!(taken(&outlet, 1), [(1, 2)]);
+        assert_eq!(entrance.rows(), 0);
+        drop((late, kept));
+    }
+
+    #[test]
+    fn what_waits_is_handed_out_after_the_entrance_is_gone() {
+        let (entrance, outlet) = open(MANY);
+        let answer = send(&entrance, 1, 1, 7).unwrap();
+        drop(entrance);
+        assert_eq!(taken(&outlet, MANY), [(1, 7)]);
+        assert!(matches!(outlet.take(MANY, MANY, None), Taken::Closed));
+        drop(answer);
+    }
+
+    #[test]
+    fn callers_hear_of_a_shard_that_is_gone() {
+        let (entrance, outlet) = open(MANY);
+        let mut waiting = send(&entrance, 1, 1, 0).unwrap();
+        drop(outlet);
+        assert!(waiting.try_recv().is_err());
+        assert!(matches!(send(&entrance, 1, 1, 0), Err(Error::ShuttingDown)));
+        assert_eq!(entrance.rows(), 0);
+    }
+
+    #[test]
+    fn a_sleeping_shard_is_woken() {
+        let (entrance, outlet) = open(MANY);
+        std::thread::scope(|scope| {
+            let shard = scope.spawn(|| {
+                let mut places = Vec::new();
+                while let Taken::Jobs(jobs) = outlet.take(MANY, MANY, None) {
+                    places.extend(jobs.iter().map(|job| job.items[0].0));
+                }
+                places
+            });
+            // A caller that does not listen any more has its job dropped.
+            let mut answers = Vec::new();
+            for place in 0..2_000 {
+                loop {
+                    match send(&entrance, 1, 1, place) {
+                        Ok(answer) => break answers.push(answer),
+                        Err(_) => std::thread::yield_now(),
+                    }
+                }
+            }
+            drop(entrance);
+            assert!(shard.join().unwrap().into_iter().eq(0..2_000));
+        });
+    }
+}
