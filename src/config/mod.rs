@@ -44,6 +44,18 @@ impl Default for CorsOrigins {
     }
 }
 
+/// Who may scrape `/metrics` where everything else is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricsSetting {
+    /// Keys that may read.
+    #[default]
+    Key,
+    /// Everybody.
+    Public,
+    /// Nobody.
+    Off,
+}
+
 /// What a run is for; it decides how strict the checks are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -68,6 +80,8 @@ pub struct Config {
     pub trusted_proxy_hops: usize,
     pub cors_origins: CorsOrigins,
     pub docs: bool,
+    pub metrics: MetricsSetting,
+    pub metrics_listen: Option<String>,
     pub allow_unsafe_database: bool,
     pub connections_max: usize,
     pub head_timeout: Duration,
@@ -387,6 +401,8 @@ impl Checker<'_> {
                 (_, origins) => origins,
             },
             docs: self.take("docs", parse::switch),
+            metrics: self.take("metrics", parse::metrics),
+            metrics_listen: self.take("metrics_listen", parse::optional_address),
             allow_unsafe_database: self.take("allow_unsafe_database", parse::switch),
             connections_max: self.number("connections_max", 2, 1_000_000),
             head_timeout: self.millis("head_timeout_ms", 100),

@@ -162,6 +162,20 @@ pub const VARIABLES: &[Variable] = &[
         "true|false",
         "Whether /openapi.json and /docs are served.",
     ),
+    Variable::server(
+        "metrics",
+        "key",
+        "key|public|off",
+        "Who may scrape /metrics: whoever has a read or admin key (it sees the server's figures and \
+         those of its own project), everybody (all projects), or nobody.",
+    ),
+    Variable::server(
+        "metrics_listen",
+        "",
+        "HOST:PORT",
+        "An address of its own for /metrics, without a key and with all projects: a loopback or \
+         private one. Not set: none.",
+    ),
     Variable::everything(
         "allow_unsafe_database",
         "false",

@@ -206,7 +206,8 @@ impl Shard {
         (Verdict::Rejected(rejection), None)
     }
 
-    fn next_person(&mut self, connection: &mut PgConnection) -> QueryResult<PersonId> {
+    /// A number for somebody new.
+    pub(super) fn next_person(&mut self, connection: &mut PgConnection) -> QueryResult<PersonId> {
         if self.person_ids.is_empty() {
             let first: i64 =
                 diesel::select(diesel::dsl::sql::<BigInt>("nextval('persons_id_seq')"))

@@ -154,7 +154,15 @@ impl Entrance {
 
     /// How many items hold a place.
     pub(super) fn rows(&self) -> usize {
-        self.0.lock().held.rows
+        self.held().0.rows
+    }
+
+    /// What holds a place, and when the job was submitted that has waited longest.
+    pub(super) fn held(&self) -> (Load, Option<Instant>) {
+        let state = self.0.lock();
+        let lanes = state.lanes.values();
+        let oldest = lanes.filter_map(|lane| Some(lane.jobs.front()?.submitted_at));
+        (state.held, oldest.min())
     }
 }
 
@@ -327,8 +335,10 @@ mod tests {
         to.push(Job {
             project,
             items,
+            newcomers: Arc::default(),
             received: 0,
             reply,
+            submitted_at: Instant::now(),
             give_up_at,
             permit,
         })?;

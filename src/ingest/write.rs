@@ -3,14 +3,14 @@
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::batch::{Unit, Verdict, Work};
 use super::decode::{Item, Rejection};
 use super::failure::FillError;
 use super::ledger::{Fate, LedgerRows};
-use super::statements::{
-    EventRows, InsertEvents, InsertIdentities, InsertPeople, ReleaseMessageIds, UpdateTraits,
-};
+use super::record::{EventRows, InsertEvents};
+use super::statements::{InsertIdentities, InsertPeople, ReleaseMessageIds, UpdateTraits};
 use crate::model::{Call, Identity, IdentityKind, PersonId, ProjectId};
 
 /// Writes everything; returns the identities that merges gave to somebody else.
@@ -58,10 +58,7 @@ pub(super) fn write(
     }
     ledger.write(connection, slot)?;
     if !work.released.is_empty() {
-        let released = work.released.values();
-        let (projects, digests): (Vec<i64>, Vec<&[u8]>) = released
-            .map(|(project, digest)| (*project, digest.as_slice()))
-            .unzip();
+        let (projects, digests): (Vec<i64>, Vec<Uuid>) = work.released.values().copied().unzip();
         ReleaseMessageIds {
             projects: &projects,
             digests: &digests,
@@ -133,7 +130,7 @@ fn write_events(
             continue;
         };
         let alias = aliases.get(index).and_then(Option::as_deref);
-        rows.push(unit.project, *id, person, event, alias);
+        rows.push(unit.project, *id, unit.digest, person, event, alias);
         ledger.settle(unit.project, Fate::Stored);
     }
     if rows.ids.is_empty() {

@@ -10,6 +10,7 @@
 //! the older of two clocks, this node's and the database's; when they are an hour apart, one is
 //! wrong, and nothing is done. One run at a time: a session lock on the run's own connection.
 
+mod metrics;
 mod schedule;
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::store::ledger::LEDGER_DAYS;
 use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
 
+pub use metrics::RetentionMetrics;
 pub use schedule::{Scheduler, SchedulerOptions};
 
 /// The session lock of the one run.

@@ -80,7 +80,8 @@ const SEGMENT_GROUP: &str = r#"{"userId":"u","groupId":"g"}"#;
 const SEGMENT_ALIAS: &str = r#"{"userId":"u","previousId":"v"}"#;
 const SEGMENT_BATCH: &str = r#"{"batch":[{"type":"track","userId":"u","event":"e"}]}"#;
 
-const ROWS: [Row; 55] = [
+const ROWS: [Row; 56] = [
+    row("GET /metrics", Read, Nothing, "", 200),
     row("GET /livez", Public, Nothing, "", 200),
     row("GET /readyz", Public, Nothing, "", 200),
     row("GET /v1/health", Public, Nothing, "", 200),

@@ -236,6 +236,7 @@ fn of_two_nodes_with_one_schedule_one_runs_the_job() {
         url: database.url.clone(),
         schedule: "0 0 0 1 1 *".parse().unwrap(),
         retention: OPTIONS,
+        metrics: Default::default(),
     };
     let nodes: Vec<Scheduler> = (0..2)
         .map(|_| Scheduler::start(options.clone(), Clock::system()).unwrap())

@@ -8,6 +8,7 @@ pub mod app;
 pub mod client;
 pub mod journal;
 pub mod ledger;
+pub mod metrics;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;

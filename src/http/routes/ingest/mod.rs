@@ -348,7 +348,11 @@ async fn receive(
     };
     let decoded = read_events(route, request, plain, state).await?;
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
-    let mut outcomes = submit(state, access.project, decoded.items, decoded.received).await?;
+    let metrics = state.ingest.metrics();
+    let received = metrics.received(access.project, decoded.received);
+    let outcome = submit(state, access.project, decoded.items, decoded.received).await;
+    received.answered(&outcome);
+    let mut outcomes = outcome?;
     let text = if is_batch {
         let with_matches = Params::parse(request.query_string()).get("matched") == Some("true");
         answer::batch(&outcomes, with_matches)
