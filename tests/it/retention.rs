@@ -169,9 +169,7 @@ fn the_older_clock_decides_and_clocks_an_hour_apart_stop_the_run() {
 fn message_ids_are_forgotten_after_a_window_and_writers_hold_the_rotation_up() {
     let (database, mut connection, _) = fresh();
     let claim = |bucket: u8, id: u8| {
-        format!(
-            "INSERT INTO message_ids_{bucket} VALUES (1, sha256('\\x{id:02x}'), gen_random_uuid())"
-        )
+        format!("INSERT INTO message_ids_{bucket} VALUES (1, md5('{id}')::uuid, gen_random_uuid())")
     };
     sql::run(&mut connection, &claim(0, 1));
     assert!(
