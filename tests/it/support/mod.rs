@@ -7,6 +7,7 @@
 pub mod app;
 pub mod client;
 pub mod journal;
+pub mod ledger;
 pub mod lossy;
 pub mod metrics;
 pub mod postgres;
@@ -20,6 +21,7 @@ use chrono::{DateTime, Utc};
 
 pub use app::{ADMIN_KEY, CLIENT_KEY, TestApp};
 pub use client::{Answer, Client};
+pub use ledger::assert_ledger;
 
 /// Blocks this test's thread.
 #[expect(
