@@ -81,6 +81,7 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
         body_timeout: config.body_timeout,
         keep_alive: config.keep_alive,
         connections_max: config.connections_max,
+        bodies_bytes_max: config.limit_bodies_bytes,
         admin_body_bytes_max: config.limit_admin_body_bytes,
         decode: DecodeLimits {
             event_bytes_max: config.limit_event_bytes,

@@ -97,6 +97,7 @@ pub struct Config {
     pub ingest_batch_bytes: usize,
     pub limit_event_bytes: usize,
     pub limit_body_bytes: usize,
+    pub limit_bodies_bytes: usize,
     pub limit_admin_body_bytes: usize,
     pub limit_batch_events: usize,
     pub limit_nesting: usize,
@@ -314,6 +315,13 @@ impl Settings {
                 checker.origin("limit_event_bytes"),
             ));
         }
+        if config.limit_bodies_bytes < config.limit_body_bytes {
+            checker.errors.push(format!(
+                "limit_bodies_bytes ({}) is smaller than limit_body_bytes ({})",
+                checker.origin("limit_bodies_bytes"),
+                checker.origin("limit_body_bytes"),
+            ));
+        }
         if config.admin_key.is_some() && config.admin_key == config.client_key {
             checker
                 .errors
@@ -412,12 +420,13 @@ impl Checker<'_> {
             pool_size: self.number("pool_size", 1, 200),
             database_deadline: self.millis("database_deadline_ms", 100),
             ingest_shards: self.number("ingest_shards", 1, 64),
-            ingest_queue_events: self.number("ingest_queue_events", 100, 10_000_000),
+            ingest_queue_events: self.number("ingest_queue_events", 10, 10_000_000),
             ingest_queue_bytes: self.bytes("ingest_queue_bytes", MIB, 64 * GIB),
             ingest_batch_events: self.number("ingest_batch_events", 1, 10_000),
             ingest_batch_bytes: self.bytes("ingest_batch_bytes", 64 * KIB, 256 * MIB),
             limit_event_bytes: self.bytes("limit_event_bytes", KIB, 64 * MIB),
             limit_body_bytes: self.bytes("limit_body_bytes", KIB, 256 * MIB),
+            limit_bodies_bytes: self.bytes("limit_bodies_bytes", MIB, 64 * GIB),
             limit_admin_body_bytes: self.bytes("limit_admin_body_bytes", KIB, 64 * MIB),
             limit_batch_events: self.number("limit_batch_events", 1, 100_000),
             limit_nesting: self.number("limit_nesting", 16, 1_000),

@@ -242,7 +242,7 @@ pub const VARIABLES: &[Variable] = &[
         "COUNT",
         "Events that may wait for one shard, those being written included; beyond it calls are \
          answered with 503. One project may hold twice what is free, so never more than two \
-         thirds; one that wants more while others have work is answered with 429. 100 to 10000000.",
+         thirds; one that wants more while others have work is answered with 429. 10 to 10000000.",
     ),
     Variable::server(
         "ingest_queue_bytes",
@@ -273,6 +273,13 @@ pub const VARIABLES: &[Variable] = &[
         "8MiB",
         "BYTES",
         "The largest body, decompressed. 1KiB to 256MiB, and no less than limit_event_bytes.",
+    ),
+    Variable::server(
+        "limit_bodies_bytes",
+        "256MiB",
+        "BYTES",
+        "Bodies that are being received or decoded, all together, as received; beyond it calls are \
+         answered with 503. 1MiB to 64GiB, and no less than limit_body_bytes.",
     ),
     Variable::server(
         "limit_admin_body_bytes",

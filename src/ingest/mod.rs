@@ -292,6 +292,22 @@ impl Ingest {
             .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))
     }
 
+    /// Whether one event of this project would find a place anywhere now. Where none would, a
+    /// request can be refused before it is decoded, which is the larger part of its cost.
+    pub fn check_room(&self, project: ProjectId) -> Result<(), Error> {
+        let queues = self.0.queues.load();
+        let queues = queues.as_ref().ok_or(Error::ShuttingDown)?;
+        let now = Instant::now();
+        let mut outcome = Ok(());
+        for queue in queues.iter() {
+            outcome = queue.check(project, now);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
     /// How many events the fullest shard holds, waiting or being written.
     pub fn fullest_queue_rows(&self) -> usize {
         self.0.queues.load().as_ref().map_or(0, |queues| {

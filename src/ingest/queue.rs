@@ -111,14 +111,7 @@ impl Entrance {
             bytes: items.iter().map(|(_, item)| size_of_item(item)).sum(),
         };
         let mut state = self.0.lock();
-        let lane = state.lanes.get(&project);
-        let oldest = lane.and_then(|lane| lane.jobs.front());
-        let at = Standing {
-            all: state.held,
-            own: lane.map_or_else(Load::default, |lane| lane.held),
-            oldest_gives_up_at: oldest.map(|job| job.give_up_at),
-        };
-        self.0.bounds.check(load, at, now)?;
+        self.0.bounds.check(load, state.standing(project), now)?;
         state.held.add(load);
         state.lanes.entry(project).or_default().held.add(load);
         drop(state);
@@ -127,6 +120,13 @@ impl Entrance {
             project,
             load,
         })
+    }
+
+    /// Whether one event of this project would be admitted.
+    pub(super) fn check(&self, project: ProjectId, now: Instant) -> Result<(), Error> {
+        let standing = self.0.lock().standing(project);
+        let least = Load { rows: 1, bytes: 1 };
+        self.0.bounds.check(least, standing, now)
     }
 
     /// Adds a job, whose permit must be this queue's.
@@ -224,6 +224,16 @@ impl Drop for Outlet {
 }
 
 impl State {
+    fn standing(&self, project: ProjectId) -> Standing {
+        let lane = self.lanes.get(&project);
+        let oldest = lane.and_then(|lane| lane.jobs.front());
+        Standing {
+            all: self.held,
+            own: lane.map_or_else(Load::default, |lane| lane.held),
+            oldest_gives_up_at: oldest.map(|job| job.give_up_at),
+        }
+    }
+
     /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
     fn gather(&mut self, rows_max: usize, bytes_max: usize, now: Instant) -> (Vec<Job>, Vec<Job>) {
         let (mut jobs, mut given_up) = (Vec::new(), Vec::new());

@@ -16,8 +16,8 @@ use diesel::sql_types::BigInt;
 use serde_json::value::RawValue;
 
 use crate::support::eventually;
-use crate::support::lossy::{Cut, LossyPostgres};
 use crate::support::postgres::{TestDatabase, database};
+use crate::support::severed::{Cut, SeverablePostgres};
 
 const PROJECT: ProjectId = ProjectId(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -134,7 +134,7 @@ fn told(stored: &[Stored]) -> Vec<bool> {
 fn a_commit_whose_answer_is_lost_is_read_back() {
     let database = database();
     let mut connection = database.connect();
-    let way = LossyPostgres::before(&mut connection);
+    let way = SeverablePostgres::before(&mut connection);
     let rig = rig(&database, &way.url);
     rig.submit(vec![track("u", "first", Some("m0"))]);
     let mut expected = 1;

@@ -423,6 +423,11 @@ impl TestApp {
         self.launch.clone()
     }
 
+    /// The database, as a libpq URL.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
     /// A connection of the test's own to the database.
     pub fn sql(&self) -> PgConnection {
         PgConnection::establish(&self.database.url).unwrap()

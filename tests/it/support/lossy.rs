@@ -1,135 +1,103 @@
-//! A way to Postgres that can be cut at a moment that matters: when a message with a certain text
-//! goes to the server, or when its answer comes back.
+//! A proxy that loses answers: the server has said it, and the client hears a closed connection.
 
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::Text;
-
-/// What a message with a text sets off, once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// The message does not arrive.
-    Request,
-    /// The message arrives and is answered, but the answer does not come back.
-    Answer,
+/// Stands before a server until it is dropped.
+#[derive(Debug)]
+pub struct LossyProxy {
+    address: SocketAddr,
+    state: Arc<State>,
 }
 
 #[derive(Debug)]
-struct Trap {
-    text: Vec<u8>,
-    cut: Cut,
+struct State {
+    server: SocketAddr,
+    every: u64,
+    answers: AtomicU64,
+    dropped: AtomicU64,
+    ends: AtomicBool,
 }
 
-/// A socket before a database's.
-#[derive(Debug)]
-pub struct LossyPostgres {
-    /// The database through it.
-    pub url: String,
-    trap: Arc<Mutex<Option<Trap>>>,
-    _folder: tempfile::TempDir,
-}
-
-#[derive(QueryableByName)]
-struct Place {
-    #[diesel(sql_type = Text)]
-    socket: String,
-    #[diesel(sql_type = Text)]
-    name: String,
-    #[diesel(sql_type = Text)]
-    url: String,
-}
-
-impl LossyPostgres {
-    /// Opens a socket before the one of this database.
-    pub fn before(connection: &mut PgConnection) -> Self {
-        let place: Place = sql_query(
-            "SELECT current_setting('unix_socket_directories') || '/.s.PGSQL.' \
-                 || current_setting('port') AS socket, \
-             '.s.PGSQL.' || current_setting('port') AS name, \
-             'postgres://' || current_user || '@/' || current_database() \
-                 || '?port=' || current_setting('port') || '&host=' AS url",
-        )
-        .get_result(connection)
-        .unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join(&place.name)).unwrap();
-        let trap: Arc<Mutex<Option<Trap>>> = Arc::default();
-        let (armed, socket) = (Arc::clone(&trap), PathBuf::from(&place.socket));
-        // It ends with the process; a listener cannot be told to stop.
+impl LossyProxy {
+    /// Loses every so many-th answer of this server.
+    pub fn before(server: SocketAddr, every: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            server,
+            every,
+            answers: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            ends: AtomicBool::new(false),
+        });
+        let shared = Arc::clone(&state);
         thread::spawn(move || {
-            for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, UnixStream::connect(&socket)) else {
-                    continue;
-                };
-                let armed = Arc::clone(&armed);
-                thread::spawn(move || carry(client, server, &armed));
+            for client in listener.incoming().map_while(Result::ok) {
+                if shared.ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || shared.relay(client));
             }
         });
-        Self {
-            url: format!("{}{}", place.url, folder.path().display()),
-            trap,
-            _folder: folder,
-        }
+        Self { address, state }
     }
 
-    /// Cuts the connection on which the next message with this text goes.
-    pub fn cut(&self, text: &str, cut: Cut) {
-        let text = text.as_bytes().to_vec();
-        *self.trap.lock().unwrap() = Some(Trap { text, cut });
+    /// Where it listens, as `http://127.0.0.1:PORT`.
+    pub fn base(&self) -> String {
+        format!("http://{}", self.address)
     }
 
-    /// Whether the last cut has been made.
-    pub fn has_cut(&self) -> bool {
-        self.trap.lock().unwrap().is_none()
+    /// How many answers it has lost.
+    pub fn dropped(&self) -> u64 {
+        self.state.dropped.load(Ordering::Relaxed)
     }
 }
 
-fn carry(mut client: UnixStream, mut server: UnixStream, armed: &Mutex<Option<Trap>>) {
-    let (mut back_from, mut back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    let lost: Arc<Mutex<bool>> = Arc::default();
-    let answer_is_lost = Arc::clone(&lost);
-    let back = thread::spawn(move || {
-        let mut chunk = vec![0; 1 << 16];
-        while let Ok(size @ 1..) = back_from.read(&mut chunk) {
-            if *answer_is_lost.lock().unwrap() || back_to.write_all(&chunk[..size]).is_err() {
+impl Drop for LossyProxy {
+    fn drop(&mut self) {
+        self.state.ends.store(true, Ordering::Relaxed);
+        // It waits for a connection; this one ends that.
+        let _woken = TcpStream::connect(self.address);
+    }
+}
+
+impl State {
+    fn relay(&self, client: TcpStream) {
+        let Ok(server) = TcpStream::connect(self.server) else {
+            return;
+        };
+        let (mut from_client, mut to_server) =
+            (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || {
+            // Either side may be gone at any time; then the whole connection is.
+            let _ended = std::io::copy(&mut from_client, &mut to_server);
+            let _gone_already = to_server.shutdown(Shutdown::Both);
+        });
+        self.answer(&client, server);
+        let _gone_already = client.shutdown(Shutdown::Both);
+    }
+
+    /// Passes answers on; small ones come in one piece.
+    fn answer(&self, mut client: &TcpStream, mut server: TcpStream) {
+        let mut piece = [0_u8; 64 * 1024];
+        while let Ok(length @ 1..) = server.read(&mut piece) {
+            let piece = &piece[..length];
+            if piece.starts_with(b"HTTP/1.1 200") {
+                let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+                if number.is_multiple_of(self.every) {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+            if client.write_all(piece).is_err() {
                 break;
             }
         }
-        let _ = back_to.shutdown(std::net::Shutdown::Both);
-        let _ = back_from.shutdown(std::net::Shutdown::Both);
-    });
-    let mut chunk = vec![0; 1 << 16];
-    while let Ok(size @ 1..) = client.read(&mut chunk) {
-        let sprung = {
-            let mut trap = armed.lock().unwrap();
-            let is_it = trap.as_ref().is_some_and(|trap| {
-                let mut windows = chunk[..size].windows(trap.text.len());
-                windows.any(|window| window == trap.text)
-            });
-            if is_it {
-                trap.take().map(|trap| trap.cut)
-            } else {
-                None
-            }
-        };
-        match sprung {
-            Some(Cut::Request) => break,
-            Some(Cut::Answer) => *lost.lock().unwrap() = true,
-            None => {}
-        }
-        if server.write_all(&chunk[..size]).is_err() {
-            break;
-        }
+        let _gone_already = server.shutdown(Shutdown::Both);
     }
-    if !*lost.lock().unwrap() {
-        let _ = server.shutdown(std::net::Shutdown::Both);
-        let _ = client.shutdown(std::net::Shutdown::Both);
-    }
-    let _ = back.join();
 }

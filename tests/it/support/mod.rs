@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod client;
+pub mod clock;
 pub mod journal;
 pub mod ledger;
 pub mod lossy;
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
+pub mod severed;
 pub mod sql;
 
 use std::time::{Duration, Instant};

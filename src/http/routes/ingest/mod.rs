@@ -334,6 +334,10 @@ async fn receive(
     };
     let bytes_max = state.settings.decode.body_bytes_max;
     let body = body::read(request, payload, state, bytes_max).await?;
+    if let (ByHead::Known(access), true) = (&head, route != Route::Metrics) {
+        // A body that was not read would cost the connection, so it is checked only now.
+        state.ingest.check_room(access.project)?;
+    }
     let plain = unpack(request, body, state).await?;
     let access = match head {
         ByHead::Known(access) => access,
