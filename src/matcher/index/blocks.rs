@@ -60,5 +60,5 @@ pub(in crate::matcher) fn blocks(
 fn ends_block(campaign: &Campaign) -> bool {
     let mut hasher = FixedState::with_seed(0).build_hasher();
     hasher.write(campaign.id.as_bytes());
-    hasher.finish() % BLOCK == 0
+    hasher.finish().is_multiple_of(BLOCK)
 }
