@@ -6,7 +6,8 @@ LOCKED := --locked
 # Snapshots that differ fail; they are never rewritten by a run of these targets.
 export INSTA_UPDATE := no
 
-.PHONY: help setup promtool demo test ci fmt fmt-check lint doc deny deploy-check sdk-test bench soak
+.PHONY: help setup promtool demo test ci fmt fmt-check lint doc deny deploy-check sdk-test bench \
+	bench-growth soak
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -59,8 +60,16 @@ sdk-test: setup ## Run the real Segment SDKs against a running Beckon
 	$(CARGO) build $(LOCKED)
 	BECKON_BIN=target/debug/beckon tests/sdk/run
 
+# The example is a shim that the second run of the ingest bench preloads into its Postgres.
 bench: setup ## Run the benches: ingest and matching, each beside its limits
-	$(CARGO) bench $(LOCKED)
+	$(CARGO) build --release --example slow_sync $(LOCKED)
+	$(CARGO) bench --bench ingest $(LOCKED)
+	$(CARGO) bench --bench ingest $(LOCKED) -- --slow-sync
+	$(CARGO) bench --bench write_path $(LOCKED) -- --millis 300 --batch 100
+	$(CARGO) bench --bench matching $(LOCKED)
+
+bench-growth: setup ## Measure ingest as the database grows (40 minutes, 25 GB of disk)
+	$(CARGO) bench --bench growth $(LOCKED)
 
 # proptest reads PROPTEST_CASES itself; tests that have a long form look for BECKON_SOAK. CI makes
 # tests fail that would say that they could not be run (docs/soak.md).

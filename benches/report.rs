@@ -94,6 +94,21 @@ pub fn machine() -> Value {
     })
 }
 
+/// Whether the arguments hold this word.
+pub fn flag(name: &str) -> bool {
+    std::env::args().any(|argument| argument == name)
+}
+
+/// One word of the arguments, as `--part ways`.
+pub fn word(name: &str) -> Outcome<Option<String>> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    match (arguments.next(), arguments.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(value)) => Ok(Some(value)),
+        (Some(_), None) => Err(format!("{name} needs a value").into()),
+    }
+}
+
 /// One whole number of the arguments, as `--rounds 3`; cargo's own arguments are passed over.
 pub fn argument(name: &str, otherwise: u64) -> Outcome<u64> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);

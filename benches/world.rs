@@ -46,7 +46,8 @@ impl Rng {
         self.next() % bound
     }
 
-    fn unit(&mut self) -> f64 {
+    /// A number from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
         const STEPS: f64 = (1_u64 << 53) as f64;
         (self.next() >> 11) as f64 / STEPS
     }

@@ -7,16 +7,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use beckon::model::ProjectId;
+
 use crate::world::{Rng, SEED, World};
 
 /// How many people are known before the run.
 pub const PEOPLE: u64 = 100_000;
+/// Newcomers that the baselines number, which are more than are ever known.
+const NEWCOMERS_FROM: u64 = 1_000_000_000;
 /// One event in so many is somebody's first.
 const NEWCOMER_EVERY: u64 = 100;
 /// How many different events there are.
 const EVENTS: u64 = 20_000;
 const USER_DIGITS: usize = 11;
 const MESSAGE_DIGITS: usize = 36;
+
+/// The only project of a fresh install.
+pub const PROJECT: ProjectId = ProjectId(1);
 
 /// The key that the load is sent with.
 pub const CLIENT_KEY: &str = "wk_benchbenchbenchbenchbenchbench00";
@@ -34,14 +41,21 @@ pub struct Draft {
 #[derive(Debug)]
 pub struct Source {
     drafts: Vec<Draft>,
+    people: u64,
     messages: AtomicU64,
     newcomers: AtomicU64,
     feeds: AtomicU64,
 }
 
 impl Source {
-    /// Draws the events.
+    /// Draws the events, which will be about [`PEOPLE`] people.
     pub fn new(world: &World) -> Arc<Self> {
+        Self::about(world, PEOPLE, 0)
+    }
+
+    /// Draws the events, which will be about so many known people. Message ids and newcomers are
+    /// numbered from `from`, which has 10 digits at most.
+    pub fn about(world: &World, people: u64, from: u64) -> Arc<Self> {
         let draft = |index| {
             let event = world.event(index);
             Draft {
@@ -51,8 +65,9 @@ impl Source {
         };
         Arc::new(Self {
             drafts: (0..EVENTS).map(draft).collect(),
-            messages: AtomicU64::new(0),
-            newcomers: AtomicU64::new(0),
+            people,
+            messages: AtomicU64::new(from),
+            newcomers: AtomicU64::new(from),
             feeds: AtomicU64::new(0),
         })
     }
@@ -95,7 +110,7 @@ impl Person {
 
     /// A number that the database has not given to anybody else.
     pub fn row_id(self) -> i64 {
-        let first = if self.is_new { 10 * PEOPLE } else { 1 };
+        let first = if self.is_new { NEWCOMERS_FROM } else { 1 };
         i64::try_from(first + self.number).unwrap_or(i64::MAX)
     }
 }
@@ -119,7 +134,7 @@ impl Feed {
     pub fn person(&mut self) -> Person {
         if let Some(number) = &mut self.next_in_turn {
             let person = Person {
-                number: *number % PEOPLE,
+                number: *number % self.source.people,
                 is_new: false,
             };
             *number += 1;
@@ -129,7 +144,7 @@ impl Feed {
         let number = if is_new {
             self.source.newcomers.fetch_add(1, Ordering::Relaxed)
         } else {
-            self.rng.below(PEOPLE)
+            self.rng.below(self.source.people)
         };
         Person { number, is_new }
     }

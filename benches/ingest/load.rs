@@ -25,6 +25,9 @@ pub struct Span {
     pub measured: Duration,
     /// The most requests or transactions, counted or not.
     pub requests_max: u64,
+    /// Whether a 429 or 503 with `Retry-After` is an answer like others; the client then waits for
+    /// as long as it is told. Otherwise it ends the bench.
+    pub may_refuse: bool,
 }
 
 /// What happened.
@@ -38,6 +41,8 @@ pub struct Run {
     pub seconds: f64,
     /// The latency of each request while it counted, in microseconds.
     pub latencies_us: Vec<u32>,
+    /// Requests that were refused while it counted.
+    pub refused: u64,
     /// Campaigns in answers of the warm-up, and the events these were for.
     pub campaigns: (u64, u64),
 }
@@ -49,6 +54,7 @@ impl Run {
         self.events += other.events;
         self.seconds = self.seconds.max(other.seconds);
         self.latencies_us.extend(other.latencies_us);
+        self.refused += other.refused;
         self.campaigns.0 += other.campaigns.0;
         self.campaigns.1 += other.campaigns.1;
     }
@@ -125,13 +131,23 @@ async fn client(
         };
         stream.write_all(&request).await?;
         let reading = read_answer(&mut stream, &mut answer);
-        let body_at = tokio::time::timeout(ANSWER_BOUND, reading).await??;
+        let head = tokio::time::timeout(ANSWER_BOUND, reading).await??;
         let answered = Instant::now();
+        if let Some(wait) = head.refusal(&answer)? {
+            if !span.may_refuse {
+                return Err(format!("answered: {}", String::from_utf8_lossy(&answer)).into());
+            }
+            if answered >= counted_from && answered < end {
+                shared.run.borrow_mut().refused += 1;
+            }
+            tokio::time::sleep_until((answered + wait).min(end).into()).await;
+            continue;
+        }
         let mut run = shared.run.borrow_mut();
         run.acknowledged += events;
         if started < counted_from {
-            let body = answer.get(body_at..).unwrap_or_default();
-            let campaigns = memchr::memmem::find_iter(body, br#""createdAt":"#).count();
+            let body = answer.get(head.body_at..).unwrap_or_default();
+            let campaigns = memchr::memmem::find_iter(body, br#""name":"campaign "#).count();
             run.campaigns.0 += campaigns as u64;
             run.campaigns.1 += events;
         }
@@ -146,33 +162,77 @@ async fn client(
     }
 }
 
-/// Reads one answer with a `content-length`; returns where its body begins.
-async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Outcome<usize> {
+/// What an answer begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// Where the body begins.
+    pub body_at: usize,
+    status: u16,
+    length: usize,
+}
+
+impl Head {
+    /// Reads it, once it is there.
+    pub fn of(answer: &[u8]) -> Outcome<Option<Self>> {
+        let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = answer.get(..end).unwrap_or_default();
+        let status = number(head.get("HTTP/1.1 ".len()..).unwrap_or_default());
+        let length = field(head, b"content-length").ok_or("an answer has no content-length")?;
+        Ok(Some(Self {
+            body_at: end + 4,
+            status: u16::try_from(status)?,
+            length,
+        }))
+    }
+
+    /// Where the answer ends.
+    pub fn end(&self) -> usize {
+        self.body_at + self.length
+    }
+
+    /// For how long the server asks to stay away, if it does; any other answer must be a 200.
+    pub fn refusal(&self, answer: &[u8]) -> Outcome<Option<Duration>> {
+        let head = answer.get(..self.body_at).unwrap_or_default();
+        match (self.status, field(head, b"retry-after")) {
+            (200, _) => Ok(None),
+            (429 | 503, Some(seconds)) => Ok(Some(Duration::from_secs(seconds as u64))),
+            _ => Err(format!("answered: {}", String::from_utf8_lossy(answer)).into()),
+        }
+    }
+}
+
+/// Reads one answer with a `content-length`.
+pub async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Outcome<Head> {
     answer.clear();
-    let (mut body_at, mut whole) = (0, usize::MAX);
-    while answer.len() < whole {
+    loop {
         if stream.read_buf(answer).await? == 0 {
             return Err("the server closed a connection".into());
         }
-        if body_at == 0
-            && let Some(head) = memchr::memmem::find(answer, b"\r\n\r\n")
-        {
-            body_at = head + 4;
-            whole = body_at + content_length(answer.get(..head).unwrap_or_default())?;
+        let Some(head) = Head::of(answer)? else {
+            continue;
+        };
+        while answer.len() < head.end() {
+            if stream.read_buf(answer).await? == 0 {
+                return Err("the server closed a connection".into());
+            }
         }
+        return Ok(head);
     }
-    if !answer.starts_with(b"HTTP/1.1 200") {
-        return Err(format!("answered: {}", String::from_utf8_lossy(answer)).into());
-    }
-    Ok(body_at)
 }
 
-fn content_length(head: &[u8]) -> Outcome<usize> {
-    const NAME: &[u8] = b"\r\ncontent-length: ";
-    let at = memchr::memmem::find(head, NAME).ok_or("an answer has no content-length")?;
-    let digits = head.get(at + NAME.len()..).unwrap_or_default();
-    Ok(digits
+/// A header's number. Names come in lower case.
+fn field(head: &[u8], name: &[u8]) -> Option<usize> {
+    let at = memchr::memmem::find_iter(head, name)
+        .find(|at| head.get(at.wrapping_sub(1)) == Some(&b'\n'))?;
+    let value = head.get(at + name.len()..)?.strip_prefix(b": ")?;
+    Some(number(value))
+}
+
+fn number(digits: &[u8]) -> usize {
+    digits
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
-        .fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
+        .fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
 }

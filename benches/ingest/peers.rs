@@ -4,7 +4,8 @@
 //! `bare` parses the body and answers: the limit of HTTP here. `group` is the group-commit
 //! baseline: it parses, queues the rows to one of two writers, each of which commits whatever waits
 //! in one statement, and answers after the commit. It has no auth, no validation, no state of
-//! people, no matching, and its answer is short; it trusts that message ids are new.
+//! people, no matching, and its answer is short; it trusts that message ids are new. `naive` is in
+//! a file of its own.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -18,8 +19,10 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use crate::feed::Person;
+use crate::naive::{self, Naive};
 use crate::report::{Outcome, line};
 use crate::rows::{Row, Rows};
+use crate::stage::learn_schema;
 
 /// As many as Beckon's shards.
 const WRITERS: usize = 2;
@@ -27,15 +30,20 @@ const WRITERS: usize = 2;
 const BATCH_ROWS_MAX: usize = 2_500;
 const ANSWER: &str = r#"{"ok":true,"success":true,"status":1}"#;
 
+/// A track call, as far as the peers read it.
 #[derive(Deserialize)]
-struct Call<'a> {
+pub struct Call<'a> {
+    /// The application's id of the person.
     #[serde(rename = "userId")]
-    user_id: &'a str,
-    event: &'a str,
+    pub user_id: &'a str,
+    /// The event's name.
+    pub event: &'a str,
+    /// The caller's id of the call.
     #[serde(rename = "messageId")]
-    message_id: &'a str,
+    pub message_id: &'a str,
+    /// A JSON object.
     #[serde(borrow)]
-    properties: &'a RawValue,
+    pub properties: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -55,21 +63,34 @@ struct Writers {
     clock: Clock,
 }
 
-/// Serves until the standard input ends. Without a URL it is the bare handler.
-pub fn serve(url: Option<&str>) -> Outcome<()> {
-    let writers = match url {
-        None => None,
-        Some(url) => Some(web::Data::new(start_writers(url)?)),
+/// Which peer a process is.
+#[derive(Clone)]
+enum Peer {
+    Bare,
+    Group(web::Data<Writers>),
+    Naive(web::Data<Naive>),
+}
+
+/// Serves until the standard input ends: `bare`, or `group` or `naive` on the database at `url`.
+pub fn serve(kind: &str, url: &str) -> Outcome<()> {
+    let peer = match kind {
+        "bare" => Peer::Bare,
+        "group" => Peer::Group(web::Data::new(start_writers(url)?)),
+        "naive" => Peer::Naive(web::Data::new(Naive::new(url)?)),
+        _ => return Err(format!("there is no peer {kind:?}").into()),
     };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let server = HttpServer::new(move || {
         let app = App::new().app_data(web::PayloadConfig::new(16 << 20));
-        match &writers {
-            None => app
+        match &peer {
+            Peer::Bare => app
                 .route("/v1/track", web::post().to(answer_track))
                 .route("/v1/batch", web::post().to(answer_batch)),
-            Some(writers) => app
+            Peer::Naive(naive) => app
+                .app_data(naive.clone())
+                .route("/v1/track", web::post().to(naive::track)),
+            Peer::Group(writers) => app
                 .app_data(writers.clone())
                 .route("/v1/track", web::post().to(store_track))
                 .route("/v1/batch", web::post().to(store_batch)),
@@ -162,7 +183,8 @@ impl Writers {
 fn start_writers(url: &str) -> Outcome<Writers> {
     let mut queues = Vec::new();
     for _ in 0..WRITERS {
-        let connection = beckon::store::connect(url)?;
+        let mut connection = beckon::store::connect(url)?;
+        learn_schema(&mut connection)?;
         let (queue, jobs) = channel();
         std::thread::spawn(move || write(connection, &jobs));
         queues.push(queue);

@@ -1,10 +1,9 @@
 //! The rows that the baselines write: the same columns of the same tables as Beckon's, in one
 //! statement, which is one transaction and one round trip.
 
-use std::sync::Arc;
-
-use beckon::model::{Identity, ProjectId};
+use beckon::model::Identity;
 use chrono::{DateTime, Utc};
+use diesel::connection::SimpleConnection;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Bytea, Text, Timestamptz, Uuid as SqlUuid};
@@ -12,17 +11,17 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::feed::{Feed, Person, message_id};
+use crate::copy::{self, Event};
+use crate::feed::{Feed, PROJECT, Person, message_id};
 use crate::report::Outcome;
-
-/// The only project of a fresh install.
-pub const PROJECT: ProjectId = ProjectId(1);
+use crate::stage::keys_are_uuids;
 
 /// Track calls in columns.
 #[derive(Debug, Default)]
 pub struct Rows {
     ids: Vec<Uuid>,
     digests: Vec<Vec<u8>>,
+    keys: Vec<Uuid>,
     people: Vec<i64>,
     names: Vec<String>,
     user_ids: Vec<String>,
@@ -84,6 +83,8 @@ impl Rows {
                 columns.newcomers_at.push(row.at);
             }
             columns.ids.push(Uuid::now_v7());
+            let half = digest.first_chunk().copied().unwrap_or_default();
+            columns.keys.push(Uuid::from_bytes(half));
             columns.digests.push(digest.to_vec());
             columns.people.push(row.person.row_id());
             columns.names.push(row.name);
@@ -98,52 +99,92 @@ impl Rows {
     /// Commits the rows. One row alone is sent as values, which costs less than arrays.
     pub fn commit(&self, connection: &mut PgConnection) -> QueryResult<usize> {
         match (self.ids.len(), self.newcomers.is_empty()) {
-            (1, true) => Insert::<true, false>(self).execute(connection),
-            (1, false) => Insert::<true, true>(self).execute(connection),
-            (_, true) => Insert::<false, false>(self).execute(connection),
-            (_, false) => Insert::<false, true>(self).execute(connection),
+            (1, true) => Insert::<true, false, true>(self).execute(connection),
+            (1, false) => Insert::<true, true, true>(self).execute(connection),
+            (_, true) => Insert::<false, false, true>(self).execute(connection),
+            (_, false) => Insert::<false, true, true>(self).execute(connection),
+        }
+    }
+
+    /// Commits the rows with the events by COPY.
+    pub fn commit_by_copy(&self, connection: &mut PgConnection) -> QueryResult<usize> {
+        let events: Vec<Event<'_>> = (0..self.ids.len()).map(|row| self.event(row)).collect();
+        connection.batch_execute("BEGIN")?;
+        if self.newcomers.is_empty() {
+            Insert::<false, false, false>(self).execute(connection)?;
+        } else {
+            Insert::<false, true, false>(self).execute(connection)?;
+        }
+        let copied = copy::into_events(connection, &events)?;
+        connection.batch_execute("COMMIT")?;
+        Ok(copied)
+    }
+
+    fn event(&self, row: usize) -> Event<'_> {
+        Event {
+            id: self.ids[row],
+            person: self.people[row],
+            name: &self.names[row],
+            user_id: &self.user_ids[row],
+            message_id: &self.message_ids[row],
+            properties: &self.properties[row],
+            at: self.at[row],
         }
     }
 }
 
-/// The statement, prepared once a connection.
-struct Insert<'a, const ONE: bool, const NEW: bool>(&'a Rows);
+const FROM: &str = "(SELECT ";
 
-impl<const ONE: bool, const NEW: bool> QueryId for Insert<'_, ONE, NEW> {
-    type QueryId = Insert<'static, ONE, NEW>;
+/// The statement, prepared once a connection: of one row or many, with newcomers or without, and
+/// with the events or without them.
+struct Insert<'a, const ONE: bool, const NEW: bool, const EVENTS: bool>(&'a Rows);
+
+impl<const ONE: bool, const NEW: bool, const EVENTS: bool> QueryId
+    for Insert<'_, ONE, NEW, EVENTS>
+{
+    type QueryId = Insert<'static, ONE, NEW, EVENTS>;
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<const ONE: bool, const NEW: bool> RunQueryDsl<PgConnection> for Insert<'_, ONE, NEW> {}
+impl<const ONE: bool, const NEW: bool, const EVENTS: bool> RunQueryDsl<PgConnection>
+    for Insert<'_, ONE, NEW, EVENTS>
+{
+}
 
-/// Writes a column's parameter: one value, or an array.
+/// Writes a column's parameter: one value, or an array whose rows are taken in lockstep with the
+/// others'. In the select list that costs less than in FROM, where each array becomes a table.
 macro_rules! column {
     ($out:ident, $one:expr, $column:expr, $kind:ty) => {
         match $column.first() {
             Some(value) if $one => $out.push_bind_param::<$kind, _>(value)?,
-            _ => $out.push_bind_param::<Array<$kind>, _>($column)?,
+            _ => {
+                $out.push_sql("unnest(");
+                $out.push_bind_param::<Array<$kind>, _>($column)?;
+                $out.push_sql(")");
+            }
         }
     };
 }
 
-impl<const ONE: bool, const NEW: bool> QueryFragment<Pg> for Insert<'_, ONE, NEW> {
+impl<const ONE: bool, const NEW: bool, const EVENTS: bool> QueryFragment<Pg>
+    for Insert<'_, ONE, NEW, EVENTS>
+{
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let rows = self.0;
-        let (from, end) = if ONE {
-            ("(SELECT ", ")")
-        } else {
-            ("unnest(", ")")
-        };
         out.push_sql("WITH claimed AS (INSERT INTO message_ids_0 SELECT 1, digest, id FROM ");
-        out.push_sql(from);
-        column!(out, ONE, &rows.digests, Bytea);
+        out.push_sql(FROM);
+        if keys_are_uuids() {
+            column!(out, ONE, &rows.keys, SqlUuid);
+        } else {
+            column!(out, ONE, &rows.digests, Bytea);
+        }
         out.push_sql(", ");
         column!(out, ONE, &rows.ids, SqlUuid);
-        out.push_sql(end);
+        out.push_sql(")");
         out.push_sql(" AS t (digest, id) ON CONFLICT DO NOTHING)");
         if NEW {
             out.push_sql(", newcomers AS (SELECT * FROM ");
-            out.push_sql(from);
+            out.push_sql(FROM);
             column!(out, ONE, &rows.newcomers, BigInt);
             out.push_sql(", ");
             column!(out, ONE, &rows.homes, BigInt);
@@ -151,7 +192,7 @@ impl<const ONE: bool, const NEW: bool> QueryFragment<Pg> for Insert<'_, ONE, NEW
             column!(out, ONE, &rows.newcomer_ids, Text);
             out.push_sql(", ");
             column!(out, ONE, &rows.newcomers_at, Timestamptz);
-            out.push_sql(end);
+            out.push_sql(")");
             out.push_sql(
                 " AS t (id, home, value, at)), born AS (INSERT INTO persons (id, project_id, home, \
                  bucketing_kind, bucketing_value, created_at, last_seen_at) \
@@ -160,12 +201,16 @@ impl<const ONE: bool, const NEW: bool> QueryFragment<Pg> for Insert<'_, ONE, NEW
                  SELECT 1, 0, value, id, at FROM newcomers ON CONFLICT DO NOTHING)",
             );
         }
+        if !EVENTS {
+            out.push_sql(" SELECT 1");
+            return Ok(());
+        }
         out.push_sql(
             " INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
              message_id, properties, \"timestamp\", received_at) SELECT current_date, id, 1, \
              person_id, 0, name, user_id, message_id, properties::json, at, at FROM ",
         );
-        out.push_sql(from);
+        out.push_sql(FROM);
         column!(out, ONE, &rows.ids, SqlUuid);
         out.push_sql(", ");
         column!(out, ONE, &rows.people, BigInt);
@@ -180,88 +225,8 @@ impl<const ONE: bool, const NEW: bool> QueryFragment<Pg> for Insert<'_, ONE, NEW
         }
         out.push_sql(", ");
         column!(out, ONE, &rows.at, Timestamptz);
-        out.push_sql(end);
+        out.push_sql(")");
         out.push_sql(" AS t (id, person_id, name, user_id, message_id, properties, at)");
         Ok(())
-    }
-}
-
-/// Commits rows as fast as Postgres takes them, over connections of its own: no HTTP, nothing to
-/// decode, nobody to answer.
-pub mod raw {
-    use std::sync::Barrier;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Instant;
-
-    use beckon::clock::Clock;
-
-    use super::{Arc, Outcome, Row, Rows};
-    use crate::feed::{Feed, Source};
-    use crate::load::{Run, Span};
-
-    /// Commits transactions of so many rows over so many connections, one thread each.
-    pub fn drive(
-        url: &str,
-        source: &Arc<Source>,
-        batch: usize,
-        connections: usize,
-        span: Span,
-    ) -> Outcome<Run> {
-        let (ready, sent) = (Barrier::new(connections), AtomicU64::new(0));
-        let mut total = Run::default();
-        std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..connections)
-                .map(|_| {
-                    let feed = source.feed();
-                    let (ready, sent) = (&ready, &sent);
-                    scope.spawn(move || {
-                        let connection = beckon::store::connect(url);
-                        // Before a failure is returned, so that the others do not wait for ever.
-                        ready.wait();
-                        write(connection?, feed, batch, span, sent)
-                    })
-                })
-                .collect();
-            for writer in writers {
-                let run = writer.join().map_err(|_| "a writer panicked")??;
-                total.join(run);
-            }
-            Ok(total)
-        })
-    }
-
-    fn write(
-        mut connection: diesel::PgConnection,
-        mut feed: Feed,
-        batch: usize,
-        span: Span,
-        sent: &AtomicU64,
-    ) -> Outcome<Run> {
-        let clock = Clock::system();
-        let begin = Instant::now();
-        let counted_from = begin + span.warm_up;
-        let end = counted_from + span.measured;
-        let mut run = Run::default();
-        loop {
-            let now = clock.now();
-            let rows = Rows::of((0..batch).map(|_| Row::next(&mut feed, now)))?;
-            let started = Instant::now();
-            if started >= end || sent.fetch_add(1, Ordering::Relaxed) >= span.requests_max {
-                break;
-            }
-            rows.commit(&mut connection)?;
-            let done = Instant::now();
-            run.acknowledged += batch as u64;
-            if done >= counted_from && done < end {
-                run.events += batch as u64;
-                if started >= counted_from {
-                    let latency = done.duration_since(started).as_micros();
-                    run.latencies_us
-                        .push(u32::try_from(latency).unwrap_or(u32::MAX));
-                }
-            }
-        }
-        run.seconds = span.measured.as_secs_f64();
-        Ok(run)
     }
 }

@@ -3,8 +3,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use beckon::clock::Clock;
@@ -17,10 +19,31 @@ use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
 use diesel::{PgConnection, QueryableByName, RunQueryDsl, sql_query};
 use serde_json::Value;
 
-use crate::feed::{CLIENT_KEY, PEOPLE, Person};
+use crate::feed::{CLIENT_KEY, PEOPLE, PROJECT, Person};
 use crate::report::{self, Outcome};
-use crate::rows::PROJECT;
 use crate::world::{Rng, SEED, World};
+
+/// Whether message ids are kept as uuids, the first half of their digests.
+static KEYS_ARE_UUIDS: OnceLock<bool> = OnceLock::new();
+
+/// Learns from the schema how message ids are kept.
+pub fn learn_schema(sql: &mut PgConnection) -> Outcome<()> {
+    let count = sql_query(
+        "SELECT 1 FROM pg_attribute WHERE attrelid = 'message_ids_0'::regclass \
+         AND attname = 'digest' AND atttypid = 'uuid'::regtype",
+    )
+    .execute(sql)?;
+    let _known_already = KEYS_ARE_UUIDS.set(count > 0);
+    Ok(())
+}
+
+/// Whether message ids are kept as uuids; [`learn_schema`] comes first.
+pub fn keys_are_uuids() -> bool {
+    KEYS_ARE_UUIDS.get().copied().unwrap_or_default()
+}
+
+#[path = "slow_sync.rs"]
+mod slow_sync;
 
 const DATABASE: &str = "bench";
 /// How many campaigns are live.
@@ -35,7 +58,9 @@ const SEEN_WITHIN_SECONDS: u64 = 600;
 
 /// The database of a run.
 pub struct Stage {
-    postgres: EmbeddedPostgres,
+    postgres: Option<EmbeddedPostgres>,
+    options: EmbeddedOptions,
+    folder: PathBuf,
     /// Where it is.
     pub url: String,
     sql: PgConnection,
@@ -55,13 +80,29 @@ pub struct Stored {
 }
 
 impl Stage {
-    /// Starts Postgres with its default settings, but for the number of connections, and fills it.
+    /// Starts Postgres as [`Stage::start`] does and fills it with people and campaigns.
     pub fn set_up(world: &World) -> Outcome<Self> {
-        let mut folder = report::folder()?.join("postgres");
+        let mut stage = Self::start()?;
+        stage.fill_people(world, 0..PEOPLE)?;
+        stage.fill_campaigns(world)?;
+        stage.sql.batch_execute("ANALYZE")?;
+        Ok(stage)
+    }
+
+    /// Starts Postgres with its default settings, but for the number of connections, with an empty
+    /// database of today's schema.
+    pub fn start() -> Outcome<Self> {
+        let mut folder = match report::word("--folder")? {
+            Some(folder) => PathBuf::from(folder),
+            None => report::folder()?.join("postgres"),
+        };
         if !is_reachable(&folder, None)? {
             folder = std::env::temp_dir().join("beckon-bench-postgres");
         }
         let mut options = EmbeddedOptions::new(&folder);
+        if report::flag("--slow-sync") {
+            options.bin_dir = Some(slow_sync::binaries()?);
+        }
         let connections = ("max_connections".to_owned(), "300".to_owned());
         options.settings.push(connections);
         let postgres = EmbeddedPostgres::start(&options)?;
@@ -71,14 +112,14 @@ impl Stage {
         let url = postgres.url(DATABASE);
         let mut sql = store::connect(&url)?;
         migrate::migrate(&mut sql)?;
+        learn_schema(&mut sql)?;
         let today = partitions::database_now(&mut sql)?.date_naive();
         partitions::ensure_ahead(&mut sql, today, 2)?;
-        fill_people(&mut sql, world)?;
-        fill_campaigns(&mut sql, world)?;
-        sql.batch_execute("ANALYZE")?;
         let sync_us = sync_us(&folder.join("sync-probe"))?;
         Ok(Self {
-            postgres,
+            postgres: Some(postgres),
+            options,
+            folder,
             url,
             sql,
             sync_us,
@@ -92,6 +133,15 @@ impl Stage {
         Ok(())
     }
 
+    /// How many events were received in the last four hours, which an index tells.
+    pub fn received(&mut self) -> Outcome<u64> {
+        let text = self.texts(
+            "SELECT count(*)::text AS text FROM events \
+             WHERE project_id = 1 AND received_at > now() - interval '4 hours'",
+        )?;
+        Ok(text.first().ok_or("no count")?.parse()?)
+    }
+
     /// Counts what a measurement stored.
     pub fn stored(&mut self) -> Outcome<Stored> {
         let counted = sql_query(
@@ -100,9 +150,81 @@ impl Stage {
         Ok(counted.get_result(&mut self.sql)?)
     }
 
+    /// Adds known people with these numbers.
+    pub fn fill_people(&mut self, world: &World, people: Range<u64>) -> Outcome<()> {
+        fill_people(&mut self.sql, world, people)
+    }
+
+    /// Adds the campaigns.
+    pub fn fill_campaigns(&mut self, world: &World) -> Outcome<()> {
+        fill_campaigns(&mut self.sql, world)
+    }
+
+    /// Runs statements on the database, if there are any.
+    pub fn execute(&mut self, sql: &str) -> Outcome<()> {
+        if sql.is_empty() {
+            return Ok(());
+        }
+        Ok(self.sql.batch_execute(sql)?)
+    }
+
+    /// What a query returns in its column `text`.
+    pub fn texts(&mut self, query: &str) -> Outcome<Vec<String>> {
+        #[derive(QueryableByName)]
+        struct Line {
+            #[diesel(sql_type = Text)]
+            text: String,
+        }
+        let lines: Vec<Line> = sql_query(query).load(&mut self.sql)?;
+        Ok(lines.into_iter().map(|line| line.text).collect())
+    }
+
+    /// How many bytes of write-ahead log there have been.
+    pub fn wal_bytes(&mut self) -> Outcome<f64> {
+        let text = self.texts("SELECT (pg_current_wal_insert_lsn() - '0/0')::text AS text")?;
+        Ok(text.first().ok_or("no position in the log")?.parse()?)
+    }
+
+    /// Starts Postgres anew so that it listens on loopback too; returns the URL there.
+    ///
+    /// Its private server has no such thing, so the settings come from `ALTER SYSTEM`, which has
+    /// precedence, and the rule of access is added once it runs.
+    pub fn listen_on_tcp(&mut self) -> Outcome<String> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let password = uuid::Uuid::new_v4();
+        self.execute("ALTER SYSTEM SET listen_addresses = '127.0.0.1'")?;
+        self.execute(&format!("ALTER SYSTEM SET port = {port}"))?;
+        self.execute(&format!("ALTER ROLE beckon PASSWORD '{password}'"))?;
+        self.restart()?;
+        self.execute("ALTER SYSTEM RESET ALL")?;
+        let rules = self.folder.join("postgres").join("pg_hba.conf");
+        let mut rules = std::fs::OpenOptions::new().append(true).open(rules)?;
+        rules.write_all(b"host all all 127.0.0.1/32 scram-sha-256\n")?;
+        self.execute("SELECT pg_reload_conf()")?;
+        Ok(format!(
+            "postgresql://beckon:{password}@127.0.0.1:{port}/{DATABASE}"
+        ))
+    }
+
+    /// Stops Postgres and starts it again.
+    pub fn restart(&mut self) -> Outcome<()> {
+        if let Some(running) = self.postgres.take() {
+            running.stop()?;
+        }
+        let running = EmbeddedPostgres::start(&self.options)?;
+        self.url = running.url(DATABASE);
+        self.postgres = Some(running);
+        self.sql = store::connect(&self.url)?;
+        Ok(())
+    }
+
     /// The CPU seconds that Postgres has used, all its processes together.
     pub fn cpu_seconds(&self) -> f64 {
-        let main = self.postgres.pid();
+        let Some(main) = self.postgres.as_ref().map(EmbeddedPostgres::pid) else {
+            return 0.0;
+        };
         let children = format!("/proc/{main}/task/{main}/children");
         let children = std::fs::read_to_string(children).unwrap_or_default();
         let living: f64 = children
@@ -116,7 +238,7 @@ impl Stage {
     /// Stops Postgres.
     pub fn stop(self) -> Outcome<()> {
         drop(self.sql);
-        Ok(self.postgres.stop()?)
+        Ok(self.postgres.map_or(Ok(()), EmbeddedPostgres::stop)?)
     }
 }
 
@@ -145,10 +267,10 @@ impl Server {
         Ok(server)
     }
 
-    /// A baseline: this very program, as a server. Without a URL it stores nothing.
-    pub fn peer(url: Option<&str>) -> Outcome<Self> {
+    /// A peer: this very program, as a server.
+    pub fn peer(kind: &str, url: &str) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--peer").args(url);
+        command.args(["--peer", kind, url]);
         Self::start(command)
     }
 
@@ -194,6 +316,11 @@ impl Server {
         cpu_seconds(self.process.id(), false)
     }
 
+    /// How many files and sockets it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).map_or(0, Iterator::count)
+    }
+
     /// The memory it holds, in MiB.
     pub fn resident_mib(&self) -> f64 {
         let status = format!("/proc/{}/status", self.process.id());
@@ -218,17 +345,33 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// User and system time from `/proc`, in which a second has 100 ticks; with that of children that
-/// have ended, if asked for.
+/// The time that a process was on a core, in seconds; with that of children that have ended, if
+/// asked for.
 fn cpu_seconds(pid: u32, with_ended_children: bool) -> f64 {
+    let of_threads: f64 = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .sum();
+    let ended = if with_ended_children {
+        ended_children_seconds(pid)
+    } else {
+        0.0
+    };
+    of_threads / 1e9 + ended
+}
+
+/// User and system time of children that have ended, in which a second has 100 ticks.
+fn ended_children_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything.
     let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let counted = if with_ended_children { 4 } else { 2 };
     let ticks: f64 = after_name
         .split(' ')
-        .skip(11)
-        .take(counted)
+        .skip(13)
+        .take(2)
         .filter_map(|field| field.parse::<f64>().ok())
         .sum();
     ticks / 100.0
@@ -248,13 +391,13 @@ fn sync_us(path: &PathBuf) -> Outcome<f64> {
     Ok(report::median(&times))
 }
 
-fn fill_people(sql: &mut PgConnection, world: &World) -> Outcome<()> {
+fn fill_people(sql: &mut PgConnection, world: &World, people: Range<u64>) -> Outcome<()> {
     let now = Clock::system().now();
     let mut rng = Rng::new(SEED, 4 << 40);
-    for start in (0..PEOPLE).step_by(CHUNK as usize) {
+    for start in people.clone().step_by(CHUNK as usize) {
         let (mut ids, mut homes, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let (mut traits, mut seen): (Vec<String>, Vec<_>) = (Vec::new(), Vec::new());
-        for number in start..start + CHUNK {
+        for number in start..people.end.min(start + CHUNK) {
             let person = Person {
                 number,
                 is_new: false,
@@ -284,7 +427,9 @@ fn fill_people(sql: &mut PgConnection, world: &World) -> Outcome<()> {
         .execute(sql)?;
     }
     // Far above every number that the baselines give.
-    sql.batch_execute("SELECT setval('persons_id_seq', 1000000000001)")?;
+    sql.batch_execute(
+        "SELECT setval('persons_id_seq', greatest(last_value, 1000000000001)) FROM persons_id_seq",
+    )?;
     Ok(())
 }
 

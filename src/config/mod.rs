@@ -109,6 +109,7 @@ pub struct Config {
     pub project_events_per_second: u32,
     pub key_misses_per_minute: u32,
     pub retention_schedule: String,
+    pub rejected_retention_days: u32,
     pub partitions_ahead_days: u32,
     pub dedupe_window_days: u32,
 }
@@ -437,6 +438,7 @@ impl Checker<'_> {
             project_events_per_second: self.number("project_events_per_second", 0, 10_000_000),
             key_misses_per_minute: self.number("key_misses_per_minute", 0, 1_000_000),
             retention_schedule: self.take("retention_schedule", parse::cron),
+            rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),
             partitions_ahead_days: self.number("partitions_ahead_days", 1, 60),
             dedupe_window_days: self.number("dedupe_window_days", 1, 90),
         }

@@ -353,6 +353,13 @@ pub const VARIABLES: &[Variable] = &[
          week, in UTC. The second may be left out. How long events are kept is the project's.",
     ),
     Variable::everything(
+        "rejected_retention_days",
+        "30",
+        "DAYS",
+        "How long rejected events are kept, unless the project keeps its events for less. 1 to \
+         36500.",
+    ),
+    Variable::everything(
         "partitions_ahead_days",
         "7",
         "DAYS",

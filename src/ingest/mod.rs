@@ -40,6 +40,7 @@ mod plain;
 mod queue;
 mod read_back;
 mod record;
+pub mod replay;
 mod route;
 mod seen;
 mod shard;

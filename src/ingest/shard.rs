@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 
-use super::apply::describe;
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
@@ -194,13 +193,12 @@ impl Shard {
             let Item::Event(event) = &unit.item else {
                 return Err(Error::Internal(refusal));
             };
-            unit.item = Item::Rejected(Rejection {
-                code: Code::InvalidField,
-                message: "the database cannot hold this event".to_owned(),
-                fields: Vec::new(),
-                payload: describe(event),
-                message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
-            });
+            let message = "the database cannot hold this event";
+            unit.item = Item::Rejected(Rejection::of_event(
+                event,
+                Code::InvalidField,
+                message.to_owned(),
+            ));
             return match self.commit(units) {
                 Ok(committed) => {
                     for (slot, verdict) in verdicts.iter_mut().zip(committed) {

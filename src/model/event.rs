@@ -276,6 +276,8 @@ pub struct Event {
     pub context: Option<RawJson>,
     /// The size of the event as received, in bytes, for admission.
     pub size_bytes: usize,
+    /// The rejected event that this is a replay of.
+    pub replay_of: Option<i64>,
 }
 
 impl Event {

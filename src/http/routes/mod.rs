@@ -12,6 +12,8 @@ mod features;
 mod health;
 mod ingest;
 mod keys;
+mod ledger;
+mod rejected;
 mod segments;
 mod sources;
 mod users;
@@ -77,6 +79,12 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(keys::list_keys)
         .service(keys::create_key)
         .service(keys::revoke_key)
+        .service(rejected::list_rejected_events)
+        // Before the route that would take `replay` for a number.
+        .service(rejected::replay_rejected_events)
+        .service(rejected::get_rejected_event)
+        .service(rejected::replay_rejected_event)
+        .service(ledger::get_ledger)
         // How campaigns do.
         .service(analytics::get_overview)
         .service(analytics::get_campaign_report)

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
+pub mod severed;
 pub mod sql;
 
 use std::time::{Duration, Instant};

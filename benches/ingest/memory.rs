@@ -1,0 +1,138 @@
+//! Whether memory or open files grow over a run at 70 % of the maximum.
+//!
+//! The first third is left out. Through the rest goes a straight line; its slope has a 95 %
+//! confidence interval, widened for samples that depend on the one before.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::feed;
+use crate::open;
+use crate::ratios::Goal;
+use crate::report::{Outcome, line};
+use crate::sides::{Bench, Side};
+
+const CONNECTIONS: usize = 256;
+const LOAD: f64 = 0.7;
+const EVERY: Duration = Duration::from_millis(500);
+
+/// A slope a minute and half of its confidence interval.
+#[derive(Debug, Clone, Copy)]
+struct Slope {
+    per_minute: f64,
+    margin: f64,
+}
+
+/// Runs for so long.
+pub fn run(bench: &mut Bench, length: Duration) -> Outcome<(Value, Vec<Goal>)> {
+    let per_second = LOAD * bench.maximum(CONNECTIONS)?;
+    bench.stage.clear()?;
+    let ended = AtomicBool::new(false);
+    let mut samples: Vec<(f64, f64, f64)> = Vec::new();
+    let (beckon, source) = (&bench.beckon, &bench.source);
+    let seconds = std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
+            let begin = Instant::now();
+            let mut samples = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                let minutes = begin.elapsed().as_secs_f64() / 60.0;
+                samples.push((minutes, beckon.resident_mib(), beckon.open_files() as f64));
+                pause(EVERY);
+            }
+            samples
+        });
+        let requests = feed::requests(source, 0);
+        let phases = [(length, per_second)];
+        let seconds = open::drive(
+            beckon.address,
+            source.feed(),
+            requests,
+            CONNECTIONS,
+            &phases,
+        );
+        ended.store(true, Ordering::Relaxed);
+        samples = sampler.join().map_err(|_| "the sampler panicked")?;
+        seconds
+    })?;
+    let acknowledged: u64 = seconds.iter().map(|second| second.acknowledged).sum();
+    let refused: u64 = seconds.iter().map(|second| second.refused).sum();
+    bench.expect_stored(Side::Beckon, acknowledged)?;
+    let settled = samples.get(samples.len() / 3..).unwrap_or_default();
+    let memory = slope(&settled.iter().map(|s| (s.0, s.1)).collect::<Vec<_>>());
+    let files = slope(&settled.iter().map(|s| (s.0, s.2)).collect::<Vec<_>>());
+    let first = settled.first().map_or(0.0, |sample| sample.1);
+    let last = settled.last().map_or(0.0, |sample| sample.1);
+    line(format_args!(
+        "\n{:.0} s at {per_second:.0} events/s ({acknowledged} stored, {refused} refused): memory \
+         {first:.1} to {last:.1} MiB, slope {:+.2} ± {:.2} MiB a minute (95 %); open files {:+.2} ± \
+         {:.2} a minute",
+        length.as_secs_f64(),
+        memory.per_minute,
+        memory.margin,
+        files.per_minute,
+        files.margin
+    ));
+    let value = json!({
+        "seconds": length.as_secs_f64(),
+        "events_per_second": per_second,
+        "acknowledged": acknowledged,
+        "refused": refused,
+        "resident_mib_per_minute": memory.per_minute,
+        "resident_mib_per_minute_margin": memory.margin,
+        "files_per_minute": files.per_minute,
+        "files_per_minute_margin": files.margin,
+        "samples": samples,
+    });
+    // A slope is shown when zero is outside of its interval.
+    let surely = |slope: Slope| (slope.per_minute - slope.margin).max(0.0);
+    Ok((
+        value,
+        vec![
+            Goal::at_most("memory surely grows by, MiB a minute", surely(memory), 0.0),
+            Goal::at_most("open files surely grow by, a minute", surely(files), 0.0),
+        ],
+    ))
+}
+
+/// The least-squares slope of samples (time, value).
+fn slope(samples: &[(f64, f64)]) -> Slope {
+    let count = samples.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| samples.iter().map(of).sum::<f64>() / count;
+    let (x_mean, y_mean) = (mean(|s| s.0), mean(|s| s.1));
+    let spread: f64 = samples.iter().map(|s| (s.0 - x_mean).powi(2)).sum();
+    let together: f64 = samples
+        .iter()
+        .map(|s| (s.0 - x_mean) * (s.1 - y_mean))
+        .sum();
+    let slope = together / spread;
+    let rest: Vec<f64> = samples
+        .iter()
+        .map(|s| s.1 - y_mean - slope * (s.0 - x_mean))
+        .collect();
+    let squares: f64 = rest.iter().map(|r| r * r).sum();
+    let neighbours: f64 = rest
+        .iter()
+        .zip(rest.iter().skip(1))
+        .map(|(a, b)| a * b)
+        .sum();
+    // How much a sample tells of the next one; so many fewer are worth counting.
+    let alike = (neighbours / squares.max(f64::MIN_POSITIVE)).clamp(0.0, 0.99);
+    let independent = (count * (1.0 - alike) / (1.0 + alike)).max(3.0);
+    let error = (squares / count / spread * count / (independent - 2.0)).sqrt();
+    Slope {
+        per_minute: slope,
+        margin: t_95(independent - 2.0) * error,
+    }
+}
+
+/// The 97.5 % point of Student's distribution, near enough.
+fn t_95(freedom: f64) -> f64 {
+    1.96 + 2.4 / freedom.max(0.22) + 8.3 / freedom.max(1.0).powi(3)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread that may block")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
