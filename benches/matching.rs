@@ -26,7 +26,7 @@ use report::{Outcome, line, median, quantile, table};
 use serde_json::{Value, json};
 use world::{SEED, World};
 
-const SIZES: [u64; 4] = [1, 100, 1_000, 10_000];
+const SIZES: [u64; 5] = [1, 100, 1_000, 10_000, 100_000];
 /// How many pairs of a person and an event are decided on, over and over.
 const PAIRS: u64 = 512;
 /// The matches of both are compared on so many pairs.

@@ -3,28 +3,32 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{Config, CorsOrigins, Mode};
-use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, Rate};
+use crate::config::{Config, CorsOrigins, MetricsSetting, Mode};
+use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, MetricsAccess, Rate};
 use crate::ingest::decode::DecodeLimits;
-use crate::ingest::{Ingest, IngestOptions};
-use crate::store::{Store, StoreOptions};
-use crate::targeting::{Targeting, TargetingOptions};
+use crate::ingest::{Ingest, IngestMetrics, IngestOptions};
+use crate::store::{Store, StoreMetrics, StoreOptions};
+use crate::targeting::{Targeting, TargetingMetrics, TargetingOptions};
+use crate::telemetry::metrics::Metrics;
 
 use super::Failure;
 
 /// Makes every service. The database may be absent: nothing here waits for it.
 pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState, Failure> {
     let clock = Clock::system();
+    let metrics = Metrics::new().with_process();
     let store = Store::new(StoreOptions {
         url: url.to_owned(),
         pool_size: config.pool_size,
         deadline: config.database_deadline,
-    });
+    })
+    .with_metrics(StoreMetrics::new(&metrics));
     let targeting = Targeting::new(
         store.clone(),
         clock.clone(),
         TargetingOptions {
             people_cache_bytes: config.user_cache_bytes,
+            metrics: TargetingMetrics::new(&metrics),
             ..TargetingOptions::default()
         },
     );
@@ -39,10 +43,21 @@ pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState
             queue_bytes_max: config.ingest_queue_bytes,
             deadline: config.database_deadline,
             traits_bytes_max: config.limit_traits_bytes,
+            metrics: IngestMetrics::new(&metrics),
         },
     )?;
+    metrics.before_each_scrape({
+        let (store, targeting, ingest) = (store.clone(), targeting.clone(), ingest.clone());
+        move || {
+            store.sample_metrics();
+            targeting.sample_metrics();
+            ingest.sample_metrics();
+        }
+    });
     let settings = http_settings(config, mode);
-    Ok(AppState::new(store, ingest, targeting, clock, settings))
+    Ok(AppState::new(
+        store, ingest, targeting, clock, settings, metrics,
+    ))
 }
 
 fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
@@ -66,6 +81,7 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
         body_timeout: config.body_timeout,
         keep_alive: config.keep_alive,
         connections_max: config.connections_max,
+        bodies_bytes_max: config.limit_bodies_bytes,
         admin_body_bytes_max: config.limit_admin_body_bytes,
         decode: DecodeLimits {
             event_bytes_max: config.limit_event_bytes,
@@ -75,6 +91,11 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             message_id_chars_max: config.limit_message_id_chars,
         },
         docs: config.docs,
+        metrics: match config.metrics {
+            MetricsSetting::Key => MetricsAccess::Key,
+            MetricsSetting::Public => MetricsAccess::Public,
+            MetricsSetting::Off => MetricsAccess::Off,
+        },
         // The framework counts whole seconds.
         shutdown_timeout: Duration::from_secs(config.shutdown_timeout.as_secs().max(1)),
         ..HttpSettings::default()

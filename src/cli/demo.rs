@@ -12,7 +12,7 @@ use crate::transfer;
 
 use super::database::{Database, data_folder};
 use super::prepare::{Unprepared, prepare};
-use super::serve::{Server, bind};
+use super::serve::{Listeners, Server};
 use super::{Failure, Outcome, keys, output};
 
 /// The sample campaigns, segments, users, events and flags, as the seed would write them.
@@ -27,7 +27,7 @@ enum Shown {
 }
 
 pub(super) fn demo(config: &Config) -> Outcome {
-    let listener = bind(&config.listen)?;
+    let listeners = Listeners::bind(config)?;
     let data_dir = data_folder(config);
     let database = Database::start_private(&data_dir)?;
     let mut connection = prepare(config, &database.url).map_err(|unprepared| match unprepared {
@@ -42,7 +42,7 @@ pub(super) fn demo(config: &Config) -> Outcome {
     let server = Server {
         config,
         database,
-        listener,
+        listeners,
         mode: Mode::Demo,
     };
     server.run(Some(connection), |address| {

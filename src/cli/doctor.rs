@@ -1,5 +1,7 @@
 //! `beckon doctor`: looks at everything durability and the schedule depend on, and says what to do.
 
+mod ledger;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
@@ -8,6 +10,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::{Config, redact_url};
+use crate::store::ledger::LEDGER_DAYS;
 use crate::store::{migrate, partitions};
 
 use super::database::{Database, data_folder};
@@ -25,12 +28,18 @@ const DISK_FREE_PERCENT_MIN: u64 = 10;
 #[command(after_help = "Examples:
   beckon doctor
   beckon doctor --json | jq -r '.[] | select(.verdict != \"ok\") | .advice'
+  beckon doctor --days 30
 
-Each check says ok, warn or fail. The exit code is 1 if any says fail.")]
+Each check says ok, warn or fail. The exit code is 1 if any says fail. Of the last days it compares
+the ledger with itself (received = stored + duplicate + rejected) and with the tables.")]
 pub(super) struct DoctorArgs {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+    /// How many days, today among them, the ledger is compared for.
+    #[arg(long, value_name = "DAYS", default_value_t = 7,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(LEDGER_DAYS)))]
+    days: u32,
     #[command(flatten)]
     pub(super) settings: CommandSettings,
 }
@@ -83,7 +92,7 @@ impl Check {
 }
 
 pub(super) fn run(config: &Config, arguments: &DoctorArgs) -> Outcome {
-    let checks = examine(config);
+    let checks = examine(config, arguments.days);
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     if arguments.json {
         output::json(&checks);
@@ -107,14 +116,14 @@ fn print(checks: &[Check]) {
     }
 }
 
-fn examine(config: &Config) -> Vec<Check> {
+fn examine(config: &Config, days: u32) -> Vec<Check> {
     let mut checks = vec![disk(config), queue(config)];
     let opened =
         Database::for_command(config).and_then(|database| Ok((database.connect()?, database)));
     match opened {
         Ok((mut connection, database)) => {
             checks.push(Check::ok("database", redact_url(&database.url)));
-            examine_database(&mut connection, config, &mut checks);
+            examine_database(&mut connection, config, days, &mut checks);
             drop(connection);
             if let Err(failure) = database.stop() {
                 let advice = "look at postgres.log in the data folder";
@@ -138,7 +147,12 @@ fn examine(config: &Config) -> Vec<Check> {
 
 type DatabaseCheck = fn(&mut PgConnection, &Config) -> QueryResult<Check>;
 
-fn examine_database(connection: &mut PgConnection, config: &Config, checks: &mut Vec<Check>) {
+fn examine_database(
+    connection: &mut PgConnection,
+    config: &Config,
+    days: u32,
+    checks: &mut Vec<Check>,
+) {
     let of_the_server: [(&'static str, DatabaseCheck); 7] = [
         ("version", version),
         ("fsync", |connection, _| {
@@ -172,6 +186,7 @@ fn examine_database(connection: &mut PgConnection, config: &Config, checks: &mut
         for (name, check) in of_the_schema {
             checks.push(check(connection, config).unwrap_or_else(|error| unanswered(name, &error)));
         }
+        ledger::examine(connection, config, days, checks);
     }
 }
 

@@ -11,9 +11,11 @@ mod demo;
 mod doctor;
 mod import;
 mod keys;
+mod ledger;
 mod migrate;
 mod output;
 mod prepare;
+mod rejected;
 mod retention;
 mod running;
 mod serve;
@@ -74,6 +76,10 @@ It prints `listening on http://HOST:PORT` once it takes calls. SIGTERM or SIGINT
     Import(import::ImportArgs),
     /// Create, list and revoke API keys.
     Keys(keys::KeysArgs),
+    /// List rejected events, show them, and replay them after a fix.
+    Rejected(rejected::RejectedArgs),
+    /// Show what became of the events received: stored, duplicate or rejected, by day.
+    Ledger(ledger::LedgerArgs),
     /// Drop events that are past their retention.
     Retention(retention::RetentionArgs),
     /// Check, show and document the settings.
@@ -186,6 +192,14 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Keys(arguments) => {
             let config = command(file, &arguments.settings)?;
             keys::run(&config, &arguments)
+        }
+        Command::Rejected(arguments) => {
+            let config = command(file, &arguments.settings)?;
+            rejected::run(&config, &arguments)
+        }
+        Command::Ledger(arguments) => {
+            let config = command(file, &arguments.settings)?;
+            ledger::run(&config, &arguments)
         }
         Command::Retention(arguments) => {
             let config = command(file, &arguments.settings)?;

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::retention::{self, Mode, Report, RetentionOptions};
+use crate::store::ledger::LEDGER_DAYS;
 
 use super::database::Database;
 use super::settings::CommandSettings;
@@ -26,7 +27,8 @@ enum Action {
   beckon retention run --json | jq .events_dropped
 
 It creates partitions ahead, drops days past the retention of every project, deletes the events of
-projects that keep less, and forgets message ids past their window. Nothing received after a
+projects that keep less, rejected events and old days of the ledger, and forgets message ids past
+their window. Nothing received after a
 project's cutoff is removed. It can run beside a server; a second run at once is refused.")]
     Run {
         /// Tell what would be removed and change nothing.
@@ -59,6 +61,7 @@ pub(super) fn options(config: &Config) -> RetentionOptions {
     RetentionOptions {
         partitions_ahead_days: config.partitions_ahead_days,
         dedupe_window_days: config.dedupe_window_days,
+        rejected_retention_days: config.rejected_retention_days,
     }
 }
 
@@ -83,12 +86,25 @@ fn print(report: &Report) {
         ));
     }
     for project in &report.projects {
-        if project.events + project.rejected_events > 0 {
+        let id = project.project_id;
+        if project.events > 0 {
             output::line(format_args!(
-                "{deleted} {} event(s) and {} rejected event(s) of project {} ({} days)",
-                project.events, project.rejected_events, project.project_id, project.retention_days
+                "{deleted} {} event(s) of project {id} ({} days)",
+                project.events, project.retention_days
             ));
         }
+        if project.rejected_events > 0 {
+            output::line(format_args!(
+                "{deleted} {} rejected event(s) of project {id} ({} days)",
+                project.rejected_events, project.rejected_retention_days
+            ));
+        }
+    }
+    if report.ledger_rows > 0 {
+        output::line(format_args!(
+            "{deleted} {} row(s) of the ledger ({LEDGER_DAYS} days)",
+            report.ledger_rows
+        ));
     }
     if report.message_ids_rotated {
         output::line(format_args!("{emptied} the older half of the message ids"));

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Mode};
 use crate::http::{self, AppState, Serving};
-use crate::retention::SchedulerOptions;
+use crate::retention::{RetentionMetrics, SchedulerOptions};
 
 use super::compose::compose;
 use super::database::Database;
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn serve(config: &Config) -> Outcome {
     // A port that is taken is found before a Postgres is started.
-    let listener = bind(&config.listen)?;
+    let listeners = Listeners::bind(config)?;
     let database = Database::for_server(config)?;
     let prepared = match prepare(config, &database.url) {
         Ok(connection) => Some(connection),
@@ -43,7 +43,7 @@ pub(super) fn serve(config: &Config) -> Outcome {
     let server = Server {
         config,
         database,
-        listener,
+        listeners,
         mode: Mode::Normal,
     };
     server.run(prepared, |_| {})
@@ -59,8 +59,27 @@ fn raise_open_files() {
     }
 }
 
+/// The addresses a server listens at.
+pub(super) struct Listeners {
+    /// Where it serves.
+    main: TcpListener,
+    /// Where the metrics are scraped, if they have an address of their own.
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Takes the addresses of the settings.
+    pub(super) fn bind(config: &Config) -> Result<Self, Failure> {
+        let metrics = config.metrics_listen.as_deref();
+        Ok(Self {
+            main: bind(&config.listen)?,
+            metrics: metrics.map(bind).transpose()?,
+        })
+    }
+}
+
 /// Takes the address.
-pub(super) fn bind(address: &str) -> Result<TcpListener, Failure> {
+fn bind(address: &str) -> Result<TcpListener, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot listen on {address}: {error}"))
     };
@@ -75,7 +94,7 @@ pub(super) fn bind(address: &str) -> Result<TcpListener, Failure> {
 pub(super) struct Server<'a> {
     pub(super) config: &'a Config,
     pub(super) database: Database,
-    pub(super) listener: TcpListener,
+    pub(super) listeners: Listeners,
     pub(super) mode: Mode,
 }
 
@@ -90,11 +109,16 @@ impl Server<'_> {
         let Self {
             config,
             database,
-            listener,
+            listeners,
             mode,
         } = self;
         raise_open_files();
         let state = compose(config, &database.url, mode)?;
+        let jobs = RetentionMetrics::new(&state.metrics);
+        state.metrics.before_each_scrape({
+            let (jobs, clock) = (jobs.clone(), state.clock.clone());
+            move || jobs.set_gauges(clock.now())
+        });
         let preparation = Preparation {
             config: config.clone(),
             url: database.url.clone(),
@@ -107,6 +131,7 @@ impl Server<'_> {
                     .parse()
                     .map_err(|error| Failure::usage(format!("retention_schedule: {error}")))?,
                 retention: retention::options(config),
+                metrics: jobs,
             },
             clock: state.clock.clone(),
         };
@@ -116,7 +141,7 @@ impl Server<'_> {
         let ended = System::new().block_on(serve_until_signal(
             config,
             state.clone(),
-            listener,
+            listeners,
             &preparing,
             is_prepared,
             greet,
@@ -139,7 +164,7 @@ impl Server<'_> {
 async fn serve_until_signal(
     config: &Config,
     state: AppState,
-    listener: TcpListener,
+    listeners: Listeners,
     preparing: &Preparing,
     is_prepared: bool,
     greet: impl FnOnce(SocketAddr),
@@ -149,12 +174,27 @@ async fn serve_until_signal(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let readiness = state.readiness.clone();
     let targeting = state.targeting.clone();
+    let metrics = state.metrics.clone();
+    let scraped = listeners
+        .metrics
+        .map(|listener| http::serve_metrics(metrics, listener))
+        .transpose()?;
     let Serving {
         address,
         handle,
         server,
-    } = http::serve(state, listener)?;
+    } = http::serve(state, listeners.main)?;
     let serving = actix_web::rt::spawn(server);
+    let scraped = match scraped {
+        Some(scraped) => {
+            output::line(format_args!(
+                "metrics on http://{}/metrics",
+                scraped.address
+            ));
+            Some((scraped.handle, actix_web::rt::spawn(scraped.server)))
+        }
+        None => None,
+    };
     if is_prepared {
         // The first snapshot takes a moment, and a caller who was told the address may call now.
         let until = Instant::now() + config.database_deadline;
@@ -181,6 +221,10 @@ async fn serve_until_signal(
         }
     }
     serving.abort();
+    if let Some((handle, scraping)) = scraped {
+        handle.stop(false).await;
+        scraping.abort();
+    }
     outcome
 }
 

@@ -44,6 +44,18 @@ impl Default for CorsOrigins {
     }
 }
 
+/// Who may scrape `/metrics` where everything else is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricsSetting {
+    /// Keys that may read.
+    #[default]
+    Key,
+    /// Everybody.
+    Public,
+    /// Nobody.
+    Off,
+}
+
 /// What a run is for; it decides how strict the checks are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -68,6 +80,8 @@ pub struct Config {
     pub trusted_proxy_hops: usize,
     pub cors_origins: CorsOrigins,
     pub docs: bool,
+    pub metrics: MetricsSetting,
+    pub metrics_listen: Option<String>,
     pub allow_unsafe_database: bool,
     pub connections_max: usize,
     pub head_timeout: Duration,
@@ -83,6 +97,7 @@ pub struct Config {
     pub ingest_batch_bytes: usize,
     pub limit_event_bytes: usize,
     pub limit_body_bytes: usize,
+    pub limit_bodies_bytes: usize,
     pub limit_admin_body_bytes: usize,
     pub limit_batch_events: usize,
     pub limit_nesting: usize,
@@ -94,6 +109,7 @@ pub struct Config {
     pub project_events_per_second: u32,
     pub key_misses_per_minute: u32,
     pub retention_schedule: String,
+    pub rejected_retention_days: u32,
     pub partitions_ahead_days: u32,
     pub dedupe_window_days: u32,
 }
@@ -299,6 +315,13 @@ impl Settings {
                 checker.origin("limit_event_bytes"),
             ));
         }
+        if config.limit_bodies_bytes < config.limit_body_bytes {
+            checker.errors.push(format!(
+                "limit_bodies_bytes ({}) is smaller than limit_body_bytes ({})",
+                checker.origin("limit_bodies_bytes"),
+                checker.origin("limit_body_bytes"),
+            ));
+        }
         if config.admin_key.is_some() && config.admin_key == config.client_key {
             checker
                 .errors
@@ -386,6 +409,8 @@ impl Checker<'_> {
                 (_, origins) => origins,
             },
             docs: self.take("docs", parse::switch),
+            metrics: self.take("metrics", parse::metrics),
+            metrics_listen: self.take("metrics_listen", parse::optional_address),
             allow_unsafe_database: self.take("allow_unsafe_database", parse::switch),
             connections_max: self.number("connections_max", 2, 1_000_000),
             head_timeout: self.millis("head_timeout_ms", 100),
@@ -395,12 +420,13 @@ impl Checker<'_> {
             pool_size: self.number("pool_size", 1, 200),
             database_deadline: self.millis("database_deadline_ms", 100),
             ingest_shards: self.number("ingest_shards", 1, 64),
-            ingest_queue_events: self.number("ingest_queue_events", 100, 10_000_000),
+            ingest_queue_events: self.number("ingest_queue_events", 10, 10_000_000),
             ingest_queue_bytes: self.bytes("ingest_queue_bytes", MIB, 64 * GIB),
             ingest_batch_events: self.number("ingest_batch_events", 1, 10_000),
             ingest_batch_bytes: self.bytes("ingest_batch_bytes", 64 * KIB, 256 * MIB),
             limit_event_bytes: self.bytes("limit_event_bytes", KIB, 64 * MIB),
             limit_body_bytes: self.bytes("limit_body_bytes", KIB, 256 * MIB),
+            limit_bodies_bytes: self.bytes("limit_bodies_bytes", MIB, 64 * GIB),
             limit_admin_body_bytes: self.bytes("limit_admin_body_bytes", KIB, 64 * MIB),
             limit_batch_events: self.number("limit_batch_events", 1, 100_000),
             limit_nesting: self.number("limit_nesting", 16, 1_000),
@@ -412,6 +438,7 @@ impl Checker<'_> {
             project_events_per_second: self.number("project_events_per_second", 0, 10_000_000),
             key_misses_per_minute: self.number("key_misses_per_minute", 0, 1_000_000),
             retention_schedule: self.take("retention_schedule", parse::cron),
+            rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),
             partitions_ahead_days: self.number("partitions_ahead_days", 1, 60),
             dedupe_window_days: self.number("dedupe_window_days", 1, 90),
         }

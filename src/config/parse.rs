@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{CorsOrigins, LogFormat, Mode};
+use super::{CorsOrigins, LogFormat, MetricsSetting, Mode};
 
 /// The shortest key outside the demo, in characters.
 const KEY_CHARS_MIN: usize = 16;
@@ -21,6 +21,10 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Err(problem());
     }
     Ok(text.to_owned())
+}
+
+pub(super) fn optional_address(text: &str) -> Result<Option<String>, String> {
+    (!text.is_empty()).then(|| address(text)).transpose()
 }
 
 pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
@@ -77,6 +81,15 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
         _ => Err(format!("`{text}` is none of auto, json and text")),
+    }
+}
+
+pub(super) fn metrics(text: &str) -> Result<MetricsSetting, String> {
+    match text {
+        "key" => Ok(MetricsSetting::Key),
+        "public" => Ok(MetricsSetting::Public),
+        "off" => Ok(MetricsSetting::Off),
+        _ => Err(format!("`{text}` is none of key, public and off")),
     }
 }
 

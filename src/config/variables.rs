@@ -162,6 +162,20 @@ pub const VARIABLES: &[Variable] = &[
         "true|false",
         "Whether /openapi.json and /docs are served.",
     ),
+    Variable::server(
+        "metrics",
+        "key",
+        "key|public|off",
+        "Who may scrape /metrics: whoever has a read or admin key (it sees the server's figures and \
+         those of its own project), everybody (all projects), or nobody.",
+    ),
+    Variable::server(
+        "metrics_listen",
+        "",
+        "HOST:PORT",
+        "An address of its own for /metrics, without a key and with all projects: a loopback or \
+         private one. Not set: none.",
+    ),
     Variable::everything(
         "allow_unsafe_database",
         "false",
@@ -228,7 +242,7 @@ pub const VARIABLES: &[Variable] = &[
         "COUNT",
         "Events that may wait for one shard, those being written included; beyond it calls are \
          answered with 503. One project may hold twice what is free, so never more than two \
-         thirds; one that wants more while others have work is answered with 429. 100 to 10000000.",
+         thirds; one that wants more while others have work is answered with 429. 10 to 10000000.",
     ),
     Variable::server(
         "ingest_queue_bytes",
@@ -259,6 +273,13 @@ pub const VARIABLES: &[Variable] = &[
         "8MiB",
         "BYTES",
         "The largest body, decompressed. 1KiB to 256MiB, and no less than limit_event_bytes.",
+    ),
+    Variable::server(
+        "limit_bodies_bytes",
+        "256MiB",
+        "BYTES",
+        "Bodies that are being received or decoded, all together, as received; beyond it calls are \
+         answered with 503. 1MiB to 64GiB, and no less than limit_body_bytes.",
     ),
     Variable::server(
         "limit_admin_body_bytes",
@@ -330,6 +351,13 @@ pub const VARIABLES: &[Variable] = &[
         "CRON",
         "When old events are dropped: second, minute, hour, day of the month, month, day of the \
          week, in UTC. The second may be left out. How long events are kept is the project's.",
+    ),
+    Variable::everything(
+        "rejected_retention_days",
+        "30",
+        "DAYS",
+        "How long rejected events are kept, unless the project keeps its events for less. 1 to \
+         36500.",
     ),
     Variable::everything(
         "partitions_ahead_days",

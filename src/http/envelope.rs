@@ -43,6 +43,8 @@ pub(super) async fn envelope(
     )
     .await;
     let method = request.method().clone();
+    let route = request.match_pattern();
+    let counted = state.requests.began(&method, route.as_deref());
     if method == Method::HEAD {
         // It is answered as the GET it stands for; the framework leaves the body out.
         request.head_mut().method = Method::GET;
@@ -53,7 +55,9 @@ pub(super) async fn envelope(
     Ok(span.in_scope(|| {
         let (mut response, hung_up) = finish_error(response, &id);
         finish_headers(&mut response, &id, &permission);
-        log(&response, &method, started.elapsed(), hung_up);
+        let took = started.elapsed();
+        counted.answered((!hung_up).then(|| response.status()), took);
+        log(&response, &method, route.as_deref(), took, hung_up);
         response
     }))
 }
@@ -82,9 +86,10 @@ async fn answer(
     Ok(next.call(request).await?.map_into_boxed_body())
 }
 
-/// Probes are never refused: an orchestrator would restart a server that is merely busy.
+/// Probes are never refused: an orchestrator would restart a server that is merely busy. Nor are
+/// scrapes: what is refused under load is not seen.
 fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz")
+    matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
 /// Writes an error's final form, which names the request, and logs a defect once. True when the
@@ -140,10 +145,15 @@ fn finish_headers(
     }
 }
 
-fn log(response: &ServiceResponse<BoxBody>, method: &Method, took: Duration, hung_up: bool) {
+fn log(
+    response: &ServiceResponse<BoxBody>,
+    method: &Method,
+    route: Option<&str>,
+    took: Duration,
+    hung_up: bool,
+) {
     let request = response.request();
-    let route = request.match_pattern();
-    let route = route.as_deref().unwrap_or("none");
+    let route = route.unwrap_or("none");
     let status = response.status().as_u16();
     let ms = took.as_millis();
     let extensions = request.extensions();

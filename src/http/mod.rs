@@ -12,6 +12,7 @@ mod connection;
 mod cors;
 mod envelope;
 pub mod limits;
+mod metrics;
 pub mod openapi;
 pub mod problem;
 pub mod query;
@@ -29,7 +30,8 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use utoipa_actix_web::AppExt;
 
-pub use settings::{CorsOrigins, HttpSettings, Rate};
+pub use metrics::{RequestMetrics, serve_metrics};
+pub use settings::{CorsOrigins, HttpSettings, MetricsAccess, Rate};
 pub use state::{AppState, Readiness};
 
 /// A server that accepts connections once `server` is polled.

@@ -22,6 +22,18 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// Who may scrape `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MetricsAccess {
+    /// Whoever has a key that may read; it sees the server's series and those of its own project.
+    #[default]
+    Key,
+    /// Everybody, everything.
+    Public,
+    /// Nobody.
+    Off,
+}
+
 /// The settings of the HTTP server.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
@@ -64,6 +76,8 @@ pub struct HttpSettings {
     pub decode: DecodeLimits,
     /// Whether `/docs` and `/openapi.json` are served. Default: yes.
     pub docs: bool,
+    /// Who may scrape `/metrics`. Default: keys that may read.
+    pub metrics: MetricsAccess,
     /// Worker threads; `None` is one a core.
     pub workers: Option<usize>,
     /// Connections all workers together hold at once. Default: 20,000.
@@ -101,6 +115,7 @@ impl Default for HttpSettings {
             request_deadline: Duration::from_secs(10),
             decode: DecodeLimits::default(),
             docs: true,
+            metrics: MetricsAccess::default(),
             workers: None,
             connections_max: 20_000,
             shutdown_timeout: Duration::from_secs(8),

@@ -8,11 +8,14 @@ use arc_swap::ArcSwapOption;
 use super::auth::Authenticator;
 use super::body::BodyBudget;
 use super::limits::RateLimits;
+use super::metrics::RequestMetrics;
+use super::routes;
 use super::settings::HttpSettings;
 use crate::clock::Clock;
 use crate::ingest::Ingest;
 use crate::store::Store;
 use crate::targeting::Targeting;
+use crate::telemetry::metrics::Metrics;
 
 /// The services and settings behind the routes.
 #[derive(Debug, Clone)]
@@ -35,6 +38,10 @@ pub struct AppState {
     pub bodies: BodyBudget,
     /// Whether the server may call itself ready.
     pub readiness: Readiness,
+    /// What is scraped.
+    pub metrics: Metrics,
+    /// What counts requests.
+    pub requests: Arc<RequestMetrics>,
 }
 
 impl AppState {
@@ -45,10 +52,18 @@ impl AppState {
         targeting: Targeting,
         clock: Clock,
         settings: HttpSettings,
+        metrics: Metrics,
     ) -> Self {
         let auth = Authenticator::new(store.clone(), clock.clone(), &settings);
         let limits = Arc::new(RateLimits::new(&settings));
         let bodies = BodyBudget::new(settings.bodies_bytes_max);
+        let requests = Arc::new(RequestMetrics::new(&metrics, routes::operations()));
+        let readiness = Readiness::default();
+        metrics.before_each_scrape({
+            let (requests, readiness) = (Arc::clone(&requests), readiness.clone());
+            let targeting = targeting.clone();
+            move || requests.set_ready(readiness.is_good() && targeting.is_ready())
+        });
         Self {
             store,
             ingest,
@@ -58,7 +73,9 @@ impl AppState {
             settings: Arc::new(settings),
             limits,
             bodies,
-            readiness: Readiness::default(),
+            readiness,
+            metrics,
+            requests,
         }
     }
 }
@@ -92,6 +109,11 @@ impl Readiness {
     /// The reason why the server is not ready, if there is one.
     pub fn blocked(&self) -> Option<Arc<String>> {
         self.shared.blocked.load_full()
+    }
+
+    /// True unless the server is blocked or stopping.
+    pub fn is_good(&self) -> bool {
+        self.blocked().is_none() && !self.is_shutting_down()
     }
 
     /// Says that the server is stopping: it is no longer ready, but finishes what it has.

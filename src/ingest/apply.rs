@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diesel::sql_types::BigInt;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::batch::{Unit, Verdict, Work};
 use super::claim::Standing;
@@ -198,20 +198,16 @@ impl Shard {
         if let Some(key) = unit.key() {
             work.released.insert(id, key);
         }
-        let rejection = Rejection {
-            code: Code::TraitsTooLarge,
-            message: format!(
-                "the user's traits would be larger than {} bytes",
-                self.options.traits_bytes_max
-            ),
-            fields: Vec::new(),
-            payload: describe(event),
-            message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
-        };
+        let message = format!(
+            "the user's traits would be larger than {} bytes",
+            self.options.traits_bytes_max
+        );
+        let rejection = Rejection::of_event(event, Code::TraitsTooLarge, message);
         (Verdict::Rejected(rejection), None)
     }
 
-    fn next_person(&mut self, connection: &mut PgConnection) -> QueryResult<PersonId> {
+    /// A number for somebody new.
+    pub(super) fn next_person(&mut self, connection: &mut PgConnection) -> QueryResult<PersonId> {
         if self.person_ids.is_empty() {
             let first: i64 =
                 diesel::select(diesel::dsl::sql::<BigInt>("nextval('persons_id_seq')"))
@@ -289,20 +285,4 @@ pub(super) fn has_traits(state: &PersonState, patch: &Map<String, Value>) -> boo
 
 fn size_of_traits(traits: &Map<String, Value>) -> usize {
     serde_json::to_vec(traits).map_or(usize::MAX, |bytes| bytes.len())
-}
-
-/// An event as JSON, for the ledger.
-pub(super) fn describe(event: &Event) -> String {
-    let raw = |raw: Option<&RawJson>| raw.map(|raw| Value::Object(raw.to_object()));
-    json!({
-        "type": event.call.kind().as_str(),
-        "event": event.call.name(),
-        "userId": event.user.as_ref().map(Identity::value),
-        "anonymousId": event.anonymous.as_ref().map(Identity::value),
-        "messageId": event.message_id.as_ref().map(|id| id.as_str()),
-        "timestamp": event.timestamp,
-        "properties": raw(event.call.properties()),
-        "context": raw(event.context.as_ref()),
-    })
-    .to_string()
 }

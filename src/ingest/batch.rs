@@ -1,7 +1,7 @@
 //! One batch, one transaction: claim the message ids, find the people, apply the events one after
 //! the other, write everything sorted by key, commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
@@ -9,13 +9,13 @@ use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
-use super::claim::{MessageKey, Standing, digest};
+use super::claim::{MessageKey, Standing};
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
 use super::people_of_batch::PeopleOfBatch;
 use super::shard::Shard;
 use super::write::write;
-use crate::model::{EventId, Identity, PersonId, ProjectId};
+use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
 use crate::store::partitions;
 use crate::store::person_state::LockPeople;
 use crate::targeting::LiveCampaign;
@@ -32,25 +32,35 @@ pub(super) struct Unit {
     pub(super) item: Item,
     /// The event's id, the same in every attempt to store it.
     pub(super) id: EventId,
-    /// The SHA-256 of its message id.
-    pub(super) digest: Option<[u8; 32]>,
+    /// The digest of its message id.
+    pub(super) digest: Option<Uuid>,
+    /// Nobody had its identity when the request was split.
+    pub(super) is_newcomers: bool,
     /// How many received events it stands for in the ledger: one, if none was lost before it got
     /// here.
     pub(super) received: i64,
 }
 
 impl Unit {
-    pub(super) fn new(caller: usize, place: usize, project: ProjectId, item: Item) -> Self {
-        let message_id = match &item {
-            Item::Event(event) => event.message_id.as_ref(),
-            Item::Rejected(_) | Item::Ignored => None,
+    /// `newcomers` are identities that nobody had when the request was split.
+    pub(super) fn new(
+        caller: usize,
+        place: usize,
+        project: ProjectId,
+        item: Item,
+        newcomers: &HashSet<Identity>,
+    ) -> Self {
+        let (message_id, own) = match &item {
+            Item::Event(event) => (event.message_id.as_ref(), event.identity()),
+            Item::Rejected(_) | Item::Ignored => (None, None),
         };
         Self {
             caller,
             place,
             project,
             id: EventId(Uuid::now_v7()),
-            digest: message_id.map(|id| digest(id.as_str())),
+            digest: message_id.map(MessageId::digest),
+            is_newcomers: own.is_some_and(|own| newcomers.contains(own)),
             received: i64::from(!matches!(item, Item::Ignored)),
             item,
         }

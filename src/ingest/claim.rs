@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use diesel::{PgConnection, QueryDsl, QueryResult, RunQueryDsl};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::batch::{Unit, Verdict};
@@ -14,8 +13,8 @@ use super::statements::{ClaimMessageIds, FindMessageIds, MessageIds};
 use crate::model::EventId;
 use crate::store::schema::message_buckets::dsl::{current_bucket, message_buckets};
 
-/// A message id within its project, as it is stored: the SHA-256 of its text.
-pub(super) type MessageKey = (i64, [u8; 32]);
+/// A message id within its project, as it is stored: the digest of its text.
+pub(super) type MessageKey = (i64, Uuid);
 
 /// Where an event stands by its message id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,15 +83,14 @@ impl Shard {
         let mut ids = MessageIds::default();
         for ((project, digest), event) in sorted {
             ids.projects.push(*project);
-            ids.digests.push(digest);
+            ids.digests.push(*digest);
             ids.event_ids.push(event.0);
         }
-        let unclaimed: Vec<(i64, Vec<u8>)> = if self.bucket == 0 {
+        let unclaimed: Vec<MessageKey> = if self.bucket == 0 {
             ClaimMessageIds::<0> { ids: &ids }.load(connection)?
         } else {
             ClaimMessageIds::<1> { ids: &ids }.load(connection)?
         };
-        let unclaimed: Vec<MessageKey> = unclaimed.into_iter().filter_map(key_of_row).collect();
         let stored = find(connection, unclaimed.iter())?;
         if stored.len() < unclaimed.len() {
             self.look_for_bucket(connection)?;
@@ -113,20 +111,18 @@ pub(super) fn find<'a>(
     connection: &mut PgConnection,
     keys: impl Iterator<Item = &'a MessageKey>,
 ) -> QueryResult<HashMap<MessageKey, EventId>> {
-    let (projects, digests): (Vec<i64>, Vec<&[u8]>) = keys
-        .map(|(project, digest)| (*project, digest.as_slice()))
-        .unzip();
+    let (projects, digests): (Vec<i64>, Vec<Uuid>) = keys.copied().unzip();
     if projects.is_empty() {
         return Ok(HashMap::new());
     }
-    let found: Vec<(i64, Vec<u8>, Uuid)> = FindMessageIds {
+    let found: Vec<(i64, Uuid, Uuid)> = FindMessageIds {
         projects: &projects,
         digests: &digests,
     }
     .load(connection)?;
     Ok(found
         .into_iter()
-        .filter_map(|(project, digest, id)| Some((key_of_row((project, digest))?, EventId(id))))
+        .map(|(project, digest, id)| ((project, digest), EventId(id)))
         .collect())
 }
 
@@ -153,13 +149,4 @@ pub(super) fn correct(
             }
         }
     }
-}
-
-fn key_of_row((project, digest): (i64, Vec<u8>)) -> Option<MessageKey> {
-    Some((project, <[u8; 32]>::try_from(digest).ok()?))
-}
-
-/// A message id as it is stored.
-pub(super) fn digest(id: &str) -> [u8; 32] {
-    Sha256::digest(id.as_bytes()).into()
 }

@@ -34,16 +34,20 @@ pub mod decode;
 mod failure;
 mod ledger;
 mod load;
+mod metrics;
 mod people_of_batch;
 mod plain;
 mod queue;
 mod read_back;
+mod record;
+pub mod replay;
 mod route;
 mod seen;
 mod shard;
 mod statements;
 mod write;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -52,11 +56,14 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::model::{Event, EventId, ProjectId};
+use crate::model::{Event, EventId, Identity, ProjectId};
 use crate::targeting::{LiveCampaign, Targeting};
 use admission::{Bounds, Load};
 use decode::{Item, Rejection};
+use metrics::ShardMetrics;
 use queue::{Entrance, Permit};
+
+pub use metrics::{IngestMetrics, Received};
 pub use seen::LAST_SEEN_GRAIN;
 
 /// How ingest behaves. Every figure is a setting.
@@ -78,6 +85,8 @@ pub struct IngestOptions {
     pub deadline: Duration,
     /// The most bytes of one person's merged traits, as JSON.
     pub traits_bytes_max: usize,
+    /// What counts.
+    pub metrics: IngestMetrics,
 }
 
 impl Default for IngestOptions {
@@ -91,6 +100,7 @@ impl Default for IngestOptions {
             queue_bytes_max: 64 * 1024 * 1024,
             deadline: Duration::from_secs(2),
             traits_bytes_max: 256 * 1024,
+            metrics: IngestMetrics::default(),
         }
     }
 }
@@ -127,9 +137,12 @@ struct Job {
     project: ProjectId,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
+    /// The identities in them that nobody had when the request was split.
+    newcomers: Arc<HashSet<Identity>>,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
+    submitted_at: Instant,
     give_up_at: Instant,
     permit: Permit,
 }
@@ -142,6 +155,8 @@ struct Inner {
     targeting: Targeting,
     options: IngestOptions,
     queues: ArcSwapOption<Vec<Entrance>>,
+    /// What counts, for each of the queues.
+    shards: Vec<ShardMetrics>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
 }
@@ -165,6 +180,10 @@ impl Ingest {
     /// Starts the shards. They connect when there is work, so the database may come later.
     pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
         let mut queues = Vec::with_capacity(options.shards);
+        let mut shards = Vec::with_capacity(options.shards);
+        options
+            .metrics
+            .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
             let (entrance, waiting) = queue::queue(Bounds {
@@ -174,7 +193,9 @@ impl Ingest {
                 },
                 deadline: options.deadline,
             });
-            let shard = shard::Shard::new(targeting.clone(), options.clone(), waiting);
+            let metrics = options.metrics.shard(number);
+            let shard =
+                shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());
             let works = works.clone();
             std::thread::Builder::new()
                 .name(format!("beckon-shard-{number}"))
@@ -183,11 +204,13 @@ impl Ingest {
                     shard.run();
                 })?;
             queues.push(entrance);
+            shards.push(metrics);
         }
         Ok(Self(Arc::new(Inner {
             targeting,
             options,
             queues: ArcSwapOption::from_pointee(queues),
+            shards,
             working: std::sync::Mutex::new(working),
         })))
     }
@@ -203,7 +226,8 @@ impl Ingest {
         items: Vec<Item>,
         received: usize,
     ) -> Result<Vec<Outcome>, Error> {
-        let give_up_at = Instant::now() + self.0.options.deadline;
+        let submitted_at = Instant::now();
+        let give_up_at = submitted_at + self.0.options.deadline;
         if items.is_empty() {
             return Ok(Vec::new());
         }
@@ -212,7 +236,8 @@ impl Ingest {
         }
         let queues = self.0.queues.load_full().ok_or(Error::ShuttingDown)?;
         let count = items.len();
-        let parts = route::split(&self.0.targeting, project, items, queues.len()).await?;
+        let route::Split { parts, newcomers } =
+            route::split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
         let now = Instant::now();
         let mut admitted = Vec::with_capacity(parts.len());
@@ -236,8 +261,10 @@ impl Ingest {
             let job = Job {
                 project,
                 items,
+                newcomers: Arc::clone(&newcomers),
                 received,
                 reply,
+                submitted_at,
                 give_up_at,
                 permit,
             };
@@ -265,11 +292,42 @@ impl Ingest {
             .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))
     }
 
+    /// Whether one event of this project would find a place anywhere now. Where none would, a
+    /// request can be refused before it is decoded, which is the larger part of its cost.
+    pub fn check_room(&self, project: ProjectId) -> Result<(), Error> {
+        let queues = self.0.queues.load();
+        let queues = queues.as_ref().ok_or(Error::ShuttingDown)?;
+        let now = Instant::now();
+        let mut outcome = Ok(());
+        for queue in queues.iter() {
+            outcome = queue.check(project, now);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
     /// How many events the fullest shard holds, waiting or being written.
     pub fn fullest_queue_rows(&self) -> usize {
         self.0.queues.load().as_ref().map_or(0, |queues| {
             queues.iter().map(Entrance::rows).max().unwrap_or_default()
         })
+    }
+
+    /// What counts.
+    pub fn metrics(&self) -> &IngestMetrics {
+        &self.0.options.metrics
+    }
+
+    /// Sets the gauges of the queues, from what is in memory.
+    pub fn sample_metrics(&self) {
+        if let Some(queues) = self.0.queues.load().as_ref() {
+            for (queue, metrics) in queues.iter().zip(&self.0.shards) {
+                let (held, waits_since) = queue.held();
+                metrics.sample(held, waits_since);
+            }
+        }
     }
 
     /// How many events a shard may hold.

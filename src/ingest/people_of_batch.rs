@@ -10,12 +10,25 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::statements::{IdentityRows, PersonRows};
-use crate::model::{Event, Identity, PersonId, ProjectId};
+use crate::model::{Event, Identity, IdentityKind, PersonId, ProjectId};
 use crate::targeting::PersonState;
 use crate::targeting::people::Observed;
 
 /// An identity within its project.
 pub(super) type Key<'a> = (ProjectId, &'a Identity);
+
+/// A person as first seen with this identity.
+pub(super) fn new_state(key: Key<'_>, id: PersonId, event: &Event) -> PersonState {
+    let (project, identity) = key;
+    PersonState {
+        id,
+        home: identity.home(project),
+        user_id: (identity.kind() == IdentityKind::User).then(|| identity.value().to_owned()),
+        traits: Arc::from("{}"),
+        created_at: event.received_at,
+        last_seen: event.received_at.into(),
+    }
+}
 
 /// One person while the batch is applied.
 #[derive(Debug)]
@@ -127,14 +140,9 @@ impl<'a> PeopleOfBatch<'a> {
     /// Makes a person, first seen with this identity.
     pub(super) fn create(&mut self, key: Key<'a>, id: PersonId, event: &Event) -> PersonId {
         let (project, identity) = key;
-        let state = PersonState {
-            id,
-            home: identity.home(project),
-            user_id: None,
-            traits: Arc::from("{}"),
-            created_at: event.received_at,
-            last_seen: event.received_at.into(),
-        };
+        let mut state = new_state(key, id, event);
+        // It is given with the identity.
+        state.user_id = None;
         self.insert(Arc::new(state), true, None);
         if let Some(working) = self.people.get_mut(&id) {
             working.born_as = Some((project, identity.clone()));
@@ -148,7 +156,7 @@ impl<'a> PeopleOfBatch<'a> {
         self.lead(key, person, false);
         self.new_identities.push((key, person, at));
         if let Some(working) = self.people.get_mut(&person)
-            && key.1.kind() == crate::model::IdentityKind::User
+            && key.1.kind() == IdentityKind::User
         {
             if working.state.user_id.is_some() {
                 working.must_be_reread = true;
@@ -241,16 +249,9 @@ impl<'a> PeopleOfBatch<'a> {
         born.sort_unstable_by_key(|working| working.state.id);
         let mut rows = PersonRows::default();
         for working in born {
-            let Some((project, identity)) = &working.born_as else {
-                continue;
-            };
-            rows.ids.push(working.state.id.0);
-            rows.projects.push(project.0);
-            rows.homes.push(working.state.home);
-            rows.bucketing_kinds.push(identity.kind().as_i16());
-            rows.bucketing_values.push(identity.value());
-            rows.traits.push(&working.state.traits);
-            rows.seen_at.push(working.state.created_at);
+            if let Some((project, identity)) = &working.born_as {
+                rows.push(*project, identity, &working.state);
+            }
         }
         rows
     }

@@ -1,12 +1,14 @@
-//! Batches that change nobody: events of people who are known and stay as they are.
+//! Batches that change nobody who is known: events of people who stay as they are, and first events
+//! of newcomers.
 //!
 //! That is nearly all of a busy server's work, and it takes one statement: claim the message ids,
-//! insert the events whose ids were claimed, count. Nothing has to be known before it, since a
-//! duplicate has no effect that would have to be left out, and there is nothing to publish after it.
+//! insert the events whose ids were claimed, create who is new, count. Nothing has to be known
+//! before it, since a duplicate has no effect that would have to be left out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
@@ -16,54 +18,169 @@ use super::claim::{self, MessageKey, Standing, within_batch};
 use super::decode::Item;
 use super::failure::Failure;
 use super::ledger::{Fate, LedgerRows};
+use super::people_of_batch::{Key, new_state};
+use super::record::{EventRows, Newcomers, RecordEvents};
 use super::route::identities;
 use super::shard::Shard;
-use super::statements::{EventRows, RecordEvents};
-use crate::model::{Call, Event, ProjectId};
+use super::statements::PersonRows;
+use crate::model::{Call, Event, Identity, PersonId};
+use crate::store::person_state::{LoadPeople, PersonRow};
 use crate::targeting::PersonState;
+use crate::targeting::people::{Address, Epoch, Observed};
+
+/// A batch that changes nobody who is known.
+pub(super) struct Plain<'a> {
+    /// Whom each unit is about.
+    people: Vec<Option<Arc<PersonState>>>,
+    newcomers: Vec<Newcomer<'a>>,
+    /// From before anything was read.
+    epoch: Epoch,
+}
+
+/// Somebody whose first event is in the batch.
+struct Newcomer<'a> {
+    key: Key<'a>,
+    state: Arc<PersonState>,
+    observed: Observed,
+    event: Uuid,
+}
+
+/// Whom an event is about.
+enum Whom {
+    Nobody,
+    Known(PersonId),
+    New,
+}
 
 impl Shard {
-    /// Whom each event of the batch is about, if this node remembers all of them and no event
-    /// changes anybody; `None` if the batch needs more than one statement.
-    pub(super) fn unchanging(&self, units: &[Unit]) -> Option<Vec<Option<Arc<PersonState>>>> {
-        units
-            .iter()
-            .map(|unit| match &unit.item {
-                Item::Event(event) => self.unchanged_by(unit.project, event).map(Some),
-                Item::Ignored => Some(None),
-                Item::Rejected(_) => None,
-            })
-            .collect()
+    /// Finds whom the batch is about; `None` if it changes somebody, or may, and so needs more than
+    /// one statement.
+    pub(super) fn plain<'a>(
+        &mut self,
+        connection: &mut PgConnection,
+        units: &'a [Unit],
+    ) -> QueryResult<Option<Plain<'a>>> {
+        let epoch = self.targeting.people().epoch();
+        let whom: Option<Vec<Whom>> = units.iter().map(|unit| self.whom(unit)).collect();
+        let Some(whom) = whom else { return Ok(None) };
+        let Some(known) = self.states(connection, &whom)? else {
+            return Ok(None);
+        };
+        let mut people = Vec::with_capacity(units.len());
+        let mut newcomers: Vec<Newcomer<'a>> = Vec::new();
+        let mut places: HashMap<Key<'a>, usize> = HashMap::new();
+        for (unit, whom) in units.iter().zip(whom) {
+            let (Item::Event(event), Some(own)) = (&unit.item, own_identity(unit)) else {
+                people.push(None);
+                continue;
+            };
+            let state = match whom {
+                Whom::Nobody => None,
+                Whom::Known(person) => known.get(&person).map(Arc::clone),
+                Whom::New => {
+                    let key = (unit.project, own);
+                    let place = match places.get(&key) {
+                        Some(place) => *place,
+                        None => {
+                            let id = self.next_person(connection)?;
+                            places.insert(key, newcomers.len());
+                            newcomers.push(Newcomer {
+                                key,
+                                state: Arc::new(new_state(key, id, event)),
+                                observed: self.targeting.people().observe(id),
+                                event: unit.id.0,
+                            });
+                            newcomers.len() - 1
+                        }
+                    };
+                    newcomers.get(place).map(|it| Arc::clone(&it.state))
+                }
+            };
+            match state {
+                Some(state) if changes_nothing(&state, event) => people.push(Some(state)),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(Plain {
+            people,
+            newcomers,
+            epoch,
+        }))
     }
 
-    fn unchanged_by(&self, project: ProjectId, event: &Event) -> Option<Arc<PersonState>> {
+    fn whom(&self, unit: &Unit) -> Option<Whom> {
+        let event = match &unit.item {
+            Item::Event(event) => event,
+            Item::Ignored => return Some(Whom::Nobody),
+            Item::Rejected(_) => return None,
+        };
         let people = self.targeting.people();
         let (own, linked) = identities(event);
-        let address = people.address(project, own?)?;
-        if let Some(linked) = linked
-            && people.address(project, linked)?.person != address.person
-        {
-            return None;
+        match (people.address(unit.project, own?), linked) {
+            (Some(address), None) => Some(Whom::Known(address.person)),
+            (Some(address), Some(linked)) => {
+                let linked = people.address(unit.project, linked)?;
+                (linked.person == address.person).then_some(Whom::Known(address.person))
+            }
+            (None, None) if unit.is_newcomers => Some(Whom::New),
+            (None, _) => None,
         }
-        let state = people.state(address.person)?;
-        let is_unchanged = match &event.call {
-            Call::Identify {
-                traits: Some(traits),
-            } => has_traits(&state, &parse_traits(traits)),
-            _ => true,
-        };
-        is_unchanged.then_some(state)
     }
 
-    /// Tries a batch that changes nobody.
+    /// The states of the known people, from the cache or the database; `None` if somebody was
+    /// merged or taken out since.
+    fn states(
+        &self,
+        connection: &mut PgConnection,
+        whom: &[Whom],
+    ) -> QueryResult<Option<HashMap<PersonId, Arc<PersonState>>>> {
+        let caches = self.targeting.people();
+        let mut states = HashMap::with_capacity(whom.len());
+        let mut missing = Vec::new();
+        for whom in whom {
+            let Whom::Known(person) = whom else { continue };
+            if states.contains_key(person) {
+                continue;
+            }
+            match caches.state(*person) {
+                Some(state) => {
+                    states.insert(*person, state);
+                }
+                None => missing.push(*person),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Some(states));
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        let ids: Vec<i64> = missing.iter().map(|person| person.0).collect();
+        let observed: Vec<Observed> = missing.iter().map(|&id| caches.observe(id)).collect();
+        let rows: Vec<PersonRow> = LoadPeople { ids: &ids }.load(connection)?;
+        if rows.len() < missing.len() || rows.iter().any(|row| row.merged_into.is_some()) {
+            return Ok(None);
+        }
+        for row in rows {
+            let state = Arc::new(PersonState::from(row));
+            if let Ok(place) = missing.binary_search(&state.id)
+                && let Some(observed) = observed.get(place)
+            {
+                caches.remember_loaded(*observed, &state);
+            }
+            states.insert(state.id, state);
+        }
+        Ok(Some(states))
+    }
+
+    /// Tries a batch that changes nobody who is known.
     pub(super) fn attempt_plain(
         &mut self,
         connection: &mut PgConnection,
         units: &[Unit],
-        people: &[Option<Arc<PersonState>>],
+        plain: &Plain<'_>,
     ) -> Result<Vec<Verdict>, Failure> {
         let (standings, _) = within_batch(units);
-        let mut verdicts = self.decide_all(units, people, &standings);
+        let mut verdicts = self.decide_all(units, &plain.people, &standings);
         let mut ledger = LedgerRows::default();
         for (unit, standing) in units.iter().zip(&standings) {
             ledger.receive(unit.project, unit.received);
@@ -71,20 +188,16 @@ impl Shard {
                 ledger.settle(unit.project, Fate::Duplicate);
             }
         }
-        let mut order: Vec<usize> = (0..units.len())
-            .filter(|&index| matches!(standings.get(index), Some(Some(Standing::New(_)))))
-            .collect();
-        order.sort_unstable_by_key(|&index| (units[index].project, units[index].digest));
-        let mut rows = EventRows::default();
-        let mut digests = Vec::with_capacity(order.len());
-        for index in order {
-            let unit = &units[index];
-            if let (Item::Event(event), Some(Some(person))) = (&unit.item, people.get(index)) {
-                rows.push(unit.project, unit.id, person.id, event, None);
-                digests.push(unit.digest.as_ref().map(<[u8; 32]>::as_slice));
-            }
-        }
-        let unstored = match self.record(connection, &rows, &digests, &ledger) {
+        let rows = rows(units, &plain.people, &standings);
+        let newcomers = plain.newcomers();
+        let statement = RecordEvents {
+            bucket: self.bucket,
+            rows: &rows,
+            newcomers: newcomers.as_ref(),
+            ledger: &ledger,
+            slot: self.slot,
+        };
+        let unstored: Vec<(Uuid, bool)> = match statement.load(connection) {
             Ok(unstored) => unstored,
             Err(error) => return Err(after_failure(connection, error, verdicts)),
         };
@@ -95,11 +208,12 @@ impl Shard {
             self.look_for_bucket(connection)?;
             return Err(Failure::Race);
         }
+        plain.remember(self);
         if !unstored.is_empty() {
             let unstored = unstored.into_iter().map(|(id, _)| id).collect();
-            Self::name_duplicates(connection, units, &unstored, &mut verdicts)?;
+            name_duplicates(connection, units, &unstored, &mut verdicts)?;
         }
-        for ((unit, verdict), person) in units.iter().zip(&verdicts).zip(people) {
+        for ((unit, verdict), person) in units.iter().zip(&verdicts).zip(&plain.people) {
             if let (
                 Item::Event(event),
                 Verdict::Stored {
@@ -125,12 +239,9 @@ impl Shard {
             .zip(people)
             .zip(standings)
             .map(|((unit, person), standing)| {
-                let (Item::Event(event), Some(person), Some(standing)) =
-                    (&unit.item, person, standing)
+                let (Item::Event(event), Some(own), Some(person), Some(standing)) =
+                    (&unit.item, own_identity(unit), person, standing)
                 else {
-                    return Verdict::Kept;
-                };
-                let Some(own) = event.identity() else {
                     return Verdict::Kept;
                 };
                 let snapshot = self.targeting.snapshot(unit.project);
@@ -147,56 +258,112 @@ impl Shard {
             })
             .collect()
     }
+}
 
-    fn record(
-        &self,
-        connection: &mut PgConnection,
-        rows: &EventRows<'_>,
-        digests: &[Option<&[u8]>],
-        ledger: &LedgerRows,
-    ) -> QueryResult<Vec<(Uuid, bool)>> {
-        let slot = self.slot;
-        if self.bucket == 0 {
-            RecordEvents::<0> {
-                rows,
-                digests,
-                ledger,
-                slot,
-            }
-            .load(connection)
-        } else {
-            RecordEvents::<1> {
-                rows,
-                digests,
-                ledger,
-                slot,
-            }
-            .load(connection)
+impl Plain<'_> {
+    /// What is to be written of those who are new, sorted by their names.
+    fn newcomers(&self) -> Option<Newcomers<'_>> {
+        if self.newcomers.is_empty() {
+            return None;
+        }
+        let mut sorted: Vec<&Newcomer<'_>> = self.newcomers.iter().collect();
+        sorted.sort_unstable_by_key(|newcomer| newcomer.key);
+        let mut people = PersonRows::default();
+        let mut events = Vec::with_capacity(sorted.len());
+        for Newcomer {
+            key: (project, identity),
+            state,
+            event,
+            ..
+        } in sorted
+        {
+            people.push(*project, identity, state);
+            events.push(*event);
+        }
+        Some(Newcomers { people, events })
+    }
+
+    /// After the commit: remembers who is new.
+    fn remember(&self, shard: &Shard) {
+        let caches = shard.targeting.people();
+        for newcomer in &self.newcomers {
+            let (project, identity) = newcomer.key;
+            let address = Address {
+                person: newcomer.state.id,
+                home: newcomer.state.home,
+            };
+            caches.remember_loaded(newcomer.observed, &newcomer.state);
+            caches.remember_address(self.epoch, project, identity, address);
         }
     }
+}
 
-    /// Turns the verdicts of events that were not stored into those of duplicates.
-    fn name_duplicates(
-        connection: &mut PgConnection,
-        units: &[Unit],
-        unstored: &HashSet<Uuid>,
-        verdicts: &mut [Verdict],
-    ) -> Result<(), Failure> {
-        let keys: HashSet<MessageKey> = units
-            .iter()
-            .filter(|unit| unstored.contains(&unit.id.0))
-            .filter_map(Unit::key)
-            .collect();
-        let stored = claim::find(connection, keys.iter())?;
-        claim::correct(units, verdicts, &stored, |key| keys.contains(key));
-        Ok(())
+fn own_identity(unit: &Unit) -> Option<&Identity> {
+    match &unit.item {
+        Item::Event(event) => event.identity(),
+        Item::Rejected(_) | Item::Ignored => None,
     }
+}
+
+fn changes_nothing(state: &PersonState, event: &Event) -> bool {
+    match &event.call {
+        Call::Identify {
+            traits: Some(traits),
+        } => has_traits(state, &parse_traits(traits)),
+        _ => true,
+    }
+}
+
+/// The events that are the first of their ids in the batch, in the order of the claims' index.
+fn rows<'a>(
+    units: &'a [Unit],
+    people: &[Option<Arc<PersonState>>],
+    standings: &[Option<Standing>],
+) -> EventRows<'a> {
+    let mut first: Vec<(&Unit, &Event, PersonId)> = units
+        .iter()
+        .zip(people)
+        .zip(standings)
+        .filter_map(|((unit, person), standing)| {
+            let Item::Event(event) = &unit.item else {
+                return None;
+            };
+            matches!(standing, Some(Standing::New(_))).then_some((
+                unit,
+                event.as_ref(),
+                person.as_ref()?.id,
+            ))
+        })
+        .collect();
+    first.sort_unstable_by_key(|(unit, _, _)| (unit.project, unit.digest));
+    let mut rows = EventRows::default();
+    for (unit, event, person) in first {
+        rows.push(unit.project, unit.id, unit.digest, person, event, None);
+    }
+    rows
+}
+
+/// Turns the verdicts of events that were not stored into those of duplicates.
+fn name_duplicates(
+    connection: &mut PgConnection,
+    units: &[Unit],
+    unstored: &HashSet<Uuid>,
+    verdicts: &mut [Verdict],
+) -> Result<(), Failure> {
+    let keys: HashSet<MessageKey> = units
+        .iter()
+        .filter(|unit| unstored.contains(&unit.id.0))
+        .filter_map(Unit::key)
+        .collect();
+    let stored = claim::find(connection, keys.iter())?;
+    claim::correct(units, verdicts, &stored, |key| keys.contains(key));
+    Ok(())
 }
 
 /// What a failure of the one statement means. A connection that was lost may have committed.
 fn after_failure(
     connection: &mut PgConnection,
-    error: diesel::result::Error,
+    error: DieselError,
     verdicts: Vec<Verdict>,
 ) -> Failure {
     if let Err(failure) = create_missing_partition(connection, &error) {

@@ -1,6 +1,7 @@
 //! Which shard each item of a request goes to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::decode::Item;
 use crate::error::Error;
@@ -9,6 +10,15 @@ use crate::targeting::Targeting;
 
 /// The items of one shard, each with its place in the request.
 pub(super) type Part = (usize, Vec<(usize, Item)>);
+
+/// A request, split.
+#[derive(Debug)]
+pub(super) struct Split {
+    /// What each shard gets.
+    pub(super) parts: Vec<Part>,
+    /// The identities that nobody has yet.
+    pub(super) newcomers: Arc<HashSet<Identity>>,
+}
 
 /// The identities that an event is about: its own, and the one it links, if it links.
 pub(super) fn identities(event: &Event) -> (Option<&Identity>, Option<&Identity>) {
@@ -62,7 +72,7 @@ pub(super) async fn split(
     project: ProjectId,
     mut items: Vec<Item>,
     shards: usize,
-) -> Result<Vec<Part>, Error> {
+) -> Result<Split, Error> {
     let twins = anonymous_twins(&items);
     let mut wanted = mentioned(&items);
     wanted.extend(twins.iter().map(|(_, twin)| twin.clone()));
@@ -129,7 +139,14 @@ pub(super) async fn split(
             None => parts.push((shard, vec![(place, item)])),
         }
     }
-    Ok(parts)
+    let newcomers = wanted
+        .into_iter()
+        .filter(|identity| !known.contains_key(identity))
+        .collect();
+    Ok(Split {
+        parts,
+        newcomers: Arc::new(newcomers),
+    })
 }
 
 fn shard_of(home: i64, shards: usize) -> usize {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 
-use super::apply::describe;
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
+use super::metrics::ShardMetrics;
 use super::queue::{Outlet, Taken};
 use super::read_back::Session;
 use super::seen::Seen;
@@ -28,6 +28,7 @@ pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
     jobs: Outlet,
+    metrics: ShardMetrics,
     pub(super) connection: Option<PgConnection>,
     retry_connect_at: Option<Instant>,
     /// The bucket of message ids that is current, as far as this shard knows.
@@ -49,11 +50,17 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(targeting: Targeting, options: IngestOptions, jobs: Outlet) -> Self {
+    pub(super) fn new(
+        targeting: Targeting,
+        options: IngestOptions,
+        jobs: Outlet,
+        metrics: ShardMetrics,
+    ) -> Self {
         Self {
             targeting,
             options,
             jobs,
+            metrics,
             connection: None,
             retry_connect_at: None,
             bucket: 0,
@@ -76,13 +83,18 @@ impl Shard {
                 Taken::Nothing => Vec::new(),
                 Taken::Closed => break,
             };
+            if let Some(first) = jobs.iter().map(|job| job.submitted_at).min() {
+                self.metrics.batch_taken(first);
+            }
             let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
             if done.is_err() {
                 // The jobs were dropped with the panic, which answers their callers with 503; the
                 // connection may be in the middle of anything.
                 tracing::error!("a shard panicked and goes on with a new connection");
                 self.connection = None;
+                self.metrics.panicked();
             }
+            self.metrics.idle();
             if self.seen.is_due() {
                 self.flush_seen();
             }
@@ -111,6 +123,7 @@ impl Shard {
             let Job {
                 project,
                 items,
+                newcomers,
                 received,
                 reply,
                 permit,
@@ -118,7 +131,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item);
+                let unit = Unit::new(caller, place, project, item, &newcomers);
                 missing -= unit.received;
                 units.push(unit);
             }
@@ -133,6 +146,7 @@ impl Shard {
         let mut verdicts: Vec<Option<Verdict>> = Vec::new();
         verdicts.resize_with(units.len(), || None);
         if let Err(error) = self.settle(&mut units, &mut verdicts) {
+            self.metrics.gave_up();
             tracing::warn!(events = units.len(), %error, "a batch was not committed");
         }
         let mut outcomes: Vec<Option<Vec<(usize, Outcome)>>> =
@@ -179,13 +193,12 @@ impl Shard {
             let Item::Event(event) = &unit.item else {
                 return Err(Error::Internal(refusal));
             };
-            unit.item = Item::Rejected(Rejection {
-                code: Code::InvalidField,
-                message: "the database cannot hold this event".to_owned(),
-                fields: Vec::new(),
-                payload: describe(event),
-                message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
-            });
+            let message = "the database cannot hold this event";
+            unit.item = Item::Rejected(Rejection::of_event(
+                event,
+                Code::InvalidField,
+                message.to_owned(),
+            ));
             return match self.commit(units) {
                 Ok(committed) => {
                     for (slot, verdict) in verdicts.iter_mut().zip(committed) {
@@ -196,6 +209,7 @@ impl Shard {
                 Err(failure) => Err(give_up(&failure)),
             };
         }
+        self.metrics.bisected();
         let middle = units.len() / 2;
         let (left_units, right_units) = units.split_at_mut(middle);
         let (left, right) = verdicts.split_at_mut(middle);
@@ -205,22 +219,24 @@ impl Shard {
 
     /// One transaction, tried again when it lost a race with another writer.
     fn commit(&mut self, units: &[Unit]) -> Result<Vec<Verdict>, Failure> {
+        let started = Instant::now();
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
             self.settle_unknown(&mut connection)?;
             let plain = if attempt == 0 {
-                self.unchanging(units)
+                self.plain(&mut connection, units)?
             } else {
                 None
             };
             let outcome = match plain {
-                Some(people) => self.attempt_plain(&mut connection, units, &people),
+                Some(plain) => self.attempt_plain(&mut connection, units, &plain),
                 None => self.attempt(&mut connection, units, attempt > 0),
             };
             match outcome {
                 Ok(verdicts) => {
                     self.connection = Some(connection);
+                    self.metrics.batch_committed(units.len(), started.elapsed());
                     return Ok(verdicts);
                 }
                 // Dropping the connection ends its transaction, whatever state it is in.
@@ -235,6 +251,7 @@ impl Shard {
                     );
                     self.lost = self.session.take();
                     if let Some(verdicts) = self.read_back(units, verdicts)? {
+                        self.metrics.batch_committed(units.len(), started.elapsed());
                         return Ok(verdicts);
                     }
                     failure = Failure::Race;
@@ -247,6 +264,7 @@ impl Shard {
             if !matches!(failure, Failure::Race) {
                 break;
             }
+            self.metrics.raced();
         }
         Err(failure)
     }
@@ -267,6 +285,7 @@ impl Shard {
         match connected {
             Ok((connection, session)) => {
                 self.retry_connect_at = None;
+                self.metrics.connected();
                 self.slot = session.slot();
                 self.session = Some(session);
                 Ok(connection)

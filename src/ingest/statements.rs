@@ -5,20 +5,19 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment};
-use diesel::sql_types::{
-    Array, BigInt, Bool, Bytea, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
-};
+use diesel::sql_types::{Array, BigInt, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::ledger::LedgerRows;
-use crate::model::{Event, EventId, Identity, MessageId, PersonId, ProjectId, RawJson};
+use crate::model::{Identity, ProjectId};
 use crate::store::prepared::prepared;
+use crate::targeting::PersonState;
 
 /// Message ids in columns, sorted by (project, digest), each pair once.
 #[derive(Debug, Default)]
-pub(super) struct MessageIds<'a> {
+pub(super) struct MessageIds {
     pub(super) projects: Vec<i64>,
-    pub(super) digests: Vec<&'a [u8]>,
+    pub(super) digests: Vec<Uuid>,
     pub(super) event_ids: Vec<Uuid>,
 }
 
@@ -29,21 +28,21 @@ pub(super) struct MessageIds<'a> {
 /// takes the snapshot it runs on, so one that waited for a rotation sees it and claims nothing.
 #[derive(Debug)]
 pub(super) struct ClaimMessageIds<'a, const BUCKET: i16> {
-    pub(super) ids: &'a MessageIds<'a>,
+    pub(super) ids: &'a MessageIds,
 }
 
 /// The current and the previous bucket of message ids.
-fn buckets<const BUCKET: i16>() -> (&'static str, &'static str) {
-    if BUCKET == 0 { ("0", "1") } else { ("1", "0") }
+pub(super) fn buckets(current: i16) -> (&'static str, &'static str) {
+    if current == 0 { ("0", "1") } else { ("1", "0") }
 }
 
 impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let (current, previous) = buckets::<BUCKET>();
+        let (current, previous) = buckets(BUCKET);
         out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
         out.push_bind_param::<Array<BigInt>, _>(&self.ids.projects)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<Bytea>, _>(&self.ids.digests)?;
+        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids.digests)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<SqlUuid>, _>(&self.ids.event_ids)?;
         out.push_sql(
@@ -70,14 +69,14 @@ impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
 prepared!(ClaimMessageIds<'_, const BUCKET: i16>);
 
 impl<const BUCKET: i16> Query for ClaimMessageIds<'_, BUCKET> {
-    type SqlType = (BigInt, Bytea);
+    type SqlType = (BigInt, SqlUuid);
 }
 
 /// Finds the events that message ids were claimed for, in either bucket.
 #[derive(Debug)]
 pub(super) struct FindMessageIds<'a> {
     pub(super) projects: &'a [i64],
-    pub(super) digests: &'a [&'a [u8]],
+    pub(super) digests: &'a [Uuid],
 }
 
 impl QueryFragment<Pg> for FindMessageIds<'_> {
@@ -85,7 +84,7 @@ impl QueryFragment<Pg> for FindMessageIds<'_> {
         out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
         out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<Bytea>, _>(&self.digests)?;
+        out.push_bind_param::<Array<SqlUuid>, _>(&self.digests)?;
         out.push_sql(
             ") AS t (project_id, digest)) \
              SELECT project_id, digest, event_id FROM input JOIN message_ids_0 USING (project_id, digest) \
@@ -96,13 +95,13 @@ impl QueryFragment<Pg> for FindMessageIds<'_> {
     }
 }
 
-prepared!(FindMessageIds<'_> => (BigInt, Bytea, SqlUuid));
+prepared!(FindMessageIds<'_> => (BigInt, SqlUuid, SqlUuid));
 
 /// Gives up claims of events that turned out to be invalid.
 #[derive(Debug)]
 pub(super) struct ReleaseMessageIds<'a> {
     pub(super) projects: &'a [i64],
-    pub(super) digests: &'a [&'a [u8]],
+    pub(super) digests: &'a [Uuid],
 }
 
 impl QueryFragment<Pg> for ReleaseMessageIds<'_> {
@@ -110,7 +109,7 @@ impl QueryFragment<Pg> for ReleaseMessageIds<'_> {
         out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
         out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
         out.push_sql(", ");
-        out.push_bind_param::<Array<Bytea>, _>(&self.digests)?;
+        out.push_bind_param::<Array<SqlUuid>, _>(&self.digests)?;
         out.push_sql(
             ") AS t (project_id, digest)), zero AS (DELETE FROM message_ids_0 m USING input i \
              WHERE m.project_id = i.project_id AND m.digest = i.digest) \
@@ -171,6 +170,24 @@ pub(super) struct PersonRows<'a> {
     pub(super) bucketing_values: Vec<&'a str>,
     pub(super) traits: Vec<&'a str>,
     pub(super) seen_at: Vec<DateTime<Utc>>,
+}
+
+impl<'a> PersonRows<'a> {
+    /// Adds a person, first seen with this identity.
+    pub(super) fn push(
+        &mut self,
+        project: ProjectId,
+        identity: &'a Identity,
+        state: &'a PersonState,
+    ) {
+        self.ids.push(state.id.0);
+        self.projects.push(project.0);
+        self.homes.push(state.home);
+        self.bucketing_kinds.push(identity.kind().as_i16());
+        self.bucketing_values.push(identity.value());
+        self.traits.push(&state.traits);
+        self.seen_at.push(state.created_at);
+    }
 }
 
 /// Inserts new people, first and last seen at the same moment.
@@ -259,108 +276,6 @@ impl QueryFragment<Pg> for TouchPeople<'_> {
 
 prepared!(TouchPeople<'_>);
 
-/// Events in columns.
-#[derive(Debug, Default)]
-pub(super) struct EventRows<'a> {
-    pub(super) ids: Vec<Uuid>,
-    pub(super) projects: Vec<i64>,
-    pub(super) people: Vec<i64>,
-    pub(super) kinds: Vec<i16>,
-    pub(super) names: Vec<&'a str>,
-    pub(super) user_ids: Vec<Option<&'a str>>,
-    pub(super) anonymous_ids: Vec<Option<&'a str>>,
-    pub(super) message_ids: Vec<Option<&'a str>>,
-    pub(super) properties: Vec<Option<&'a str>>,
-    pub(super) contexts: Vec<Option<&'a str>>,
-    pub(super) timestamps: Vec<DateTime<Utc>>,
-    pub(super) received_at: Vec<DateTime<Utc>>,
-}
-
-impl<'a> EventRows<'a> {
-    /// Adds an event. `details` stand in for the properties of a call that has none.
-    pub(super) fn push(
-        &mut self,
-        project: ProjectId,
-        id: EventId,
-        person: PersonId,
-        event: &'a Event,
-        details: Option<&'a str>,
-    ) {
-        let properties = event.call.properties().map(RawJson::as_str);
-        self.ids.push(id.0);
-        self.projects.push(project.0);
-        self.people.push(person.0);
-        self.kinds.push(event.call.kind().as_i16());
-        self.names.push(event.call.name());
-        self.user_ids.push(event.user.as_ref().map(Identity::value));
-        self.anonymous_ids
-            .push(event.anonymous.as_ref().map(Identity::value));
-        self.message_ids
-            .push(event.message_id.as_ref().map(MessageId::as_str));
-        self.properties.push(properties.or(details));
-        self.contexts
-            .push(event.context.as_ref().map(RawJson::as_str));
-        self.timestamps.push(event.timestamp);
-        self.received_at.push(event.received_at);
-    }
-
-    fn walk_columns<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.projects)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.people)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<SmallInt>, _>(&self.kinds)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Text>, _>(&self.names)?;
-        for column in [
-            &self.user_ids,
-            &self.anonymous_ids,
-            &self.message_ids,
-            &self.properties,
-            &self.contexts,
-        ] {
-            out.push_sql(", ");
-            out.push_bind_param::<Array<Nullable<Text>>, _>(column)?;
-        }
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Timestamptz>, _>(&self.timestamps)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Timestamptz>, _>(&self.received_at)
-    }
-}
-
-/// The columns of `events` and what they are filled with from `unnest`, up to the source's name.
-/// Events go into today's partition, by the database's date.
-const INSERT_EVENTS: &str = "INSERT INTO events (received_on, id, project_id, person_id, kind, \
-    name, user_id, anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
-    SELECT current_date, id, project_id, person_id, kind, name, user_id, anonymous_id, \
-    message_id, properties::json, context::json, at, received_at FROM ";
-
-const EVENT_COLUMNS: &str = "id, project_id, person_id, kind, name, user_id, anonymous_id, \
-    message_id, properties, context, at, received_at";
-
-/// Inserts events.
-#[derive(Debug)]
-pub(super) struct InsertEvents<'a> {
-    pub(super) rows: &'a EventRows<'a>,
-}
-
-impl QueryFragment<Pg> for InsertEvents<'_> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(INSERT_EVENTS);
-        out.push_sql("unnest(");
-        self.rows.walk_columns(&mut out)?;
-        out.push_sql(") AS t (");
-        out.push_sql(EVENT_COLUMNS);
-        out.push_sql(")");
-        Ok(())
-    }
-}
-
-prepared!(InsertEvents<'_>);
-
 /// Adds counts to the ledger.
 #[derive(Debug)]
 pub(super) struct AddToLedger<'a> {
@@ -368,9 +283,9 @@ pub(super) struct AddToLedger<'a> {
     pub(super) slot: i16,
 }
 
-const INSERT_LEDGER: &str = "INSERT INTO ingest_ledger AS l (project_id, day, slot, received, stored, duplicate, rejected) ";
+pub(super) const INSERT_LEDGER: &str = "INSERT INTO ingest_ledger AS l (project_id, day, slot, received, stored, duplicate, rejected) ";
 
-const ADD_TO_LEDGER: &str = " ON CONFLICT (project_id, day, slot) DO UPDATE SET \
+pub(super) const ADD_TO_LEDGER: &str = " ON CONFLICT (project_id, day, slot) DO UPDATE SET \
     received = l.received + excluded.received, stored = l.stored + excluded.stored, \
     duplicate = l.duplicate + excluded.duplicate, rejected = l.rejected + excluded.rejected";
 
@@ -402,79 +317,3 @@ impl QueryFragment<Pg> for AddToLedger<'_> {
 }
 
 prepared!(AddToLedger<'_>);
-
-/// Claims message ids, inserts the events whose ids were claimed or that have none, and counts
-/// both in the ledger: a whole batch as one statement, which is a transaction of its own. Returns
-/// the events that were not stored, each with whether `BUCKET` is still current: when it is not,
-/// the statement does nothing at all and returns every event.
-#[derive(Debug)]
-pub(super) struct RecordEvents<'a, const BUCKET: i16> {
-    pub(super) rows: &'a EventRows<'a>,
-    /// The digests of the events' message ids; the rows are sorted by (project, digest).
-    pub(super) digests: &'a [Option<&'a [u8]>],
-    /// What was received, and which of it repeats an event of the batch.
-    pub(super) ledger: &'a LedgerRows,
-    pub(super) slot: i16,
-}
-
-impl<const BUCKET: i16> QueryFragment<Pg> for RecordEvents<'_, BUCKET> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let (current, previous) = buckets::<BUCKET>();
-        let is_current = |out: &mut AstPass<'_, 'b, Pg>| {
-            out.push_sql("(SELECT current_bucket FROM message_buckets) = ");
-            out.push_sql(current);
-        };
-        out.push_sql("WITH input AS MATERIALIZED (SELECT * FROM unnest(");
-        self.rows.walk_columns(&mut out)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Bytea>>, _>(&self.digests)?;
-        out.push_sql(") AS t (");
-        out.push_sql(EVENT_COLUMNS);
-        out.push_sql(", digest)), claimed AS (INSERT INTO message_ids_");
-        out.push_sql(current);
-        out.push_sql(" SELECT project_id, digest, id FROM input i WHERE i.digest IS NOT NULL AND ");
-        is_current(&mut out);
-        out.push_sql(" AND NOT EXISTS (SELECT 1 FROM message_ids_");
-        out.push_sql(previous);
-        out.push_sql(
-            " m WHERE m.project_id = i.project_id AND m.digest = i.digest) \
-             ON CONFLICT DO NOTHING RETURNING event_id), stored AS (",
-        );
-        out.push_sql(INSERT_EVENTS);
-        out.push_sql("input WHERE id IN (SELECT event_id FROM claimed) OR (digest IS NULL AND ");
-        is_current(&mut out);
-        out.push_sql(") RETURNING id, project_id), counted AS (");
-        out.push_sql(INSERT_LEDGER);
-        out.push_sql("SELECT t.project_id, current_date, ");
-        out.push_bind_param::<SmallInt, _>(&self.slot)?;
-        out.push_sql(
-            ", t.received, coalesce(s.events, 0), t.duplicate + coalesce(d.events, 0), 0 \
-             FROM unnest(",
-        );
-        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.projects)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.received)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.ledger.duplicate)?;
-        out.push_sql(
-            ") AS t (project_id, received, duplicate) LEFT JOIN \
-             (SELECT project_id, count(*) AS events FROM stored GROUP BY project_id) s \
-             USING (project_id) LEFT JOIN \
-             (SELECT project_id, count(*) AS events FROM input WHERE digest IS NOT NULL \
-              AND id NOT IN (SELECT event_id FROM claimed) GROUP BY project_id) d \
-             USING (project_id) WHERE ",
-        );
-        is_current(&mut out);
-        out.push_sql(ADD_TO_LEDGER);
-        out.push_sql(") SELECT id, ");
-        is_current(&mut out);
-        out.push_sql(" FROM input WHERE id NOT IN (SELECT id FROM stored)");
-        Ok(())
-    }
-}
-
-prepared!(RecordEvents<'_, const BUCKET: i16>);
-
-impl<const BUCKET: i16> Query for RecordEvents<'_, BUCKET> {
-    type SqlType = (SqlUuid, Bool);
-}

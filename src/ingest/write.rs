@@ -1,17 +1,16 @@
 //! What a batch leaves in the database, each table in one statement with sorted arrays.
 
-use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::batch::{Unit, Verdict, Work};
 use super::decode::{Item, Rejection};
 use super::failure::FillError;
 use super::ledger::{Fate, LedgerRows};
-use super::statements::{
-    EventRows, InsertEvents, InsertIdentities, InsertPeople, ReleaseMessageIds, UpdateTraits,
-};
+use super::record::{EventRows, InsertEvents};
+use super::statements::{InsertIdentities, InsertPeople, ReleaseMessageIds, UpdateTraits};
 use crate::model::{Call, Identity, IdentityKind, PersonId, ProjectId};
 
 /// Writes everything; returns the identities that merges gave to somebody else.
@@ -59,10 +58,7 @@ pub(super) fn write(
     }
     ledger.write(connection, slot)?;
     if !work.released.is_empty() {
-        let released = work.released.values();
-        let (projects, digests): (Vec<i64>, Vec<&[u8]>) = released
-            .map(|(project, digest)| (*project, digest.as_slice()))
-            .unzip();
+        let (projects, digests): (Vec<i64>, Vec<Uuid>) = work.released.values().copied().unzip();
         ReleaseMessageIds {
             projects: &projects,
             digests: &digests,
@@ -134,7 +130,7 @@ fn write_events(
             continue;
         };
         let alias = aliases.get(index).and_then(Option::as_deref);
-        rows.push(unit.project, *id, person, event, alias);
+        rows.push(unit.project, *id, unit.digest, person, event, alias);
         ledger.settle(unit.project, Fate::Stored);
     }
     if rows.ids.is_empty() {
@@ -163,10 +159,6 @@ fn write_rejections(
     work: &Work<'_>,
     ledger: &mut LedgerRows,
 ) -> QueryResult<()> {
-    let received_at = units.iter().find_map(|unit| match &unit.item {
-        Item::Event(event) => Some(event.received_at),
-        _ => None,
-    });
     let mut rows: Vec<(ProjectId, &Rejection)> = Vec::new();
     for (unit, verdict) in units.iter().zip(&work.verdicts) {
         match (&unit.item, verdict) {
@@ -181,29 +173,37 @@ fn write_rejections(
         return Ok(());
     }
     let projects: Vec<i64> = rows.iter().map(|(project, _)| project.0).collect();
-    let codes: Vec<&str> = rows
+    let rejections: Vec<&Rejection> = rows.iter().map(|(_, rejection)| *rejection).collect();
+    let each = |read: fn(&Rejection) -> String| -> Vec<String> {
+        rejections.iter().map(|r| read(r)).collect()
+    };
+    let ids: Vec<Option<String>> = rejections
         .iter()
-        .map(|(_, rejection)| rejection.code.as_str())
+        .map(|r| r.message_id.as_deref().map(without_nul))
         .collect();
-    let messages: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.message)).collect();
-    let ids: Vec<Option<String>> = rows
-        .iter()
-        .map(|(_, r)| r.message_id.as_deref().map(without_nul))
-        .collect();
-    let payloads: Vec<String> = rows.iter().map(|(_, r)| without_nul(&r.payload)).collect();
+    let origins = || rejections.iter().map(|r| &r.origin);
+    let contexts: Vec<Option<&str>> = origins().map(|o| o.context.as_deref()).collect();
     sql_query(
-        "INSERT INTO rejected_events (project_id, received_at, code, message, message_id, payload) \
-         SELECT project_id, coalesce($6, now()), code, message, message_id, payload \
-         FROM unnest($1, $2, $3, $4, $5) AS t (project_id, code, message, message_id, payload)",
+        "INSERT INTO rejected_events (project_id, code, message, message_id, payload, fields, \
+                                      route, received_at, \"timestamp\", context, is_cut, replay_of) \
+         SELECT project_id, code, message, message_id, payload, fields::json, route, received_at, \
+                \"timestamp\", context, is_cut, replay_of \
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+           AS t (project_id, code, message, message_id, payload, fields, route, received_at, \
+                 \"timestamp\", context, is_cut, replay_of)",
     )
     .bind::<Array<BigInt>, _>(projects)
-    .bind::<Array<Text>, _>(codes)
-    .bind::<Array<Text>, _>(messages)
-    .bind::<Array<diesel::sql_types::Nullable<Text>>, _>(ids)
-    .bind::<Array<Text>, _>(payloads)
-    .bind::<diesel::sql_types::Nullable<diesel::sql_types::Timestamptz>, Option<DateTime<Utc>>>(
-        received_at,
-    )
+    .bind::<Array<Text>, _>(each(|r| r.code.as_str().to_owned()))
+    .bind::<Array<Text>, _>(each(|r| without_nul(&r.message)))
+    .bind::<Array<Nullable<Text>>, _>(ids)
+    .bind::<Array<Text>, _>(each(|r| without_nul(&r.payload)))
+    .bind::<Array<Text>, _>(each(|r| json!(r.fields).to_string()))
+    .bind::<Array<Text>, _>(each(|r| r.origin.route.as_str().to_owned()))
+    .bind::<Array<Timestamptz>, _>(origins().map(|o| o.received_at).collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(origins().map(|o| o.timestamp).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(contexts)
+    .bind::<Array<Bool>, _>(origins().map(|o| o.is_cut).collect::<Vec<_>>())
+    .bind::<Array<Nullable<BigInt>>, _>(origins().map(|o| o.replay_of).collect::<Vec<_>>())
     .execute(connection)
     .map(|_| ())
 }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use crate::rules::native::Node;
 use crate::rules::{Condition, Limits, RuleError, RuleList};
 
 /// Why a campaign cannot be compiled; `pointer` leads into the object.
@@ -106,6 +107,8 @@ pub struct Campaign {
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
     pub(super) rules: RuleList,
+    /// The rule list and the segments, in native form.
+    pub(super) gates: Node,
     pub(super) targeting: Option<Condition>,
     rank: (Reverse<i64>, Reverse<DateTime<Utc>>, Reverse<i64>),
 }
@@ -132,6 +135,7 @@ impl Campaign {
             is_active: body.get("status").and_then(Value::as_str) == Some("active"),
             trigger: parse_trigger(body.get("trigger"))?,
             schedule: parse_schedule(body.get("schedule"))?,
+            gates: gates(&rules, &include, &exclude),
             include,
             exclude,
             rules,
@@ -180,6 +184,17 @@ impl Campaign {
     pub fn targeting(&self) -> Option<&Condition> {
         self.targeting.as_ref()
     }
+}
+
+fn gates(rules: &RuleList, include: &[String], exclude: &[String]) -> Node {
+    let segment = |name: &String| Node::Segment(name.as_str().into());
+    let include = include.iter().map(segment);
+    let exclude = exclude
+        .iter()
+        .map(|name| Node::Not(Box::new(segment(name))));
+    let mut gates = vec![rules.node()];
+    gates.extend(include.chain(exclude));
+    Node::All(gates.into())
 }
 
 fn parse_trigger(value: Option<&Value>) -> Result<Option<String>, Refusal> {

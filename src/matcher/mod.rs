@@ -2,14 +2,16 @@
 //!
 //! [`Snapshot`] is an immutable picture of a project's live campaigns, segments and flags. It does
 //! no I/O, reads no clock and holds no lock; a change builds a new snapshot that replaces it.
-//! Campaigns are found by trigger first; each candidate then passes the [`Gate`]s in order, and the
-//! first that fails is the reason it is not shown.
+//! Campaigns are found by trigger first, then through an index of their conditions ([`index`]). The
+//! answer is that of the [`Gate`]s, passed in order by each candidate; the first that fails is the
+//! reason it is not shown.
 //!
 //! Invariants: campaigns are ranked by priority (higher first), then creation (newer first), and a
 //! decision's matches come in that order. A condition that fails at run time does not match and is
 //! counted.
 
 mod campaign;
+mod index;
 mod snapshot;
 
 pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};

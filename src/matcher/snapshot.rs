@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::Campaign;
+use super::index::{self, Block, Found};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -53,8 +54,8 @@ pub struct Decision {
 pub struct Snapshot {
     revision: i64,
     campaigns: Vec<Arc<Campaign>>,
-    by_trigger: HashMap<String, Vec<usize>>,
-    on_fetch: Vec<usize>,
+    by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
+    on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,
 }
@@ -63,27 +64,47 @@ impl Snapshot {
     /// Ranks and indexes the campaigns. Campaigns that are not active are left out.
     pub fn new(
         revision: i64,
+        campaigns: Vec<Arc<Campaign>>,
+        segments: Segments,
+        flags: HashMap<String, Flag>,
+    ) -> Self {
+        Self::default().replaced(revision, campaigns, segments, flags)
+    }
+
+    /// The picture that follows this one. What concerns campaigns that are in both, as they were,
+    /// is taken over, so that a small change is cheap.
+    pub fn replaced(
+        &self,
+        revision: i64,
         mut campaigns: Vec<Arc<Campaign>>,
         segments: Segments,
         flags: HashMap<String, Flag>,
     ) -> Self {
         campaigns.retain(|campaign| campaign.is_active);
-        campaigns.sort_by_key(|campaign| campaign.rank());
-        let mut by_trigger: HashMap<String, Vec<usize>> = HashMap::new();
+        campaigns.sort_by_cached_key(|campaign| campaign.rank());
+        let mut by_trigger: HashMap<&str, Vec<Arc<Campaign>>> = HashMap::new();
         let mut on_fetch = Vec::new();
-        for (index, campaign) in campaigns.iter().enumerate() {
+        for campaign in &campaigns {
             if let Some(trigger) = &campaign.trigger {
-                by_trigger.entry(trigger.clone()).or_default().push(index);
+                let triggered = by_trigger.entry(trigger).or_default();
+                triggered.push(Arc::clone(campaign));
             }
             if !campaign.mentions_event() {
-                on_fetch.push(index);
+                on_fetch.push(Arc::clone(campaign));
             }
         }
+        let by_trigger = by_trigger
+            .into_iter()
+            .map(|(trigger, campaigns)| {
+                let held = self.by_trigger.get(trigger).map_or(&[][..], Vec::as_slice);
+                (Box::from(trigger), index::blocks(campaigns, held))
+            })
+            .collect();
         Self {
             revision,
+            on_fetch: index::blocks(on_fetch, &self.on_fetch),
             campaigns,
             by_trigger,
-            on_fetch,
             segments,
             flags,
         }
@@ -97,6 +118,19 @@ impl Snapshot {
     /// The live campaigns, best first.
     pub fn campaigns(&self) -> &[Arc<Campaign>] {
         &self.campaigns
+    }
+
+    /// How many live campaigns have conditions but none that the index can use. Each of them is
+    /// tried at every event that is its trigger.
+    pub fn unindexed(&self) -> usize {
+        let blocks = self.by_trigger.values().flatten();
+        blocks.map(|block| block.unindexed()).sum()
+    }
+
+    /// The memory of the index, the campaigns themselves left out, in bytes.
+    pub fn index_bytes(&self) -> usize {
+        let blocks = self.by_trigger.values().flatten().chain(&self.on_fetch);
+        blocks.map(|block| block.bytes()).sum()
     }
 
     /// The project's segments.
@@ -119,7 +153,7 @@ impl Snapshot {
     ) -> Decision {
         match self.by_trigger.get(event.name) {
             None => Decision::default(),
-            Some(candidates) => self.decide(candidates, user, Some(event), now, arena),
+            Some(blocks) => self.decide(blocks, user, Some(event), now, arena),
         }
     }
 
@@ -175,7 +209,7 @@ impl Snapshot {
 
     fn decide<'a>(
         &self,
-        candidates: &[usize],
+        blocks: &[Arc<Block>],
         user: UserFacts<'a>,
         event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
@@ -192,17 +226,24 @@ impl Snapshot {
             },
             arena,
         );
-        let mut decision = Decision::default();
-        for campaign in candidates
-            .iter()
-            .filter_map(|&index| self.campaigns.get(index))
-        {
-            if first_closed_gate(campaign, &facts, &membership, &mut decision.errors).is_none() {
-                decision.matched.push(Arc::clone(campaign));
+        let mut found = Found::default();
+        let is_too_deep = facts.is_too_deep();
+        for block in blocks {
+            if !is_too_deep {
+                block.decide(&facts, arena, &mut found);
+                continue;
+            }
+            // Every condition fails, which no index knows.
+            for campaign in block.campaigns() {
+                if first_closed_gate(campaign, &facts, &membership, &mut found.errors).is_none() {
+                    found.matched.push(Arc::clone(campaign));
+                }
             }
         }
-        decision.errors += membership.errors();
-        decision
+        Decision {
+            matched: found.matched,
+            errors: found.errors + membership.errors(),
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::{Identity, Invalid};
 
@@ -123,6 +125,19 @@ impl MessageId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id as it is kept for idempotency.
+    pub fn digest(&self) -> Uuid {
+        message_digest(&self.0)
+    }
+}
+
+/// What is kept of a message id: the first 128 bits of its SHA-256. Of ten thousand million ids two
+/// are taken for the same with a probability of about 10⁻¹⁹.
+pub fn message_digest(id: &str) -> Uuid {
+    let mut first = [0_u8; 16];
+    first.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
+    Uuid::from_bytes(first)
 }
 
 /// A JSON object as the client wrote it, kept as text so that nothing is lost by parsing it.
@@ -261,6 +276,8 @@ pub struct Event {
     pub context: Option<RawJson>,
     /// The size of the event as received, in bytes, for admission.
     pub size_bytes: usize,
+    /// The rejected event that this is a replay of.
+    pub replay_of: Option<i64>,
 }
 
 impl Event {

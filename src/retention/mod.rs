@@ -1,5 +1,5 @@
-//! Keeps the past within bounds: partitions ahead, events past their retention dropped, message
-//! ids forgotten after their window.
+//! Keeps the past within bounds: partitions ahead, events past their retention dropped, rejected
+//! events and the ledger's days past theirs deleted, message ids forgotten after their window.
 //!
 //! Retention counts from when an event was received, in whole UTC days, so a day goes when all of
 //! it is past. Partitions are shared by the projects: one is dropped whole when it is past the
@@ -10,6 +10,7 @@
 //! the older of two clocks, this node's and the database's; when they are an hour apart, one is
 //! wrong, and nothing is done. One run at a time: a session lock on the run's own connection.
 
+mod metrics;
 mod schedule;
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
@@ -19,8 +20,10 @@ use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::store::ledger::LEDGER_DAYS;
 use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
 
+pub use metrics::RetentionMetrics;
 pub use schedule::{Scheduler, SchedulerOptions};
 
 /// The session lock of the one run.
@@ -39,6 +42,8 @@ pub struct RetentionOptions {
     pub partitions_ahead_days: u32,
     /// How long a message id is remembered at least, in days.
     pub dedupe_window_days: u32,
+    /// How long rejected events are kept, in days, unless their project keeps less.
+    pub rejected_retention_days: u32,
 }
 
 /// Whether to do it or to tell what would be done.
@@ -89,6 +94,8 @@ pub struct Report {
     pub events_dropped: i64,
     /// Rows deleted for projects that keep less than the longest, and rejected events.
     pub projects: Vec<ProjectReport>,
+    /// Days of the ledger that were deleted, counted in its rows.
+    pub ledger_rows: i64,
     /// Whether the older bucket of message ids was emptied.
     pub message_ids_rotated: bool,
 }
@@ -111,6 +118,8 @@ pub struct ProjectReport {
     pub retention_days: i32,
     /// Events deleted one by one.
     pub events: i64,
+    /// How long it keeps rejected events, in days.
+    pub rejected_retention_days: i32,
     /// Rejected events deleted.
     pub rejected_events: i64,
 }
@@ -140,6 +149,12 @@ pub fn run(
         dropped = report.dropped.len(),
         events_dropped = report.events_dropped,
         events_deleted = report.projects.iter().map(|p| p.events).sum::<i64>(),
+        rejected_deleted = report
+            .projects
+            .iter()
+            .map(|p| p.rejected_events)
+            .sum::<i64>(),
+        ledger_rows = report.ledger_rows,
         message_ids_rotated = report.message_ids_rotated,
         "retention has run"
     );
@@ -167,10 +182,11 @@ fn run_locked(
         report.cutoff = Some(cutoff);
         drop_past(connection, cutoff, mode, &mut report)?;
         for project in &projects {
-            let deleted = delete_past(connection, project, longest, now, mode)?;
+            let deleted = delete_past(connection, project, longest, now, options, mode)?;
             report.projects.push(deleted);
         }
     }
+    report.ledger_rows = delete_ledger(connection, now, mode)?;
     report.message_ids_rotated =
         rotate_message_ids(connection, now, options.dedupe_window_days, mode)?;
     Ok(report)
@@ -275,20 +291,58 @@ fn delete_past(
     project: &Project,
     longest: i32,
     now: DateTime<Utc>,
+    options: &RetentionOptions,
     mode: Mode,
 ) -> QueryResult<ProjectReport> {
     let cutoff = cutoff_day(now, project.retention_days);
+    let rejected_days = i32::try_from(options.rejected_retention_days).unwrap_or(i32::MAX);
+    let rejected_days = rejected_days.min(project.retention_days);
     let mut report = ProjectReport {
         project_id: project.id,
         retention_days: project.retention_days,
         events: 0,
+        rejected_retention_days: rejected_days,
         rejected_events: 0,
     };
     if project.retention_days < longest {
         report.events = delete_batches(connection, &EVENTS, project.id, cutoff, mode)?;
     }
+    let cutoff = cutoff_day(now, rejected_days);
     report.rejected_events = delete_batches(connection, &REJECTED, project.id, cutoff, mode)?;
     Ok(report)
+}
+
+/// Deletes the days of the ledger that are past, those of every project.
+fn delete_ledger(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    mode: Mode,
+) -> QueryResult<i64> {
+    let days = i32::try_from(LEDGER_DAYS).unwrap_or(i32::MAX);
+    let cutoff = cutoff_day(now, days);
+    if mode == Mode::DryRun {
+        return sql_query("SELECT count(*) AS rows FROM ingest_ledger WHERE day < $1")
+            .bind::<Date, _>(cutoff)
+            .get_result::<Rows>(connection)
+            .map(|counted| counted.rows);
+    }
+    let mut total = 0;
+    loop {
+        let deleted = sql_query(
+            "WITH old AS (SELECT project_id, day, slot FROM ingest_ledger WHERE day < $1 LIMIT $2), \
+                  gone AS (DELETE FROM ingest_ledger l USING old WHERE l.project_id = old.project_id \
+                           AND l.day = old.day AND l.slot = old.slot RETURNING 1) \
+             SELECT count(*) AS rows FROM gone",
+        )
+        .bind::<Date, _>(cutoff)
+        .bind::<Int4, _>(BATCH_ROWS)
+        .get_result::<Rows>(connection)?
+        .rows;
+        total += deleted;
+        if deleted < i64::from(BATCH_ROWS) {
+            return Ok(total);
+        }
+    }
 }
 
 /// How to count and to delete a project's rows of one table before a day.
@@ -311,9 +365,9 @@ const EVENTS: Deletion = Deletion {
 
 const REJECTED: Deletion = Deletion {
     count: "SELECT count(*) AS rows FROM rejected_events \
-            WHERE project_id = $1 AND received_at < $2",
+            WHERE project_id = $1 AND received_on < $2 AND received_at < $2",
     delete: "WITH old AS (SELECT id FROM rejected_events \
-                          WHERE project_id = $1 AND received_at < $2 \
+                          WHERE project_id = $1 AND received_on < $2 AND received_at < $2 \
                           ORDER BY received_at LIMIT $3), \
                   gone AS (DELETE FROM rejected_events r USING old WHERE r.id = old.id RETURNING 1) \
              SELECT count(*) AS rows FROM gone",

@@ -7,14 +7,14 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cron::Schedule;
 use diesel::sql_types::{Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-use super::{Mode, RetentionError, RetentionOptions, run};
+use super::{Mode, RetentionError, RetentionMetrics, RetentionOptions, run};
 use crate::clock::Clock;
 use crate::store::{self, partitions};
 
@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often partitions are looked after.
 const PARTITIONS_EVERY: TimeDelta = TimeDelta::hours(1);
+
+/// How often the partitions are looked at for the metrics.
+const SAMPLE_EVERY: TimeDelta = TimeDelta::minutes(1);
 
 /// When a job that failed is tried again.
 const RETRY_AFTER: TimeDelta = TimeDelta::minutes(1);
@@ -36,6 +39,8 @@ pub struct SchedulerOptions {
     pub schedule: Schedule,
     /// How to run.
     pub retention: RetentionOptions,
+    /// What counts.
+    pub metrics: RetentionMetrics,
 }
 
 /// The running schedule.
@@ -88,6 +93,7 @@ struct Clockwork {
     /// The due time of a run that failed, and when to try it again.
     retry: Option<(DateTime<Utc>, DateTime<Utc>)>,
     next_partitions: DateTime<Utc>,
+    next_sample: DateTime<Utc>,
 }
 
 impl Clockwork {
@@ -99,6 +105,7 @@ impl Clockwork {
             next_run: options.schedule.after(&now).next(),
             retry: missed.map(|due| (due, now)),
             next_partitions: now,
+            next_sample: now,
             options,
             clock,
         }
@@ -113,7 +120,10 @@ impl Clockwork {
     fn look(&mut self) {
         let now = self.clock.now();
         if now >= self.next_partitions {
+            let started = Instant::now();
             let outcome = self.look_after_partitions();
+            let job = self.options.metrics.partitions();
+            job.ran(outcome.is_ok(), now, started.elapsed());
             self.next_partitions = now + next_look(outcome);
         }
         if let Some(due) = self.next_run.filter(|due| now >= *due) {
@@ -123,6 +133,21 @@ impl Clockwork {
         } else if let Some((due, _)) = self.retry.filter(|(_, at)| now >= *at) {
             self.attempt(due, now);
         }
+        if now >= self.next_sample {
+            self.next_sample = now + SAMPLE_EVERY;
+            let started = Instant::now();
+            let outcome = self.sample();
+            if let Err(error) = &outcome {
+                tracing::warn!(%error, "the partitions could not be looked at");
+            }
+            let job = self.options.metrics.sample();
+            job.ran(outcome.is_ok(), now, started.elapsed());
+        }
+    }
+
+    fn sample(&self) -> Result<(), JobError> {
+        let mut connection = store::connect(&self.options.url)?;
+        Ok(self.options.metrics.look(&mut connection)?)
     }
 
     fn attempt(&mut self, due: DateTime<Utc>, now: DateTime<Utc>) {
@@ -141,12 +166,17 @@ impl Clockwork {
         if !claim(&mut connection, due, now)? {
             return Ok(());
         }
+        let started = Instant::now();
         let outcome = run(
             &mut connection,
             &self.clock,
             &self.options.retention,
             Mode::Run,
         );
+        if !matches!(outcome, Err(RetentionError::Busy)) {
+            let job = self.options.metrics.retention();
+            job.ran(outcome.is_ok(), self.clock.now(), started.elapsed());
+        }
         if outcome.is_err() {
             release(&mut connection, due)?;
         }

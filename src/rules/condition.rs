@@ -1,6 +1,6 @@
 //! A condition: the typed form, its compiled twin, and what is known about both.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datalogic_rs::bumpalo::Bump;
 use datalogic_rs::bumpalo::collections::Vec as ArenaVec;
@@ -13,17 +13,25 @@ use super::facts::{self, Facts, Prepared};
 use super::inspect;
 use super::limits::{self, Limits, RuleError, RuleErrorCode, RuleWarning};
 use super::lower;
+use super::native::{Node, Outcomes};
 use super::operators::{self, SEGMENTS_KEY};
 use super::parse;
 
 /// A JsonLogic condition, parsed and compiled once.
 pub struct Condition {
     expr: Expr,
-    engine: Arc<Engine>,
-    logic: Logic,
+    node: Node,
+    /// Compiled at once where the library is needed, else should somebody ask for it.
+    library: OnceLock<Compiled>,
     mentions_event: bool,
     segments: Vec<String>,
     warnings: Vec<RuleWarning>,
+}
+
+/// A condition as the library evaluates it.
+struct Compiled {
+    engine: Arc<Engine>,
+    logic: Logic,
 }
 
 impl std::fmt::Debug for Condition {
@@ -104,14 +112,19 @@ impl Condition {
             );
             return Err(RuleError::new("", RuleErrorCode::TooCostly, message));
         }
-        let (engine, logic) = compile(&parsed.expr, limits)?;
+        let node = Node::of_condition(&parsed.expr);
+        let library = OnceLock::new();
+        if node.needs_library() {
+            let (engine, logic) = compile(&parsed.expr, limits)?;
+            library.get_or_init(|| Compiled { engine, logic });
+        }
         Ok(Condition {
             mentions_event: inspect::mentions_event(&parsed.expr),
             segments: inspect::segments(&parsed.expr),
             warnings: parsed.warnings,
             expr: parsed.expr,
-            engine,
-            logic,
+            node,
+            library,
         })
     }
 
@@ -145,12 +158,44 @@ impl Condition {
         self.matches_prepared(&Prepared::new(*facts, &arena))
     }
 
-    /// Whether the condition holds. The facts are converted once for all conditions.
+    /// Whether the condition holds, by native tests where these are certain. The facts are
+    /// converted once for all conditions.
     ///
     /// # Errors
     /// A run-time failure: the condition does not match as a whole.
     pub fn matches_prepared(&self, prepared: &Prepared<'_>) -> Result<bool, EvalError> {
-        self.with_result(prepared, |value| Ok(self.engine.truthy(value)))
+        if !prepared.is_too_deep() {
+            match self.node.outcomes(prepared.view()) {
+                Outcomes::YES => return Ok(true),
+                Outcomes::NO => return Ok(false),
+                _ => {}
+            }
+        }
+        self.matches_by_library(prepared)
+    }
+
+    /// The same answer from the library alone: slower, and what native tests are compared with.
+    ///
+    /// # Errors
+    /// As [`Condition::matches_prepared`].
+    pub fn matches_by_library(&self, prepared: &Prepared<'_>) -> Result<bool, EvalError> {
+        self.with_result(prepared, |engine, value| Ok(engine.truthy(value)))
+    }
+
+    /// The condition in native form.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn library(&self) -> Result<&Compiled, EvalError> {
+        if let Some(compiled) = self.library.get() {
+            return Ok(compiled);
+        }
+        // What needs no library has neither patterns nor iterations, which are what the limits
+        // are about.
+        let (engine, logic) = compile(&self.expr, &Limits::default())
+            .map_err(|error| EvalError::new(EvalErrorKind::Other, error.message))?;
+        Ok(self.library.get_or_init(|| Compiled { engine, logic }))
     }
 
     /// The value of the rule, before it is taken for true or false.
@@ -160,7 +205,7 @@ impl Condition {
     pub fn evaluate_value(&self, facts: &Facts<'_>) -> Result<Value, EvalError> {
         let arena = FactsArena::new();
         let prepared = Prepared::new(*facts, &arena);
-        self.with_result(&prepared, to_json)
+        self.with_result(&prepared, |_, value| to_json(value))
     }
 
     /// The value of the rule on data of any shape, where nobody is in a segment.
@@ -175,16 +220,18 @@ impl Condition {
             return Err(facts::too_deep());
         }
         let data: &DataValue<'_> = arena.alloc(data);
-        let result = self.engine.evaluate(&self.logic, data, &arena);
+        let library = self.library()?;
+        let result = library.engine.evaluate(&library.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
 
     fn with_result<T>(
         &self,
         prepared: &Prepared<'_>,
-        read: impl FnOnce(&DataValue<'_>) -> Result<T, EvalError>,
+        read: impl FnOnce(&Engine, &DataValue<'_>) -> Result<T, EvalError>,
     ) -> Result<T, EvalError> {
         let root = prepared.root()?;
+        let Compiled { engine, logic } = self.library()?;
         // Asked before the scratch memory is taken: the lookup may evaluate other conditions.
         let lookup = prepared.facts().segments;
         let memory = prepared.arena();
@@ -206,8 +253,8 @@ impl Condition {
             built.extend(members);
             arena.alloc(DataValue::Object(built.into_bump_slice()))
         };
-        match self.engine.evaluate(&self.logic, data, arena) {
-            Ok(value) => read(value),
+        match engine.evaluate(logic, data, arena) {
+            Ok(value) => read(engine, value),
             Err(error) => Err(EvalError::from_library(&error)),
         }
     }

@@ -65,6 +65,16 @@ impl FactsArena {
         Object::new(value, too_deep)
     }
 
+    /// So many words of zeros.
+    pub(crate) fn words(&self, count: usize) -> &mut [u64] {
+        self.facts.alloc_slice_fill_copy(count, 0)
+    }
+
+    /// So many values. They are never dropped.
+    pub(crate) fn slice<T>(&self, count: usize, fill: impl FnMut(usize) -> T) -> &[T] {
+        self.facts.alloc_slice_fill_with(count, fill)
+    }
+
     /// Any value, as far down as conditions look.
     pub(super) fn value<'a>(&'a self, value: &'a Value) -> DataValue<'a> {
         to_arena(value, &self.facts, 0, &mut false)

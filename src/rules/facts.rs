@@ -11,6 +11,7 @@ use datalogic_rs::bumpalo::Bump;
 
 use super::condition::{EvalError, EvalErrorKind};
 use super::data::{DATA_DEPTH_MAX, FactsArena, Object};
+use super::native::View;
 use super::operators::NOW_KEY;
 
 /// The user a decision is about.
@@ -69,6 +70,7 @@ pub(super) type Members<'a> = &'a [(&'a str, DataValue<'a>)];
 pub struct Prepared<'a> {
     facts: Facts<'a>,
     arena: &'a FactsArena,
+    view: View<'a>,
     root: OnceCell<Root<'a>>,
 }
 
@@ -93,6 +95,7 @@ impl<'a> Prepared<'a> {
         Prepared {
             facts,
             arena,
+            view: View::new(facts, arena),
             root: OnceCell::new(),
         }
     }
@@ -111,13 +114,22 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// Something is nested deeper than conditions look.
     pub(super) fn root(&self) -> Result<Root<'a>, EvalError> {
-        let event = self.facts.event.as_ref();
-        let is_too_deep = self.facts.user.traits.is_too_deep()
-            || event.is_some_and(|it| it.properties.is_too_deep() || it.context.is_too_deep());
-        if is_too_deep {
+        if self.is_too_deep() {
             return Err(too_deep());
         }
         Ok(*self.root.get_or_init(|| self.build()))
+    }
+
+    /// Whether something is nested deeper than conditions look, so that all of them fail.
+    pub(crate) fn is_too_deep(&self) -> bool {
+        let event = self.facts.event.as_ref();
+        self.facts.user.traits.is_too_deep()
+            || event.is_some_and(|it| it.properties.is_too_deep() || it.context.is_too_deep())
+    }
+
+    /// The facts as native tests read them.
+    pub(crate) fn view(&self) -> &View<'a> {
+        &self.view
     }
 
     fn build(&self) -> Root<'a> {

@@ -41,8 +41,8 @@ pub(super) fn to_text<'a>(value: Option<&DataValue<'a>>) -> Cow<'a, str> {
 
 /// The right side of a comparison, converted once.
 #[derive(Debug, Clone)]
-pub(super) struct Constant {
-    kind: Kind,
+pub(crate) struct Constant {
+    pub(super) kind: Kind,
     /// `Number(constant)`.
     pub(super) number: f64,
     /// `String(constant)`.
@@ -50,7 +50,7 @@ pub(super) struct Constant {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// `undefined` or null, which equal each other only.
     Nothing,
     Text,

@@ -84,6 +84,7 @@ mod js_value;
 mod limits;
 mod lower;
 mod moment;
+pub(crate) mod native;
 mod operators;
 mod parse;
 mod seed_list;

@@ -19,12 +19,12 @@
 //! `{type: "event", field: "unknown", operator: "==", value: ""}` is a placeholder that the seed's
 //! dashboard writes by mistake and that could never hold; it is dropped.
 
-use datalogic_rs::DataValue;
 use serde_json::{Map, Value};
 
 use super::data::{FactsArena, Object};
-use super::js_value::{Constant, compare_code_units, to_number, to_text};
+use super::js_value::{Constant, to_text};
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
+use super::native::{Attribute, Missing, Node, Order, Outcomes, Source, Test};
 
 /// A parsed rule list. The empty list matches everybody.
 #[derive(Debug, Clone, Default)]
@@ -35,32 +35,9 @@ pub struct RuleList {
 
 #[derive(Debug, Clone)]
 struct Rule {
-    source: Source,
-    field: String,
-    test: Test,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Traits,
-    Properties,
-}
-
-#[derive(Debug, Clone)]
-enum Test {
-    Equal(Constant),
-    NotEqual(Constant),
-    Ordered(Order, Constant),
-    Contains(String),
-    Never,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Order {
-    Greater,
-    GreaterOrEqual,
-    Less,
-    LessOrEqual,
+    attribute: Attribute,
+    /// `None` never holds.
+    test: Option<Test>,
 }
 
 impl RuleList {
@@ -117,7 +94,7 @@ impl RuleList {
             return;
         }
         let rule = Rule::from_json(json);
-        if matches!(rule.test, Test::Never) {
+        if rule.test.is_none() {
             self.warnings.push(RuleWarning {
                 pointer: format!("/{index}/operator"),
                 code: "unknown_operator",
@@ -131,7 +108,7 @@ impl RuleList {
     pub fn mentions_event(&self) -> bool {
         self.rules
             .iter()
-            .any(|rule| rule.source == Source::Properties)
+            .any(|rule| rule.attribute.source == Source::Properties)
     }
 
     /// What its author probably did not mean.
@@ -147,13 +124,30 @@ impl RuleList {
     /// Whether all rules hold.
     pub fn matches(&self, traits: Object<'_>, properties: Option<Object<'_>>) -> bool {
         self.rules.iter().all(|rule| {
-            let source = match rule.source {
+            let source = match rule.attribute.source {
                 Source::Traits => Some(traits),
-                Source::Properties => properties,
+                _ => properties,
             };
-            let left = source.and_then(|source| source.get(&rule.field));
-            left.is_some_and(|left| rule.test.holds(left))
+            let name = rule.attribute.path.first();
+            let left = name.and_then(|name| source?.get(name));
+            let (Some(left), Some(test)) = (left, &rule.test) else {
+                return false;
+            };
+            test.outcome(left, 0) == Outcomes::YES
         })
+    }
+
+    /// The list in native form.
+    pub(crate) fn node(&self) -> Node {
+        let rules = self.rules.iter().map(|rule| match &rule.test {
+            Some(test) => Node::Test {
+                attribute: rule.attribute.clone(),
+                missing: Missing::No,
+                test: test.clone(),
+            },
+            None => Node::Always(Outcomes::NO),
+        });
+        Node::All(rules.collect())
     }
 }
 
@@ -169,55 +163,28 @@ impl Rule {
         let arena = FactsArena::new();
         let read = |member: &str| json.get(member).map(|value| arena.value(value));
         let value = read("value");
-        let constant = || Constant::new(value.as_ref());
+        let constant = || Box::new(Constant::new(value.as_ref()));
+        let ordered = |order| Test::SeedOrdered(order, constant());
         let test = match json.get("operator").and_then(Value::as_str) {
-            Some("==") => Test::Equal(constant()),
-            Some("!=") => Test::NotEqual(constant()),
-            Some(">") => Test::Ordered(Order::Greater, constant()),
-            Some(">=") => Test::Ordered(Order::GreaterOrEqual, constant()),
-            Some("<") => Test::Ordered(Order::Less, constant()),
-            Some("<=") => Test::Ordered(Order::LessOrEqual, constant()),
-            Some("contains") => Test::Contains(constant().text),
-            Some(_) | None => Test::Never,
+            Some("==") => Some(Test::SeedEqual(constant())),
+            Some("!=") => Some(Test::SeedNotEqual(constant())),
+            Some(">") => Some(ordered(Order::Greater)),
+            Some(">=") => Some(ordered(Order::GreaterOrEqual)),
+            Some("<") => Some(ordered(Order::Less)),
+            Some("<=") => Some(ordered(Order::LessOrEqual)),
+            Some("contains") => Some(Test::SeedContains(constant().text.into())),
+            Some(_) | None => None,
         };
+        let source = if is_attribute {
+            Source::Traits
+        } else {
+            Source::Properties
+        };
+        // JavaScript makes a text of whatever is used as a key.
+        let field = to_text(read("field").as_ref());
         Rule {
-            source: if is_attribute {
-                Source::Traits
-            } else {
-                Source::Properties
-            },
-            // JavaScript makes a text of whatever is used as a key.
-            field: to_text(read("field").as_ref()).into_owned(),
+            attribute: Attribute::member(source, &field),
             test,
-        }
-    }
-}
-
-impl Test {
-    fn holds(&self, left: &DataValue<'_>) -> bool {
-        match self {
-            Test::Equal(right) => right.loosely_equals(left),
-            Test::NotEqual(right) => !right.loosely_equals(left),
-            Test::Ordered(order, right) => order.holds(left, right),
-            Test::Contains(text) => to_text(Some(left)).contains(text.as_str()),
-            Test::Never => false,
-        }
-    }
-}
-
-impl Order {
-    fn holds(self, left: &DataValue<'_>, right: &Constant) -> bool {
-        let number = to_number(Some(left));
-        let order = match number.partial_cmp(&right.number) {
-            Some(order) => order,
-            // One side has no number.
-            None => compare_code_units(&to_text(Some(left)), &right.text),
-        };
-        match self {
-            Order::Greater => order.is_gt(),
-            Order::GreaterOrEqual => order.is_ge(),
-            Order::Less => order.is_lt(),
-            Order::LessOrEqual => order.is_le(),
         }
     }
 }

@@ -152,7 +152,7 @@ pub struct Membership<'a> {
     user: UserFacts<'a>,
     now: DateTime<Utc>,
     arena: &'a FactsArena,
-    answers: Vec<Cell<Answer>>,
+    answers: &'a [Cell<Answer>],
     errors: Cell<u32>,
 }
 
@@ -164,7 +164,7 @@ impl<'a> Membership<'a> {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Self {
-        let answers = vec![Cell::new(Answer::Unknown); segments.list.len()];
+        let answers = arena.slice(segments.list.len(), |_| Cell::new(Answer::Unknown));
         Self {
             segments,
             user,

@@ -13,12 +13,15 @@ pub mod campaigns;
 pub mod events;
 pub mod flags;
 pub mod keys;
+pub mod ledger;
 pub mod live;
+mod metrics;
 pub mod migrate;
 pub mod partitions;
 pub mod people;
 pub mod person_state;
 pub(crate) mod prepared;
+pub mod rejected;
 pub mod schema;
 pub mod segments;
 mod traits;
@@ -34,6 +37,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::Error;
+
+pub use metrics::StoreMetrics;
 
 /// How the pool behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
@@ -52,6 +57,7 @@ pub struct Store {
     pool: Pool<ConnectionManager<PgConnection>>,
     permits: Arc<Semaphore>,
     options: Arc<StoreOptions>,
+    metrics: StoreMetrics,
 }
 
 impl std::fmt::Debug for Store {
@@ -136,7 +142,21 @@ impl Store {
             pool,
             permits,
             options: Arc::new(options),
+            metrics: StoreMetrics::default(),
         }
+    }
+
+    /// The same pool, counting with these handles.
+    pub fn with_metrics(self, metrics: StoreMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Sets the gauges of the pool, from what is in memory.
+    pub fn sample_metrics(&self) {
+        let state = self.pool.state();
+        let max = self.pool.max_size();
+        self.metrics
+            .sample(state.connections, state.idle_connections, max);
     }
 
     /// The database this pool talks to.
@@ -174,12 +194,15 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        let asked = Instant::now();
+        let waiting = self.metrics.wait();
         let acquire = Arc::clone(&self.permits).acquire_owned();
         let permit = tokio::time::timeout_at(deadline, acquire)
             .await
-            .map_err(|_| Error::DatabaseUnavailable)?
+            .map_err(|_| self.out_of_time("no place in the queue for a database connection"))?
             .map_err(|_| Error::ShuttingDown)?;
         let pool = self.pool.clone();
+        let metrics = self.metrics.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _held_until_the_call_ends = permit;
             let left = deadline.saturating_duration_since(Instant::now());
@@ -191,16 +214,21 @@ impl Store {
                 tracing::warn!(error = %error, "no database connection");
                 Error::DatabaseUnavailable
             })?;
+            drop(waiting);
+            metrics.waited(asked.elapsed());
             query(&mut connection)
         });
         match tokio::time::timeout_at(deadline, work).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panicked)) => Err(Error::Internal(panicked.to_string())),
-            Err(_) => {
-                tracing::warn!("the database did not answer in time");
-                Err(Error::DatabaseUnavailable)
-            }
+            Err(_) => Err(self.out_of_time("the database did not answer in time")),
         }
+    }
+
+    fn out_of_time(&self, reason: &'static str) -> Error {
+        self.metrics.timed_out();
+        tracing::warn!(reason, "a query was given up");
+        Error::DatabaseUnavailable
     }
 }
 

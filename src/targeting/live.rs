@@ -46,7 +46,7 @@ pub(super) fn load(
                 .into_iter()
                 .filter_map(|row| compile_flag(project, row, limits))
                 .collect();
-            Ok(Some(Snapshot::new(
+            Ok(Some(held.replaced(
                 revision,
                 campaigns,
                 Segments::new(segments),

@@ -12,11 +12,12 @@ pub mod people;
 
 mod check;
 mod live;
+mod metrics;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -34,6 +35,7 @@ use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
 
 pub use crate::matcher::Campaign as LiveCampaign;
+pub use metrics::{CacheMetrics, TargetingMetrics};
 pub use people::PersonState;
 
 /// How targeting behaves. Every figure is a setting.
@@ -45,6 +47,8 @@ pub struct TargetingOptions {
     pub poll: Duration,
     /// The bounds of rules.
     pub rules: Limits,
+    /// What counts.
+    pub metrics: TargetingMetrics,
 }
 
 impl Default for TargetingOptions {
@@ -53,6 +57,7 @@ impl Default for TargetingOptions {
             people_cache_bytes: 256 * 1024 * 1024,
             poll: Duration::from_millis(500),
             rules: Limits::default(),
+            metrics: TargetingMetrics::default(),
         }
     }
 }
@@ -68,7 +73,6 @@ struct Inner {
     people: People,
     snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
     is_ready: AtomicBool,
-    rule_errors: AtomicU64,
 }
 
 impl std::fmt::Debug for Targeting {
@@ -117,7 +121,7 @@ const CUT_OFF_WAIT: Duration = Duration::from_millis(250);
 impl Targeting {
     /// Makes the service without touching the database; [`Targeting::start`] connects it.
     pub fn new(store: Store, clock: Clock, options: TargetingOptions) -> Self {
-        let people = People::new(options.people_cache_bytes);
+        let people = People::new(options.people_cache_bytes).with_metrics(&options.metrics);
         Self(Arc::new(Inner {
             store,
             clock,
@@ -125,7 +129,6 @@ impl Targeting {
             people,
             snapshots: ArcSwap::default(),
             is_ready: AtomicBool::new(false),
-            rule_errors: AtomicU64::new(0),
         }))
     }
 
@@ -142,7 +145,10 @@ impl Targeting {
             options,
             move |signal, connection| this.on_signal(&signal, connection),
             // Other nodes cannot see this one any more, nor this one them.
-            move || caching.0.people.set_cut_off(true),
+            move || {
+                caching.0.people.set_cut_off(true);
+                caching.metrics().is_cut_off();
+            },
         )
     }
 
@@ -153,7 +159,17 @@ impl Targeting {
 
     /// How many conditions have failed at run time since the start.
     pub fn rule_errors(&self) -> u64 {
-        self.0.rule_errors.load(Ordering::Relaxed)
+        self.metrics().rule_errors()
+    }
+
+    fn metrics(&self) -> &TargetingMetrics {
+        &self.0.options.metrics
+    }
+
+    /// Sets the gauges, from what is in memory.
+    pub fn sample_metrics(&self) {
+        self.metrics().sample();
+        self.0.people.sample_metrics();
     }
 
     /// The caches of people, for the shards that change people's state.
@@ -277,11 +293,8 @@ impl Targeting {
 
     /// Counts what failed and passes on what matched.
     pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
-        if decision.errors > 0 {
-            self.0
-                .rule_errors
-                .fetch_add(u64::from(decision.errors), Ordering::Relaxed);
-        }
+        self.metrics()
+            .decided(decision.matched.len(), decision.errors);
         decision.matched
     }
 
@@ -356,6 +369,7 @@ impl Targeting {
                 self.0.people.set_shared(other_nodes > 0);
                 self.0.people.set_cut_off(false);
                 self.reload_changed(connection)?;
+                self.metrics().is_current(other_nodes);
                 if other_nodes > 0 && !self.is_ready() {
                     std::thread::sleep(INTRODUCTION);
                 }
@@ -369,7 +383,9 @@ impl Targeting {
             }
             Signal::Poll { other_nodes } => {
                 self.0.people.set_shared(other_nodes > 0);
-                self.reload_changed(connection)
+                self.reload_changed(connection)?;
+                self.metrics().is_current(other_nodes);
+                Ok(())
             }
         }
     }
@@ -399,7 +415,10 @@ impl Targeting {
 
     fn reload(&self, connection: &mut PgConnection, project: ProjectId) -> QueryResult<()> {
         let held = self.snapshot(project);
-        let Some(fresh) = live::load(connection, project, &held, &self.0.options.rules)? else {
+        let started = Instant::now();
+        let loaded = live::load(connection, project, &held, &self.0.options.rules);
+        self.metrics().reloaded(loaded.is_ok(), started.elapsed());
+        let Some(fresh) = loaded? else {
             return Ok(());
         };
         let fresh = Arc::new(fresh);
@@ -413,6 +432,8 @@ impl Targeting {
             }
             snapshots
         });
+        self.metrics()
+            .swapped(project, &self.snapshot(project), &self.0.clock);
         Ok(())
     }
 

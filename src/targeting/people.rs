@@ -35,6 +35,7 @@ use moka::ops::compute::Op;
 use moka::sync::Cache;
 use serde_json::{Map, Value};
 
+use super::TargetingMetrics;
 use crate::model::{Identity, PersonId, ProjectId, parse_object};
 
 /// What decisions know of a person.
@@ -125,6 +126,7 @@ pub struct People {
     merges: AtomicU64,
     shared: AtomicBool,
     cut_off: AtomicBool,
+    metrics: TargetingMetrics,
 }
 
 /// What a reader of addresses noted before it loaded.
@@ -157,7 +159,26 @@ impl People {
             merges: AtomicU64::new(0),
             shared: AtomicBool::new(true),
             cut_off: AtomicBool::new(false),
+            metrics: TargetingMetrics::default(),
         }
+    }
+
+    /// The same caches, counting with these handles.
+    pub(super) fn with_metrics(self, metrics: &TargetingMetrics) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            ..self
+        }
+    }
+
+    pub(super) fn sample_metrics(&self) {
+        // The caches count what changed in them only now and then.
+        self.addresses.run_pending_tasks();
+        self.states.run_pending_tasks();
+        let addresses = (self.addresses.entry_count(), self.addresses.weighted_size());
+        self.metrics.addresses().sample(addresses.0, addresses.1);
+        let states = (self.states.entry_count(), self.states.weighted_size());
+        self.metrics.states().sample(states.0, states.1);
     }
 
     /// Says whether this node is cut off from the others, so that nobody knows what they change.
@@ -196,10 +217,12 @@ impl People {
 
     /// The person an identity names, if remembered.
     pub fn address(&self, project: ProjectId, identity: &Identity) -> Option<Address> {
-        if !self.is_trusted() {
-            return None;
-        }
-        self.addresses.get(&(project, identity.clone()))
+        let found = if self.is_trusted() {
+            self.addresses.get(&(project, identity.clone()))
+        } else {
+            None
+        };
+        self.metrics.addresses().counted(found)
     }
 
     /// To be called before addresses are read that may be remembered.
@@ -238,10 +261,12 @@ impl People {
 
     /// The person's state, if remembered.
     pub fn state(&self, person: PersonId) -> Option<Arc<PersonState>> {
-        if !self.is_trusted() {
-            return None;
-        }
-        self.states.get(&person)
+        let found = if self.is_trusted() {
+            self.states.get(&person)
+        } else {
+            None
+        };
+        self.metrics.states().counted(found)
     }
 
     /// The last that is known of somebody, for when the database is gone: it may be out of date

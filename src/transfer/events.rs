@@ -5,17 +5,16 @@ use std::collections::HashMap;
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Date, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Date, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::record::EventRecord;
 use super::report::{Report, Section};
 use super::runs::{Run, note_rows};
 use super::{Mode, TransferError};
-use crate::model::ProjectId;
+use crate::model::{ProjectId, message_digest};
 use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
 
 /// The name space of row ids that are made from other ids.
@@ -224,16 +223,15 @@ fn find_stored(
     Ok(found)
 }
 
-fn digest(id: &str) -> Vec<u8> {
-    Sha256::digest(id.as_bytes()).to_vec()
-}
-
 fn find_claims(
     connection: &mut PgConnection,
     run: &Run,
     batch: &[EventRecord<'_>],
 ) -> QueryResult<HashMap<i64, Uuid>> {
-    let digests: Vec<Vec<u8>> = batch.iter().map(|record| digest(&record.id)).collect();
+    let digests: Vec<Uuid> = batch
+        .iter()
+        .map(|record| message_digest(&record.id))
+        .collect();
     let rows = sql_query(
         "WITH input AS MATERIALIZED \
            (SELECT digest, n - 1 AS n FROM unnest($2) WITH ORDINALITY AS t (digest, n)) \
@@ -242,7 +240,7 @@ fn find_claims(
          SELECT n, event_id FROM input JOIN message_ids_1 m USING (digest) WHERE m.project_id = $1",
     )
     .bind::<BigInt, _>(run.project.0)
-    .bind::<Array<Binary>, _>(digests)
+    .bind::<Array<SqlUuid>, _>(digests)
     .load::<Claimed>(connection)?;
     Ok(rows.into_iter().map(|row| (row.n, row.event_id)).collect())
 }
@@ -267,15 +265,18 @@ fn claim(
         .get_result::<Current>(connection)?
         .current_bucket;
     // Writers claim in the order of digests, so nobody waits in a circle.
-    fresh.sort_by_cached_key(|(record, _)| digest(&record.id));
-    let digests: Vec<Vec<u8>> = fresh.iter().map(|(record, _)| digest(&record.id)).collect();
+    fresh.sort_by_cached_key(|(record, _)| message_digest(&record.id));
+    let digests: Vec<Uuid> = fresh
+        .iter()
+        .map(|(record, _)| message_digest(&record.id))
+        .collect();
     let ids: Vec<Uuid> = fresh.iter().map(|(_, id)| *id).collect();
     sql_query(format!(
         "INSERT INTO message_ids_{bucket} (project_id, digest, event_id) \
          SELECT $1, digest, id FROM unnest($2, $3) AS t (digest, id) ON CONFLICT DO NOTHING"
     ))
     .bind::<BigInt, _>(run.project.0)
-    .bind::<Array<Binary>, _>(&digests)
+    .bind::<Array<SqlUuid>, _>(&digests)
     .bind::<Array<SqlUuid>, _>(&ids)
     .execute(connection)?;
     let held = sql_query(format!(
@@ -284,7 +285,7 @@ fn claim(
            AND m.event_id = t.id"
     ))
     .bind::<BigInt, _>(run.project.0)
-    .bind::<Array<Binary>, _>(&digests)
+    .bind::<Array<SqlUuid>, _>(&digests)
     .bind::<Array<SqlUuid>, _>(&ids)
     .get_result::<Held>(connection)?
     .held;

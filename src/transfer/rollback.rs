@@ -131,8 +131,9 @@ fn take_out_events(connection: &mut PgConnection, run: &Run) -> QueryResult<i64>
                                  AND kind = 'event' ORDER BY key LIMIT $4) RETURNING key), \
                  gone AS (DELETE FROM events e USING noted n WHERE e.project_id = $2 \
                      AND e.received_on = ANY($3) AND e.id = n.key::uuid \
-                     RETURNING e.id, sha256(convert_to(coalesce(e.message_id, e.id::text), \
-                                                       'UTF8')) AS digest), \
+                     RETURNING e.id, encode(substr(sha256(convert_to( \
+                         coalesce(e.message_id, e.id::text), 'UTF8')), 1, 16), 'hex')::uuid \
+                         AS digest), \
                  zero AS (DELETE FROM message_ids_0 m USING gone g WHERE m.project_id = $2 \
                      AND m.digest = g.digest AND m.event_id = g.id), \
                  one AS (DELETE FROM message_ids_1 m USING gone g WHERE m.project_id = $2 \

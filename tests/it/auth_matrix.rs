@@ -40,6 +40,7 @@ enum Object {
     Segment,
     Person,
     Key,
+    RejectedEvent,
     /// The caller's key.
     WriteKey,
 }
@@ -71,7 +72,7 @@ const fn row(
 }
 
 use Access::{Admin, KeyInAddress, Public, Read};
-use Object::{Campaign, Flag, Key, Nothing, Person, Segment, WriteKey};
+use Object::{Campaign, Flag, Key, Nothing, Person, RejectedEvent, Segment, WriteKey};
 
 const SEGMENT_TRACK: &str = r#"{"userId":"u","event":"e"}"#;
 const SEGMENT_USER: &str = r#"{"userId":"u","traits":{}}"#;
@@ -79,7 +80,8 @@ const SEGMENT_GROUP: &str = r#"{"userId":"u","groupId":"g"}"#;
 const SEGMENT_ALIAS: &str = r#"{"userId":"u","previousId":"v"}"#;
 const SEGMENT_BATCH: &str = r#"{"batch":[{"type":"track","userId":"u","event":"e"}]}"#;
 
-const ROWS: [Row; 50] = [
+const ROWS: [Row; 56] = [
+    row("GET /metrics", Read, Nothing, "", 200),
     row("GET /livez", Public, Nothing, "", 200),
     row("GET /readyz", Public, Nothing, "", 200),
     row("GET /v1/health", Public, Nothing, "", 200),
@@ -254,6 +256,17 @@ const ROWS: [Row; 50] = [
         201,
     ),
     row("DELETE /v1/admin/keys/{id}", Admin, Key, "", 200),
+    row("GET /v1/admin/rejected", Read, Nothing, "", 200),
+    row("GET /v1/admin/rejected/{id}", Read, RejectedEvent, "", 200),
+    row("POST /v1/admin/rejected/replay", Admin, Nothing, "", 200),
+    row(
+        "POST /v1/admin/rejected/{id}/replay",
+        Admin,
+        RejectedEvent,
+        "",
+        200,
+    ),
+    row("GET /v1/admin/ledger", Read, Nothing, "", 200),
     row("GET /v1/analytics/overview", Read, Nothing, "", 200),
     row("GET /v1/analytics/campaigns/{id}", Read, Campaign, "", 200),
 ];
@@ -357,6 +370,11 @@ fn path_of(app: &TestApp, row: &Row, unique: usize) -> String {
             let secret = format!("to_be_revoked_{unique}_0123456789");
             KeyRow::good(project, "client", &secret).insert(&mut sql);
             sql::number(&mut sql, "SELECT max(id) FROM api_keys").to_string()
+        }
+        RejectedEvent => {
+            let bad = json!({"user_id": PERSON, "event": "", "event_id": format!("bad {unique}")});
+            app.client().post("/v1/track", &bad).expect(200);
+            sql::number(&mut app.sql(), "SELECT max(id) FROM rejected_events").to_string()
         }
         WriteKey => CLIENT_KEY.to_owned(),
     };

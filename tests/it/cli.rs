@@ -45,6 +45,8 @@ fn a_wrong_command_line_is_exit_code_two_and_help_is_zero() {
         "migrate",
         "import",
         "keys",
+        "rejected",
+        "ledger",
         "retention",
         "config",
         "doctor",

@@ -79,6 +79,7 @@ fn identify(user: &str, message: Option<&str>, traits: &serde_json::Value) -> Ev
         received_at: now,
         context: None,
         size_bytes: 100,
+        replay_of: None,
     }
 }
 

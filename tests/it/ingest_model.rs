@@ -142,6 +142,7 @@ fn event(sent: &Sent, at: DateTime<Utc>) -> Event {
         received_at: at,
         context: None,
         size_bytes: 100,
+        replay_of: None,
     }
 }
 

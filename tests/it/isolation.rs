@@ -36,6 +36,7 @@ fn send(client: &Client, method: &str, path: &str) -> Answer {
     match method {
         "GET" => client.get(path),
         "DELETE" => client.delete(path),
+        "POST" => client.post(path, &json!({})),
         _ => client.put(path, &json!({"name": "taken"})),
     }
 }
@@ -59,6 +60,9 @@ fn another_projects_object_answers_like_a_missing_one() {
         KeyRow::good(project, "client", "some_client_key_0123456789").insert(&mut sql);
         sql::number(&mut sql, "SELECT max(id) FROM api_keys").to_string()
     };
+    let bad = json!({"batch": [{"type": "track", "userId": "u-secret", "event": ""}]});
+    app.client().post("/v1/batch", &bad).expect(200);
+    let rejected = sql::number(&mut app.sql(), "SELECT max(id) FROM rejected_events").to_string();
     let missing_uuid = "0198d1f0-0000-7000-8000-000000000000";
     let cases = [
         ("GET", "/v1/admin/campaigns/ID", &campaign, missing_uuid),
@@ -81,6 +85,13 @@ fn another_projects_object_answers_like_a_missing_one() {
             "u-nobody",
         ),
         ("DELETE", "/v1/admin/keys/ID", &key, "999999999"),
+        ("GET", "/v1/admin/rejected/ID", &rejected, "999999999"),
+        (
+            "POST",
+            "/v1/admin/rejected/ID/replay",
+            &rejected,
+            "999999999",
+        ),
     ];
     for (method, path, theirs, missing) in cases {
         let theirs_answer = send(&other, method, &path.replace("ID", theirs));

@@ -163,6 +163,64 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
 }
 
 #[test]
+fn every_route_answers_in_time_while_the_database_does_not() {
+    let postgres = postgres_server();
+    let server = Server::start(&Launch::new(&postgres.url()));
+    server.wait_until_ready();
+    let admin = Client::new(server.base()).key(ADMIN_KEY);
+    let document = admin.get("/openapi.json").expect(200);
+    let mut calls = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in ["get", "put", "post", "patch", "delete"] {
+            if item.get(method).is_some() {
+                // Whatever a parameter is, this is a good form of it.
+                let path = path.replace(['{', '}'], "");
+                calls.push((method.to_uppercase(), path));
+            }
+        }
+    }
+    assert!(calls.len() > 40, "{}", calls.len());
+    // The key is known from here on, so that calls get as far as the database.
+    admin.get("/v1/admin/users").expect(200);
+    postgres.freeze();
+    let body = json!({
+        "user_id": "u", "event": "e", "name": "n", "scope": "client", "key": "k",
+        "batch": [{"type": "track", "userId": "u", "event": "e"}],
+        "leads": [{"email": "a@example.com"}],
+    })
+    .to_string();
+    let answers: Vec<(String, u16, Duration)> = thread::scope(|scope| {
+        let callers: Vec<_> = calls
+            .iter()
+            .map(|(method, path)| {
+                let (admin, body) = (&admin, &body);
+                scope.spawn(move || {
+                    let started = Instant::now();
+                    let body = (method != "GET").then_some(body.as_bytes());
+                    let answer = admin.send(method, path, &[], body);
+                    let took = started.elapsed();
+                    (format!("{method} {path}"), answer.status, took)
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap())
+            .collect()
+    });
+    postgres.thaw();
+    for (call, status, took) in &answers {
+        assert!(*took < ANSWER_BOUND, "{call}: {status} after {took:?}");
+        assert_ne!(*status, 500, "{call}");
+    }
+    let waited = answers.iter().filter(|(_, status, _)| *status == 503);
+    assert!(
+        waited.count() > 30,
+        "the database was not missed: {answers:?}"
+    );
+}
+
+#[test]
 fn a_killed_postgres_is_used_again_when_it_is_back() {
     let mut postgres = postgres_server();
     let server = Server::start(&Launch::new(&postgres.url()));

@@ -12,6 +12,7 @@ use super::support::sql;
 const OPTIONS: RetentionOptions = RetentionOptions {
     partitions_ahead_days: 3,
     dedupe_window_days: 7,
+    rejected_retention_days: 30,
 };
 
 fn fresh() -> (TestDatabase, PgConnection, NaiveDate) {
@@ -84,13 +85,20 @@ fn projects_that_keep_less_lose_their_rows_and_only_theirs() {
     }
     let rejected = |project: i64, ago: u32| {
         format!(
-            "INSERT INTO rejected_events (project_id, received_at, code, message, payload) \
-             VALUES ({project}, now() - interval '{ago} days', 'x', '', '')"
+            "INSERT INTO rejected_events (project_id, received_on, received_at, code, message, \
+             payload) VALUES ({project}, current_date - {ago}, now() - interval '{ago} days', 'x', \
+             '', '')"
         )
     };
-    for statement in [rejected(1, 12), rejected(brief, 12), rejected(brief, 8)] {
-        sql::run(&mut connection, &statement);
+    let kept = [(1, 12), (1, 30), (brief, 8), (brief, 10)];
+    let past = [(1, 31), (1, 80), (brief, 11), (brief, 12)];
+    for (project, ago) in kept.into_iter().chain(past) {
+        sql::run(&mut connection, &rejected(project, ago));
     }
+    // One clock alone does not make it old.
+    let early = "UPDATE rejected_events SET received_at = now() - interval '99 days' \
+                 WHERE received_on = current_date - 8";
+    sql::run(&mut connection, early);
     let report = run_now(&mut connection);
     // The oldest day was past everybody's retention and went whole.
     assert_eq!(report.events_dropped, 6_001);
@@ -101,11 +109,18 @@ fn projects_that_keep_less_lose_their_rows_and_only_theirs() {
         .iter()
         .find(|p| p.project_id == brief)
         .unwrap();
-    assert_eq!((of_brief.events, of_brief.rejected_events), (6_000, 1));
-    assert_eq!(
-        sql::number(&mut connection, "SELECT count(*) FROM rejected_events"),
-        2
-    );
+    assert_eq!((of_brief.events, of_brief.rejected_events), (6_000, 2));
+    assert_eq!(of_brief.rejected_retention_days, 10);
+    let of_first = report.projects.iter().find(|p| p.project_id == 1).unwrap();
+    assert_eq!((of_first.events, of_first.rejected_events), (0, 2));
+    assert_eq!(of_first.rejected_retention_days, 30);
+    let left = "SELECT current_date - received_on AS ago FROM rejected_events ORDER BY id";
+    let left = sql::rows(&mut connection, left);
+    let left: Vec<i64> = left
+        .iter()
+        .map(|row| row["ago"].as_i64().unwrap())
+        .collect();
+    assert_eq!(left, [12, 30, 8, 10]);
 }
 
 #[test]
@@ -154,9 +169,7 @@ fn the_older_clock_decides_and_clocks_an_hour_apart_stop_the_run() {
 fn message_ids_are_forgotten_after_a_window_and_writers_hold_the_rotation_up() {
     let (database, mut connection, _) = fresh();
     let claim = |bucket: u8, id: u8| {
-        format!(
-            "INSERT INTO message_ids_{bucket} VALUES (1, sha256('\\x{id:02x}'), gen_random_uuid())"
-        )
+        format!("INSERT INTO message_ids_{bucket} VALUES (1, md5('{id}')::uuid, gen_random_uuid())")
     };
     sql::run(&mut connection, &claim(0, 1));
     assert!(
@@ -221,6 +234,7 @@ fn of_two_nodes_with_one_schedule_one_runs_the_job() {
         url: database.url.clone(),
         schedule: "0 0 0 1 1 *".parse().unwrap(),
         retention: OPTIONS,
+        metrics: Default::default(),
     };
     let nodes: Vec<Scheduler> = (0..2)
         .map(|_| Scheduler::start(options.clone(), Clock::system()).unwrap())
@@ -239,4 +253,21 @@ fn of_two_nodes_with_one_schedule_one_runs_the_job() {
     for node in nodes {
         node.stop(std::time::Duration::from_secs(5));
     }
+}
+
+#[test]
+fn the_ledger_is_kept_for_four_hundred_days() {
+    let (_database, mut connection, _) = fresh();
+    sql::run(
+        &mut connection,
+        "INSERT INTO ingest_ledger SELECT project, current_date - ago, slot, 1, 1, 0, 0 \
+         FROM generate_series(1, 40) AS project, generate_series(398, 600) AS ago, \
+              generate_series(0, 1) AS slot",
+    );
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun).unwrap();
+    assert_eq!(dry.ledger_rows, 40 * 200 * 2);
+    assert_eq!(run_now(&mut connection).ledger_rows, dry.ledger_rows);
+    let left = "SELECT max(current_date - day) FROM ingest_ledger";
+    assert_eq!(sql::number(&mut connection, left), 400);
+    assert_eq!(run_now(&mut connection).ledger_rows, 0);
 }

@@ -102,12 +102,32 @@ impl<R: Requirement> Authorized<R> {
 
     async fn extract(request: HttpRequest) -> Result<Self, Problem> {
         let state = state_of(&request)?;
-        let access = match state.auth.by_head(&request).await? {
+        let access = Self::find(&request, &state).await?;
+        Ok(Self::check(&request, &state, access)?)
+    }
+
+    /// As the extractor, without a limit of the key's rate. For what costs little and must be seen
+    /// when the server is busy.
+    pub(crate) async fn unlimited(
+        request: &HttpRequest,
+        state: &AppState,
+    ) -> Result<Access, Error> {
+        let access = Self::find(request, state).await?;
+        request.extensions_mut().insert(access.clone());
+        if R::allows(access.scope) {
+            Ok(access)
+        } else {
+            Err(Error::Forbidden(R::FORBIDDEN))
+        }
+    }
+
+    async fn find(request: &HttpRequest, state: &AppState) -> Result<Access, Error> {
+        let access = match state.auth.by_head(request).await? {
             ByHead::Known(access) => access,
-            ByHead::Unknown => return Err(unknown_key().into()),
+            ByHead::Unknown => return Err(unknown_key()),
             ByHead::Absent => {
                 let keyless = if R::KEYLESS {
-                    state.auth.by_origin(&request).await?
+                    state.auth.by_origin(request).await?
                 } else {
                     None
                 };
@@ -117,7 +137,7 @@ impl<R: Requirement> Authorized<R> {
                 })?
             }
         };
-        Ok(Self::check(&request, &state, access)?)
+        Ok(access)
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the server does. Public, and never refused by a key's limit.
 
-use actix_web::{HttpResponse, get, web};
+use actix_web::{HttpRequest, HttpResponse, get, web};
 use chrono::SecondsFormat;
 use diesel::{RunQueryDsl, sql_query};
 use serde::Serialize;
@@ -8,7 +8,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::error::Error;
+use crate::http::auth::{Authorized, Read};
+use crate::http::metrics;
 use crate::http::problem::Problem;
+use crate::http::settings::MetricsAccess;
 use crate::http::state::AppState;
 
 /// The seed's answer.
@@ -97,6 +100,29 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
         queued_events: state.ingest.fullest_queue_rows(),
         queued_events_max: state.ingest.queue_rows_max(),
     }))
+}
+
+/// Figures of the server, for Prometheus.
+///
+/// Who may ask is a setting. A key sees the server's figures and those of its own project. It asks
+/// no database and counts against no limit.
+#[utoipa::path(tag = "service", operation_id = "get_metrics", security(("api_key" = ["read"])),
+    responses((status = 200, description = "Prometheus's text format.", body = String,
+        content_type = "text/plain")))]
+#[get("/metrics")]
+pub(super) async fn get_metrics(
+    request: HttpRequest,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let project = match state.settings.metrics {
+        MetricsAccess::Off => return Err(Problem::route_not_found("GET /metrics".to_owned(), &[])),
+        MetricsAccess::Public => None,
+        MetricsAccess::Key => {
+            let access = Authorized::<Read>::unlimited(&request, &state).await?;
+            Some(access.project)
+        }
+    };
+    Ok(metrics::answer(&state.metrics, project).await?)
 }
 
 /// `failed` names the check; the reason is in the log.

@@ -12,6 +12,8 @@ mod features;
 mod health;
 mod ingest;
 mod keys;
+mod ledger;
+mod rejected;
 mod segments;
 mod sources;
 mod users;
@@ -77,14 +79,35 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(keys::list_keys)
         .service(keys::create_key)
         .service(keys::revoke_key)
+        .service(rejected::list_rejected_events)
+        // Before the route that would take `replay` for a number.
+        .service(rejected::replay_rejected_events)
+        .service(rejected::get_rejected_event)
+        .service(rejected::replay_rejected_event)
+        .service(ledger::get_ledger)
         // How campaigns do.
         .service(analytics::get_overview)
         .service(analytics::get_campaign_report)
         // How the server does.
         .service(health::get_health)
         .service(health::get_live)
-        .service(health::get_ready);
+        .service(health::get_ready)
+        .service(health::get_metrics);
 }
+
+/// Every operation that is served: its method and its pattern.
+pub(super) fn operations() -> Vec<(&'static str, String)> {
+    let document = openapi::document();
+    let described = document.paths.paths.iter().flat_map(|(path, item)| {
+        openapi::methods(item)
+            .into_iter()
+            .map(|(method, _)| (method, path.clone()))
+    });
+    let undescribed = ["/openapi.json", "/docs", DOCS].map(|path| ("GET", path.to_owned()));
+    described.chain(undescribed).collect()
+}
+
+const DOCS: &str = "/docs/{_:.*}";
 
 /// The document and its page, if they are wanted. They describe; they are not described.
 pub(super) fn configure_docs(config: &mut web::ServiceConfig, wanted: bool) {
@@ -97,7 +120,7 @@ pub(super) fn configure_docs(config: &mut web::ServiceConfig, wanted: bool) {
             "/docs",
             web::get().to(|| async { Redirect::to("/docs/").temporary() }),
         )
-        .service(SwaggerUi::new("/docs/{_:.*}").config(Config::from("/openapi.json")));
+        .service(SwaggerUi::new(DOCS).config(Config::from("/openapi.json")));
 }
 
 async fn document(known: web::Data<Known>) -> HttpResponse {

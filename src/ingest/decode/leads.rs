@@ -18,7 +18,9 @@ pub(super) fn item(request: &Request<'_>, raw: &RawValue) -> Item {
         Ok(event) => Item::Event(Box::new(event)),
         Err(refusal) => {
             let payload = raw.get().to_owned();
-            Item::Rejected(refusal.into_rejection(payload, &Members::default()))
+            let members = Members::default();
+            let origin = request.origin(&members);
+            Item::Rejected(refusal.into_rejection(payload, &members, origin))
         }
     }
 }
@@ -74,5 +76,6 @@ fn event(request: &Request<'_>, raw: &RawValue) -> Result<Event, Refusal> {
         received_at: request.now,
         context: None,
         size_bytes: raw.get().len(),
+        replay_of: None,
     })
 }

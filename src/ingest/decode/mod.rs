@@ -16,7 +16,7 @@
 //!   is stored, so a client that halves it and sends it again loses nothing, and no client can
 //!   fill the ledger with one body of a million empty events.
 //! - An event over the size or nesting limit is rejected alone. Its payload, which is not safe to
-//!   store as JSON, is kept as a JSON string of its text, cut at the event limit.
+//!   store as JSON, is kept as a JSON string of its text, cut at the body limit.
 //! - Sizes are those of the event's strict text, which differs from the bytes received only where
 //!   the text had to be changed.
 //! - An envelope's `context` is copied into each event of the batch; when the copies together
@@ -27,6 +27,7 @@ mod encoding;
 mod leads;
 mod lenient;
 mod members;
+mod replay;
 mod seed;
 mod segment;
 mod text;
@@ -36,6 +37,7 @@ mod time;
 mod tests;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
@@ -45,6 +47,7 @@ use crate::model::{Dialect, Event, EventKind, MESSAGE_ID_CHARS_MAX, MessageId};
 
 pub use encoding::decompress;
 use members::{AllMembers, Envelope, Field, List, Members};
+pub use replay::{Kept, replay};
 use text::Text;
 use time::{Stamp, Stamps};
 
@@ -68,13 +71,33 @@ pub struct Rejection {
     pub message: String,
     /// Each refused field, for the seed's `details`. Never empty.
     pub fields: Vec<FieldError>,
-    /// The event as received, made valid JSON text where it was not; cut at the event limit.
+    /// The event as received, made valid JSON text where it was not.
     ///
-    /// An event that is over the size or nesting limit is a JSON string of its text.
+    /// An event that is over the size or nesting limit is a JSON string of its text, cut at the
+    /// body limit.
     pub payload: String,
     /// The client's id of the call, if one could be read; shortened and without `\0` when the id
     /// itself is what is wrong.
     pub message_id: Option<String>,
+    /// How the event came, for a replay.
+    pub origin: Origin,
+}
+
+/// How a rejected event came, so that a replay decodes it as it was decoded first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The route; an event that was refused after it was decoded is kept as an element of a batch.
+    pub route: Route,
+    /// When it was received.
+    pub received_at: DateTime<Utc>,
+    /// When it happened, settled with what its request said of its clock.
+    pub timestamp: DateTime<Utc>,
+    /// The context of the batch around it.
+    pub context: Option<Arc<str>>,
+    /// True when the payload was cut, so that it cannot be replayed.
+    pub is_cut: bool,
+    /// The rejected event that this one was a replay of.
+    pub replay_of: Option<i64>,
 }
 
 impl Rejection {
@@ -156,6 +179,55 @@ pub enum Route {
     Leads,
 }
 
+impl Route {
+    /// Every route whose events can be rejected.
+    const REJECTING: [Self; 8] = [
+        Self::Track,
+        Self::Identify,
+        Self::Page,
+        Self::Screen,
+        Self::Group,
+        Self::Alias,
+        Self::Batch,
+        Self::Leads,
+    ];
+
+    /// The word that the ledger keeps.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Identify => "identify",
+            Self::Page => "page",
+            Self::Screen => "screen",
+            Self::Group => "group",
+            Self::Alias => "alias",
+            Self::Metrics => "metrics",
+            Self::Batch => "batch",
+            Self::Leads => "leads",
+        }
+    }
+
+    /// The route that a word of the ledger stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::REJECTING
+            .into_iter()
+            .find(|route| route.as_str() == word)
+    }
+
+    /// The kind of the one event of a body; `None` for lists and for what is dropped.
+    fn kind(self) -> Option<EventKind> {
+        Some(match self {
+            Self::Track => EventKind::Track,
+            Self::Identify => EventKind::Identify,
+            Self::Page => EventKind::Page,
+            Self::Screen => EventKind::Screen,
+            Self::Group => EventKind::Group,
+            Self::Alias => EventKind::Alias,
+            Self::Metrics | Self::Batch | Self::Leads => return None,
+        })
+    }
+}
+
 /// What stands outside the body and fills in for it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Defaults<'a> {
@@ -210,21 +282,18 @@ pub fn decode(
         return Err(Error::MalformedJson);
     }
     let request = Request {
+        route,
         now,
         limits,
         sent_at: defaults.sent_at.and_then(Stamp::parse),
         context: None,
+        context_text: None,
         deep: strict.depth > limits.nesting_max,
     };
     let kind = match route {
         Route::Batch => return request.batch(text),
         Route::Leads => return request.leads(text),
-        Route::Track | Route::Metrics => EventKind::Track,
-        Route::Identify => EventKind::Identify,
-        Route::Page => EventKind::Page,
-        Route::Screen => EventKind::Screen,
-        Route::Group => EventKind::Group,
-        Route::Alias => EventKind::Alias,
+        _ => route.kind().unwrap_or(EventKind::Track),
     };
     let members = Members::split(text).unwrap_or_default();
     let dialect = single_dialect(kind, &members);
@@ -262,12 +331,15 @@ fn single_dialect(kind: EventKind, members: &Members<'_>) -> Dialect {
 
 /// What all events of one request share.
 struct Request<'a> {
+    route: Route,
     now: DateTime<Utc>,
     limits: &'a DecodeLimits,
     /// When the request was sent, for events that do not say themselves.
     sent_at: Option<Stamp>,
     /// The envelope's context.
     context: Option<AllMembers<'a>>,
+    /// The same as text, for rejections.
+    context_text: Option<Arc<str>>,
     /// True when some part of the body is nested deeper than one event may be.
     deep: bool,
 }
@@ -291,11 +363,7 @@ impl<'a> Request<'a> {
 
     fn leads(self, text: &'a str) -> Result<Decoded, Error> {
         let (envelope, list) = self.envelope(text, "leads")?;
-        let items = list.items.iter().map(|raw| {
-            let members = Members::split(raw.get()).unwrap_or_default();
-            self.bounded(raw.get(), &members)
-                .unwrap_or_else(|| leads::item(&self, raw))
-        });
+        let items = list.items.iter().map(|raw| self.lead(raw));
         Ok(Decoded {
             items: items.collect(),
             received: list.items.len(),
@@ -303,6 +371,12 @@ impl<'a> Request<'a> {
             is_batch: true,
             dialect: Dialect::Seed,
         })
+    }
+
+    fn lead(&self, raw: &RawValue) -> Item {
+        let members = Members::split(raw.get()).unwrap_or_default();
+        self.bounded(raw.get(), &members)
+            .unwrap_or_else(|| leads::item(self, raw))
     }
 
     fn envelope(&self, text: &'a str, list_key: &str) -> Result<(Members<'a>, List<'a>), Error> {
@@ -345,6 +419,7 @@ impl<'a> Request<'a> {
             });
         }
         self.context = AllMembers::split(text).filter(|members| !members.0.is_empty());
+        self.context_text = self.context.is_some().then(|| Arc::from(text));
         Ok(())
     }
 
@@ -394,7 +469,11 @@ impl<'a> Request<'a> {
         };
         match decoded {
             Ok(event) => Item::Event(Box::new(event)),
-            Err(refusal) => Item::Rejected(refusal.into_rejection(text.to_owned(), members)),
+            Err(refusal) => Item::Rejected(refusal.into_rejection(
+                text.to_owned(),
+                members,
+                self.origin(members),
+            )),
         }
     }
 
@@ -411,8 +490,25 @@ impl<'a> Request<'a> {
         } else {
             return None;
         };
-        let payload = quoted_within(text, self.limits.event_bytes_max);
-        Some(Item::Rejected(refusal.into_rejection(payload, members)))
+        let (payload, is_cut) = quoted_within(text, self.limits.body_bytes_max);
+        let origin = Origin {
+            is_cut,
+            ..self.origin(members)
+        };
+        Some(Item::Rejected(
+            refusal.into_rejection(payload, members, origin),
+        ))
+    }
+
+    fn origin(&self, members: &Members<'_>) -> Origin {
+        Origin {
+            route: self.route,
+            received_at: self.now,
+            timestamp: self.timestamp(members),
+            context: self.context_text.clone(),
+            is_cut: false,
+            replay_of: None,
+        }
     }
 
     fn too_deep(&self) -> String {
@@ -462,7 +558,7 @@ impl Refusal {
         Self::one(Code::InvalidField, path, value, message)
     }
 
-    fn into_rejection(self, payload: String, members: &Members<'_>) -> Rejection {
+    fn into_rejection(self, payload: String, members: &Members<'_>, origin: Origin) -> Rejection {
         let message = self.fields.first().map(|field| field.msg.clone());
         Rejection {
             code: self.code,
@@ -470,6 +566,7 @@ impl Refusal {
             fields: self.fields,
             payload,
             message_id: rejected_message_id(members),
+            origin,
         }
     }
 }
@@ -491,8 +588,9 @@ fn rejected_message_id(members: &Members<'_>) -> Option<String> {
     })
 }
 
-/// The JSON string of as much of a text as stays within the limit when written.
-fn quoted_within(text: &str, bytes_max: usize) -> String {
+/// The JSON string of as much of a text as stays within the limit when written, and whether that
+/// is less than all of it.
+fn quoted_within(text: &str, bytes_max: usize) -> (String, bool) {
     let mut room = bytes_max.saturating_sub(2);
     let mut end = text.len();
     for (at, c) in text.char_indices() {
@@ -507,5 +605,6 @@ fn quoted_within(text: &str, bytes_max: usize) -> String {
         }
         room -= written;
     }
-    members::quoted(text.get(..end).unwrap_or_default())
+    let kept = text.get(..end).unwrap_or_default();
+    (members::quoted(kept), end < text.len())
 }

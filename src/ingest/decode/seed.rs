@@ -221,6 +221,7 @@ fn event(
         received_at: request.now,
         context: context(request, members),
         size_bytes: text.len(),
+        replay_of: None,
     }
 }
 

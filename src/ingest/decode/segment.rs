@@ -54,6 +54,7 @@ pub(super) fn event(
         received_at: request.now,
         context: context(request, members),
         size_bytes: text.len(),
+        replay_of: None,
     })
 }
 

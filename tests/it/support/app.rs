@@ -403,6 +403,11 @@ impl TestApp {
         self.server.wait(bound)
     }
 
+    /// Sets a variable of the environment of servers that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.launch = self.launch.clone().set(name, value);
+    }
+
     /// Starts a server again on the same database, at another port.
     pub fn restart(&mut self) {
         assert!(
@@ -411,6 +416,16 @@ impl TestApp {
         );
         self.server = Server::start(&self.launch);
         self.server.wait_until_ready();
+    }
+
+    /// How its servers are started, for commands on the same database.
+    pub fn launch(&self) -> Launch {
+        self.launch.clone()
+    }
+
+    /// The database, as a libpq URL.
+    pub fn url(&self) -> &str {
+        &self.database.url
     }
 
     /// A connection of the test's own to the database.

@@ -6,10 +6,15 @@
 
 pub mod app;
 pub mod client;
+pub mod clock;
 pub mod journal;
+pub mod ledger;
+pub mod lossy;
+pub mod metrics;
 pub mod postgres;
 pub mod raw;
 pub mod recordings;
+pub mod severed;
 pub mod sql;
 
 use std::time::{Duration, Instant};
@@ -18,6 +23,7 @@ use chrono::{DateTime, Utc};
 
 pub use app::{ADMIN_KEY, CLIENT_KEY, TestApp};
 pub use client::{Answer, Client};
+pub use ledger::assert_ledger;
 
 /// Blocks this test's thread.
 #[expect(

@@ -26,6 +26,8 @@ use beckon::embedded_pg::{EmbeddedOptions, EmbeddedPostgres};
 use diesel::{Connection, PgConnection, RunQueryDsl, sql_query};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::clock::TestClock;
+
 /// The database every test's own is copied from.
 const TEMPLATE: &str = "beckon_template";
 
@@ -107,7 +109,7 @@ struct SharedServer {
 impl SharedServer {
     fn start() -> Self {
         let (folder, watchdog) = guarded_folder();
-        let server = start(&folder);
+        let server = start(&options(&folder));
         server.create_database(TEMPLATE).unwrap();
         migrate(&server.url(TEMPLATE));
         Self {
@@ -120,7 +122,7 @@ impl SharedServer {
 /// A server that belongs to one test, which may stop, kill and freeze it.
 pub struct DedicatedServer {
     server: Option<EmbeddedPostgres>,
-    folder: PathBuf,
+    options: EmbeddedOptions,
     // Dropped last: it removes the folder.
     _watchdog: Watchdog,
 }
@@ -128,12 +130,40 @@ pub struct DedicatedServer {
 /// Starts a server of the test's own, with one migrated database, `beckon`.
 pub fn postgres_server() -> DedicatedServer {
     let (folder, watchdog) = guarded_folder();
-    let server = start(&folder);
+    dedicated(options(&folder), watchdog)
+}
+
+/// As [`postgres_server`], with a clock that the test may set.
+pub fn postgres_server_with_clock() -> (DedicatedServer, TestClock) {
+    let (folder, watchdog) = guarded_folder();
+    let clock = TestClock::new(&folder);
+    let options = EmbeddedOptions {
+        bin_dir: Some(clock.postgres_binaries()),
+        ..options(&folder)
+    };
+    (dedicated(options, watchdog), clock)
+}
+
+/// As [`postgres_server`], in a folder and with settings of the test's own.
+pub fn postgres_server_in(
+    folder: &Path,
+    watchdog: Watchdog,
+    settings: &[(&str, &str)],
+) -> DedicatedServer {
+    let mut options = options(folder);
+    let settings = settings.iter();
+    let owned = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    options.settings.extend(owned);
+    dedicated(options, watchdog)
+}
+
+fn dedicated(options: EmbeddedOptions, watchdog: Watchdog) -> DedicatedServer {
+    let server = start(&options);
     server.create_database("beckon").unwrap();
     migrate(&server.url("beckon"));
     DedicatedServer {
         server: Some(server),
-        folder,
+        options,
         _watchdog: watchdog,
     }
 }
@@ -146,6 +176,18 @@ impl DedicatedServer {
     /// The URL of its database. It stays the same when the server is started again.
     pub fn url(&self) -> String {
         self.server().url("beckon")
+    }
+
+    /// A connection of the test's own to it.
+    pub fn connect(&self) -> PgConnection {
+        PgConnection::establish(&self.url()).unwrap()
+    }
+
+    /// Whether it still runs by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.server
+            .as_mut()
+            .is_some_and(EmbeddedPostgres::is_running)
     }
 
     /// The main process's id.
@@ -171,7 +213,7 @@ impl DedicatedServer {
     /// Starts the server again after [`Self::kill`], on the same data and the same URL.
     pub fn start_again(&mut self) {
         self.server.take().unwrap().stop().unwrap();
-        self.server = Some(start(&self.folder));
+        self.server = Some(start(&self.options));
     }
 
     fn signal_all(&self, signal: Signal) {
@@ -189,21 +231,21 @@ impl DedicatedServer {
 impl Drop for DedicatedServer {
     fn drop(&mut self) {
         // A frozen process would not notice that it is to stop.
-        if self
-            .server
-            .as_mut()
-            .is_some_and(EmbeddedPostgres::is_running)
-        {
+        if self.is_running() {
             self.thaw();
         }
     }
 }
 
-fn start(folder: &Path) -> EmbeddedPostgres {
+fn options(folder: &Path) -> EmbeddedOptions {
     let mut options = EmbeddedOptions::new(folder);
     options.stop_timeout = Duration::from_secs(5);
     options.settings = vec![("max_connections".to_owned(), "300".to_owned())];
-    EmbeddedPostgres::start(&options).unwrap_or_else(|error| panic!("{error}"))
+    options
+}
+
+fn start(options: &EmbeddedOptions) -> EmbeddedPostgres {
+    EmbeddedPostgres::start(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn send(pid: u32, signal: Signal) {
@@ -248,11 +290,14 @@ pub struct Watchdog {
     process: Child,
 }
 
-/// `$1` is the folder. The server is given a moment to stop by itself (its data goes with the
-/// folder, so the immediate shutdown does), then all its processes are killed.
+/// `$1` is the folder; a test may have mounted a volume in it for the server. The server is given a
+/// moment to stop by itself (its data goes with the folder, so the immediate shutdown does), then
+/// all its processes are killed.
 const WATCHDOG_SCRIPT: &str = r#"
 cat >/dev/null
-pid=$(head -n 1 "$1/postgres/postmaster.pid" 2>/dev/null)
+file="$1/postgres/postmaster.pid"
+[ -e "$file" ] || file="$1/volume/postgres/postmaster.pid"
+pid=$(head -n 1 "$file" 2>/dev/null)
 if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; then
     kill -QUIT "$pid"
     tries=0
@@ -264,6 +309,7 @@ if [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; then
         kill -KILL "$pid" $(cat "/proc/$pid/task/$pid/children" 2>/dev/null)
     fi
 fi
+[ ! -d "$1/volume" ] || umount --lazy "$1/volume"
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 "#;
 

@@ -160,6 +160,7 @@ mod tests {
 
     use super::*;
     use crate::error::{Code, FieldError};
+    use crate::ingest::decode::{Origin, Route};
     use crate::matcher::CampaignRow;
     use crate::model::{Call, Event, EventId, EventName, Identity, RawJson};
     use crate::rules::Limits;
@@ -194,6 +195,7 @@ mod tests {
                 received_at: time,
                 context: None,
                 size_bytes: 0,
+                replay_of: None,
             },
             id: EventId(Uuid::nil()),
             duplicate: false,
@@ -209,6 +211,14 @@ mod tests {
             fields: vec![FieldError::body("event", None, "event name too long")],
             payload: "{}".to_owned(),
             message_id: message_id.map(str::to_owned),
+            origin: Origin {
+                route: Route::Track,
+                received_at: chrono::DateTime::UNIX_EPOCH,
+                timestamp: chrono::DateTime::UNIX_EPOCH,
+                context: None,
+                is_cut: false,
+                replay_of: None,
+            },
         })
     }
 

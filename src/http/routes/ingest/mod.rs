@@ -334,6 +334,10 @@ async fn receive(
     };
     let bytes_max = state.settings.decode.body_bytes_max;
     let body = body::read(request, payload, state, bytes_max).await?;
+    if let (ByHead::Known(access), true) = (&head, route != Route::Metrics) {
+        // A body that was not read would cost the connection, so it is checked only now.
+        state.ingest.check_room(access.project)?;
+    }
     let plain = unpack(request, body, state).await?;
     let access = match head {
         ByHead::Known(access) => access,
@@ -348,7 +352,11 @@ async fn receive(
     };
     let decoded = read_events(route, request, plain, state).await?;
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
-    let mut outcomes = submit(state, access.project, decoded.items, decoded.received).await?;
+    let metrics = state.ingest.metrics();
+    let received = metrics.received(access.project, decoded.received);
+    let outcome = submit(state, access.project, decoded.items, decoded.received).await;
+    received.answered(&outcome);
+    let mut outcomes = outcome?;
     let text = if is_batch {
         let with_matches = Params::parse(request.query_string()).get("matched") == Some("true");
         answer::batch(&outcomes, with_matches)

@@ -1,7 +1,11 @@
-//! Logs: one line an event, to standard error, as JSON or as text.
+//! Logs and metrics.
+//!
+//! Logs are one line an event, to standard error, as JSON or as text.
 //!
 //! Whatever a caller sent ends on its own line only in the middle of one: line ends and other
 //! control characters are escaped, so nobody can forge a log line.
+
+pub mod metrics;
 
 use std::io::{self, IsTerminal, Write};
 

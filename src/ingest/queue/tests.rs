@@ -1,0 +1,186 @@
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may fail by panicking"
+)]
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::ingest::Outcome;
+
+type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
+
+const LONG: Duration = Duration::from_secs(60);
+const MANY: usize = 1_000;
+
+fn open(rows: usize) -> (Entrance, Outlet) {
+    let most = Load {
+        rows,
+        bytes: 1_000_000,
+    };
+    let deadline = Duration::from_millis(1);
+    queue(Bounds { most, deadline })
+}
+
+/// Sends one job of so many rows, all with the same place.
+fn send(to: &Entrance, project: i64, rows: usize, place: usize) -> Result<Answer, Error> {
+    send_by(to, project, rows, place, Instant::now() + LONG)
+}
+
+fn send_by(
+    to: &Entrance,
+    project: i64,
+    rows: usize,
+    place: usize,
+    give_up_at: Instant,
+) -> Result<Answer, Error> {
+    let project = ProjectId(project);
+    let items: Vec<(usize, Item)> = (0..rows).map(|_| (place, Item::Ignored)).collect();
+    let permit = to.admit(project, &items, Instant::now())?;
+    let (reply, answer) = oneshot::channel();
+    to.push(Job {
+        project,
+        items,
+        newcomers: Arc::default(),
+        received: 0,
+        reply,
+        submitted_at: Instant::now(),
+        give_up_at,
+        permit,
+    })?;
+    Ok(answer)
+}
+
+fn jobs_of(from: &Outlet, rows_max: usize) -> Vec<Job> {
+    match from.take(rows_max, MANY, None) {
+        Taken::Jobs(jobs) => jobs,
+        other => panic!("no jobs but {other:?}"),
+    }
+}
+
+fn taken(from: &Outlet, rows_max: usize) -> Vec<(i64, usize)> {
+    let jobs = jobs_of(from, rows_max);
+    let of = |job: &Job| (job.project.0, job.items[0].0);
+    jobs.iter().map(of).collect()
+}
+
+#[test]
+fn a_quiet_project_does_not_wait_behind_a_backlog_and_each_keeps_its_order() {
+    let (entrance, outlet) = open(MANY);
+    let mut answers: Vec<Answer> = (0..500)
+        .map(|place| send(&entrance, 1, 1, place).unwrap())
+        .collect();
+    answers.extend((0..3).map(|place| send(&entrance, 2, 1, place).unwrap()));
+    let mut first = taken(&outlet, 100);
+    assert_eq!(first.len(), 100);
+    let quiet: Vec<_> = first.extract_if(.., |(project, _)| *project == 2).collect();
+    assert_eq!(quiet, [(2, 0), (2, 1), (2, 2)]);
+    while first.len() < 500 {
+        first.extend(taken(&outlet, 100));
+    }
+    let places: Vec<usize> = first.into_iter().map(|(_, place)| place).collect();
+    assert!(places.iter().copied().eq(0..500), "{places:?}");
+}
+
+#[test]
+fn turns_are_counted_in_rows() {
+    let (entrance, outlet) = open(MANY);
+    let mut answers = Vec::new();
+    for place in 0..4 {
+        answers.push(send(&entrance, 1, 100, place).unwrap());
+    }
+    for place in 0..100 {
+        answers.push(send(&entrance, 2, 1, place).unwrap());
+    }
+    let batch = taken(&outlet, 200);
+    let rows_of_small = batch.iter().filter(|(project, _)| *project == 2).count();
+    assert!((90..=100).contains(&rows_of_small), "{batch:?}");
+}
+
+#[test]
+fn a_place_is_held_until_the_answer() {
+    let (entrance, outlet) = open(30);
+    let answers: Vec<Answer> = (0..20)
+        .map(|place| send(&entrance, 1, 1, place).unwrap())
+        .collect();
+    assert!(matches!(
+        send(&entrance, 1, 1, 0),
+        Err(Error::Overloaded { .. })
+    ));
+    let other = send(&entrance, 2, 10, 0).unwrap();
+    assert!(matches!(
+        send(&entrance, 1, 1, 0),
+        Err(Error::RateLimited { .. })
+    ));
+    let being_written = jobs_of(&outlet, MANY);
+    assert_eq!(entrance.rows(), 30);
+    assert!(send(&entrance, 1, 1, 0).is_err());
+    drop(being_written);
+    assert_eq!(entrance.rows(), 0);
+    assert!(entrance.0.lock().lanes.is_empty(), "nobody is remembered");
+    assert!(send(&entrance, 1, 1, 0).is_ok());
+    drop((answers, other));
+}
+
+#[test]
+fn callers_that_gave_up_cost_no_room_in_a_batch() {
+    let (entrance, outlet) = open(MANY);
+    let soon = Instant::now() + Duration::from_millis(20);
+    let late = send_by(&entrance, 1, 1, 0, soon).unwrap();
+    drop(send(&entrance, 1, 1, 1).unwrap());
+    let kept = send(&entrance, 1, 1, 2).unwrap();
+    while Instant::now() <= soon {
+        std::thread::yield_now();
+    }
+    assert_eq!(taken(&outlet, 1), [(1, 2)]);
+    assert_eq!(entrance.rows(), 0);
+    drop((late, kept));
+}
+
+#[test]
+fn what_waits_is_handed_out_after_the_entrance_is_gone() {
+    let (entrance, outlet) = open(MANY);
+    let answer = send(&entrance, 1, 1, 7).unwrap();
+    drop(entrance);
+    assert_eq!(taken(&outlet, MANY), [(1, 7)]);
+    assert!(matches!(outlet.take(MANY, MANY, None), Taken::Closed));
+    drop(answer);
+}
+
+#[test]
+fn callers_hear_of_a_shard_that_is_gone() {
+    let (entrance, outlet) = open(MANY);
+    let mut waiting = send(&entrance, 1, 1, 0).unwrap();
+    drop(outlet);
+    assert!(waiting.try_recv().is_err());
+    assert!(matches!(send(&entrance, 1, 1, 0), Err(Error::ShuttingDown)));
+    assert_eq!(entrance.rows(), 0);
+}
+
+#[test]
+fn a_sleeping_shard_is_woken() {
+    let (entrance, outlet) = open(MANY);
+    std::thread::scope(|scope| {
+        let shard = scope.spawn(|| {
+            let mut places = Vec::new();
+            while let Taken::Jobs(jobs) = outlet.take(MANY, MANY, None) {
+                places.extend(jobs.iter().map(|job| job.items[0].0));
+            }
+            places
+        });
+        // A caller that does not listen any more has its job dropped.
+        let mut answers = Vec::new();
+        for place in 0..2_000 {
+            loop {
+                match send(&entrance, 1, 1, place) {
+                    Ok(answer) => break answers.push(answer),
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+        }
+        drop(entrance);
+        assert!(shard.join().unwrap().into_iter().eq(0..2_000));
+    });
+}

@@ -1,0 +1,221 @@
+//! Which campaigns the value of one attribute rules out.
+
+use std::collections::HashMap;
+
+use datalogic_rs::DataValue;
+use foldhash::fast::RandomState;
+
+use super::members::Members;
+use super::numbers::Numbers;
+use crate::rules::native::{Attribute, Class, Domain, is_numeric_text};
+
+/// The conditions on one attribute, of all campaigns of a block.
+#[derive(Debug)]
+pub(super) struct AttributeIndex {
+    pub(super) attribute: Attribute,
+    /// Ruled out where the value is of a class, by class.
+    by_class: [Members; 5],
+    numbers: Numbers,
+    /// Ruled out by texts that no campaign lists.
+    by_other_text: Members,
+    texts: HashMap<Box<str>, Text, RandomState>,
+    /// May hold on a text that can be read as a number, whatever the texts say.
+    on_numeric_text: Members,
+    /// To be tried one by one where the value is a number, a text, a collection.
+    open_numbers: Members,
+    open_texts: Members,
+    open_collections: Members,
+}
+
+/// What one listed text changes.
+#[derive(Debug)]
+enum Text {
+    /// Who is ruled out by it, instead of by other texts.
+    Out(Members),
+    /// Who is not ruled out though by other texts, and who is though not by others.
+    Change { not: Box<[u32]>, also: Box<[u32]> },
+}
+
+impl AttributeIndex {
+    /// From the domains of campaigns, given in rising order.
+    pub(super) fn new(
+        attribute: &Attribute,
+        campaigns: &[(u32, Domain<'_>)],
+        words: usize,
+    ) -> AttributeIndex {
+        let set = |is_in: &dyn Fn(&Domain<'_>) -> bool| {
+            let members = campaigns.iter().filter(|(_, domain)| is_in(domain));
+            Members::new(members.map(|(place, _)| *place).collect(), words)
+        };
+        let ranges: Vec<_> = campaigns
+            .iter()
+            .filter(|(_, domain)| !domain.yes.numbers.is_all())
+            .map(|(place, domain)| (*place, &domain.yes.numbers))
+            .collect();
+        AttributeIndex {
+            attribute: attribute.clone(),
+            by_class: Class::ALL.map(|class| set(&|domain| !domain.yes.has(class))),
+            numbers: Numbers::new(&ranges, words),
+            by_other_text: set(&|domain| !domain.yes.texts.others),
+            texts: texts(campaigns, words),
+            on_numeric_text: set(&|domain| domain.open.numeric_texts),
+            open_numbers: set(&|domain| domain.open.numbers),
+            open_texts: set(&|domain| domain.open.texts),
+            open_collections: set(&|domain| domain.open.collections),
+        }
+    }
+
+    /// Takes the campaigns that the value rules out of `left`, and adds to `open` those that it
+    /// may not rule out. `spare` is for the set in between.
+    pub(super) fn apply(
+        &self,
+        value: Option<&DataValue<'_>>,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
+        let class = match value {
+            None => Class::Missing,
+            Some(DataValue::Null) => Class::Null,
+            Some(DataValue::Bool(false)) => Class::False,
+            Some(DataValue::Bool(true)) => Class::True,
+            Some(DataValue::Array(_) | DataValue::Object(_)) => {
+                self.open_collections.insert_into(open);
+                Class::Collection
+            }
+            Some(DataValue::Number(number)) => {
+                self.open_numbers.insert_into(open);
+                self.numbers.remove_from(number.as_f64(), left, spare);
+                return;
+            }
+            Some(DataValue::String(text)) => {
+                self.open_texts.insert_into(open);
+                self.apply_text(text, left, open, spare);
+                return;
+            }
+        };
+        if let Some(out) = self.by_class.get(class as usize) {
+            out.remove_from(left);
+        }
+    }
+
+    fn apply_text(&self, text: &str, left: &mut [u64], open: &mut [u64], spare: &mut [u64]) {
+        let mut not: &[u32] = &[];
+        let is_numeric = !self.on_numeric_text.is_empty() && is_numeric_text(text);
+        let listed = self.texts.get(text);
+        if is_numeric || matches!(listed, Some(Text::Change { .. })) {
+            spare.copy_from_slice(left);
+        }
+        match listed {
+            None => self.by_other_text.remove_from(left),
+            Some(Text::Out(out)) => out.remove_from(left),
+            Some(Text::Change { not: exempt, also }) => {
+                self.by_other_text.remove_from(left);
+                not = exempt;
+                also.iter()
+                    .for_each(|&place| super::members::remove(left, place));
+            }
+        }
+        for &place in not {
+            if super::members::contains(spare, place) {
+                super::members::insert(left, place);
+            }
+        }
+        if is_numeric {
+            self.on_numeric_text.insert_into(open);
+            // Back in comes who was there before.
+            match &self.on_numeric_text {
+                Members::None => {}
+                Members::Few(places) => {
+                    for &place in places {
+                        if super::members::contains(spare, place) {
+                            super::members::insert(left, place);
+                        }
+                    }
+                }
+                Members::Many(bits) => {
+                    for ((word, before), bits) in left.iter_mut().zip(&*spare).zip(bits) {
+                        *word |= before & bits;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let texts: usize = self
+            .texts
+            .iter()
+            .map(|(text, change)| {
+                text.len()
+                    + match change {
+                        Text::Out(out) => out.heap_bytes(),
+                        Text::Change { not, also } => (not.len() + also.len()) * 4,
+                    }
+            })
+            .sum();
+        let sets: usize = self
+            .by_class
+            .iter()
+            .chain([
+                &self.by_other_text,
+                &self.on_numeric_text,
+                &self.open_numbers,
+                &self.open_texts,
+                &self.open_collections,
+            ])
+            .map(Members::heap_bytes)
+            .sum();
+        size_of::<Self>()
+            + self.texts.capacity() * (size_of::<(Box<str>, Text)>() + 1)
+            + texts
+            + sets
+            + self.numbers.heap_bytes()
+    }
+}
+
+fn texts(campaigns: &[(u32, Domain<'_>)], words: usize) -> HashMap<Box<str>, Text, RandomState> {
+    /// Campaigns for which a text is an exception.
+    #[derive(Default)]
+    struct Exceptions {
+        not: Vec<u32>,
+        also: Vec<u32>,
+    }
+    let mut listed: HashMap<&str, Exceptions, RandomState> = HashMap::default();
+    let mut others_out = Vec::new();
+    for (place, domain) in campaigns {
+        let texts = &domain.yes.texts;
+        if !texts.others {
+            others_out.push(*place);
+        }
+        for text in &texts.listed {
+            let exceptions = listed.entry(text).or_default();
+            if texts.others {
+                exceptions.also.push(*place);
+            } else {
+                exceptions.not.push(*place);
+            }
+        }
+    }
+    let mut built = HashMap::with_capacity_and_hasher(listed.len(), RandomState::default());
+    for (text, Exceptions { not, also }) in listed {
+        let change = if not.len() + also.len() < words {
+            Text::Change {
+                not: not.into(),
+                also: also.into(),
+            }
+        } else {
+            let mut out: Vec<u32> = others_out
+                .iter()
+                .filter(|place| not.binary_search(place).is_err())
+                .copied()
+                .chain(also)
+                .collect();
+            out.sort_unstable();
+            Text::Out(Members::new(out, words))
+        };
+        built.insert(Box::from(text), change);
+    }
+    built
+}

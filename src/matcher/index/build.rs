@@ -1,0 +1,206 @@
+//! Building a block.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::attribute::AttributeIndex;
+use super::members::{Members, contains, insert, remove};
+use super::{Block, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use crate::matcher::Campaign;
+use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
+
+/// An attribute that fewer than one in so many campaigns ask about is rare.
+const RARE_SHARE: usize = 64;
+
+type Asking<'c> = BTreeMap<&'c Attribute, Vec<(u32, Domain<'c>)>>;
+
+/// What is known of one campaign while its block is built.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Nothing is left to be tried when nothing rules it out.
+    is_complete: bool,
+    is_indexed: bool,
+    /// It cannot match at all.
+    is_dead: bool,
+}
+
+/// Who names a segment.
+#[derive(Default)]
+struct Named {
+    in_it: Vec<u32>,
+    not_in_it: Vec<u32>,
+}
+
+impl Block {
+    /// Indexes campaigns, given best first.
+    pub(in crate::matcher) fn new(campaigns: Vec<Arc<Campaign>>) -> Block {
+        let words = campaigns.len().div_ceil(64);
+        let mut asking: Asking<'_> = BTreeMap::new();
+        let mut named: HashMap<&str, Named> = HashMap::new();
+        let mut plans = Vec::with_capacity(campaigns.len());
+        for (campaign, place) in campaigns.iter().zip(0_u32..) {
+            plans.push(take_apart(campaign, place, &mut asking, &mut named));
+        }
+        let (rare, common): (Vec<_>, Vec<_>) =
+            asking.into_iter().partition(|(attribute, asking)| {
+                !attribute.path.is_empty() && asking.len() * RARE_SHARE < campaigns.len()
+            });
+        let mut start = vec![0; words];
+        for (plan, place) in plans.iter().zip(0_u32..) {
+            if !plan.is_dead {
+                insert(&mut start, place);
+            }
+        }
+        let rare = build_rare(rare, &mut start, &mut plans);
+        let mut complete = vec![0; words];
+        for (plan, place) in plans.iter().zip(0_u32..) {
+            if plan.is_complete {
+                insert(&mut complete, place);
+            }
+        }
+        let common = common
+            .into_iter()
+            .map(|(attribute, asking)| AttributeIndex::new(attribute, &asking, words))
+            .collect();
+        let mut named: Vec<_> = named.into_iter().collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        let segments = named.into_iter().map(|(name, named)| {
+            let mut all = [named.in_it.as_slice(), &named.not_in_it].concat();
+            all.sort_unstable();
+            SegmentIndex {
+                name: name.into(),
+                named_by: Members::new(all, words),
+                out_if_in: Members::new(named.not_in_it, words),
+                out_if_not: Members::new(named.in_it, words),
+            }
+        });
+        let scheduled = campaigns
+            .iter()
+            .zip(0_u32..)
+            .filter(|(campaign, _)| campaign.schedule != super::super::Schedule::default())
+            .map(|(_, place)| place);
+        Block {
+            scheduled: Members::new(scheduled.collect(), words),
+            start: start.into(),
+            complete: complete.into(),
+            common,
+            rare,
+            segments: segments.collect(),
+            unindexed: plans
+                .iter()
+                .filter(|plan| !plan.is_indexed && !plan.is_complete && !plan.is_dead)
+                .count(),
+            campaigns: campaigns.into(),
+        }
+    }
+}
+
+fn take_apart<'c>(
+    campaign: &'c Campaign,
+    place: u32,
+    asking: &mut Asking<'c>,
+    named: &mut HashMap<&'c str, Named>,
+) -> Plan {
+    let mut plan = Plan {
+        is_complete: true,
+        is_indexed: false,
+        is_dead: false,
+    };
+    let mut parts = Vec::new();
+    campaign.gates.conjuncts(&mut parts);
+    if let Some(targeting) = &campaign.targeting {
+        targeting.node().conjuncts(&mut parts);
+    }
+    for part in parts {
+        match part {
+            Node::Always(Outcomes::YES) => continue,
+            Node::Always(outcomes) if !outcomes.may_hold() => plan.is_dead = true,
+            Node::Segment(name) => push(&mut named.entry(name).or_default().in_it, place),
+            Node::Not(inner) if matches!(**inner, Node::Segment(_)) => {
+                if let Node::Segment(name) = &**inner {
+                    push(&mut named.entry(name).or_default().not_in_it, place);
+                }
+            }
+            part => {
+                let Some((attribute, domain)) = Domain::of(part) else {
+                    plan.is_complete = false;
+                    continue;
+                };
+                let asking = asking.entry(attribute).or_default();
+                match asking.last_mut() {
+                    Some((last, known)) if *last == place => *known = known.and(&domain),
+                    _ => asking.push((place, domain)),
+                }
+            }
+        }
+        plan.is_indexed = true;
+    }
+    plan
+}
+
+/// Keeps a rising list free of repetitions.
+fn push(places: &mut Vec<u32>, place: u32) {
+    if places.last() != Some(&place) {
+        places.push(place);
+    }
+}
+
+fn build_rare<'c>(
+    attributes: Vec<(&'c Attribute, Vec<(u32, Domain<'c>)>)>,
+    start: &mut [u64],
+    plans: &mut [Plan],
+) -> Rare {
+    // A campaign that cannot hold without a rare attribute comes in with the rarest of these.
+    let mut enters_with: HashMap<u32, (usize, usize)> = HashMap::new();
+    for (index, (_, asking)) in attributes.iter().enumerate() {
+        for (place, domain) in asking {
+            if !domain.yes.has(Class::Missing) && contains(start, *place) {
+                let candidate = (asking.len(), index);
+                let rarest = enters_with.entry(*place).or_insert(candidate);
+                *rarest = candidate.min(*rarest);
+            }
+        }
+    }
+    for place in enters_with.keys() {
+        remove(start, *place);
+    }
+    let mut rare = Rare::default();
+    for (index, (attribute, asking)) in attributes.into_iter().enumerate() {
+        let words = asking.len().div_ceil(64);
+        let mut enters = vec![0; words];
+        for ((place, domain), local) in asking.iter().zip(0_u32..) {
+            if enters_with
+                .get(place)
+                .is_some_and(|(_, with)| *with == index)
+            {
+                insert(&mut enters, local);
+            } else if !domain.yes.has(Class::Missing)
+                && let Some(plan) = plans.get_mut(*place as usize)
+            {
+                // Nobody looks whether the attribute is absent.
+                plan.is_complete = false;
+            }
+        }
+        let places: Vec<u32> = asking.iter().map(|(place, _)| *place).collect();
+        let local: Vec<_> = asking
+            .into_iter()
+            .zip(0_u32..)
+            .map(|((_, domain), local)| (local, domain))
+            .collect();
+        let position = OBJECTS
+            .iter()
+            .position(|source| *source == attribute.source);
+        if let (Some(object), Some(name)) = (position, attribute.path.first())
+            && let Some(by_name) = rare.by_name.get_mut(object)
+        {
+            let number = u32::try_from(rare.attributes.len()).unwrap_or(u32::MAX);
+            by_name.entry(name.clone()).or_default().push(number);
+        }
+        rare.attributes.push(RareAttribute {
+            index: AttributeIndex::new(attribute, &local, words),
+            places: places.into(),
+            enters: enters.into(),
+        });
+    }
+    rare
+}

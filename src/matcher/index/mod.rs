@@ -1,0 +1,295 @@
+//! Which campaigns of a block can be shown, found without trying each of them.
+//!
+//! A [`Block`] holds campaigns of one trigger, or those that need no event, in the order of their
+//! rank. Every campaign's rules are taken apart into conditions that must all hold; those about a
+//! single attribute become a [`Domain`], the set of values for which they can hold. For each
+//! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
+//! value and by text, and places on the number line ([`numbers`]). A decision starts with all
+//! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
+//! out. A segment is looked up only if a campaign that names it is still there.
+//!
+//! What is left has passed every condition that is about one attribute or a segment. For most
+//! campaigns that is everything, and they match. The others are tried one by one: those with
+//! conditions about several attributes, and those for which a value is *open* (a text that may be
+//! read as a number, a list), by native tests, and where these are not certain by the library.
+//!
+//! An attribute that few campaigns ask about is *rare*. It is not looked at unless the user or the
+//! event has it, and a campaign that cannot hold without it does not even start out in the set: it
+//! comes in with the attribute. So the cost of a decision grows with the width of the event, with
+//! what is left, and with a bit for each campaign and common attribute, but not with the number of
+//! attributes that exist.
+//!
+//! Failures: a campaign that the index rules out is not evaluated, so a failure that its
+//! evaluation would have met is not counted.
+
+mod attribute;
+mod blocks;
+mod build;
+mod members;
+mod numbers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::Campaign;
+use crate::rules::native::{Outcomes, Source, descend};
+use crate::rules::{FactsArena, Prepared};
+use attribute::AttributeIndex;
+pub(super) use blocks::blocks;
+use members::{Members, contains, insert, places};
+
+/// Campaigns that are decided on together, and their index. Immutable.
+#[derive(Debug)]
+pub(super) struct Block {
+    campaigns: Box<[Arc<Campaign>]>,
+    /// Campaigns that start out in the set.
+    start: Box<[u64]>,
+    /// Campaigns that match if nothing rules them out.
+    complete: Box<[u64]>,
+    /// Campaigns with a schedule.
+    scheduled: Members,
+    /// Attributes that many campaigns ask about, in order.
+    common: Box<[AttributeIndex]>,
+    rare: Rare,
+    segments: Box<[SegmentIndex]>,
+    /// How many campaigns have conditions but none that the index could use.
+    unindexed: usize,
+}
+
+/// What membership of one segment rules out.
+#[derive(Debug)]
+struct SegmentIndex {
+    name: Box<str>,
+    /// Who names the segment.
+    named_by: Members,
+    out_if_in: Members,
+    out_if_not: Members,
+}
+
+/// Attributes that few campaigns ask about.
+#[derive(Debug, Default)]
+struct Rare {
+    attributes: Vec<RareAttribute>,
+    /// Which of them begin with a member of this name, for each of the three objects.
+    by_name: [HashMap<Box<str>, Vec<u32>, RandomState>; 3],
+}
+
+#[derive(Debug)]
+struct RareAttribute {
+    /// Over the campaigns that ask about it, numbered from 0.
+    index: AttributeIndex,
+    /// Their places in the block.
+    places: Box<[u32]>,
+    /// Of these, which come into the set with the attribute.
+    enters: Box<[u64]>,
+}
+
+/// The objects that have members, in the order of [`Rare::by_name`].
+const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Context];
+
+/// What a decision on a block found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) matched: Vec<Arc<Campaign>>,
+    pub(super) errors: u32,
+}
+
+impl Block {
+    /// The campaigns, best first.
+    pub(super) fn campaigns(&self) -> &[Arc<Campaign>] {
+        &self.campaigns
+    }
+
+    /// How many campaigns have conditions but none that the index could use.
+    pub(super) fn unindexed(&self) -> usize {
+        self.unindexed
+    }
+
+    /// The campaigns of the block that match, best first, added to `found`.
+    pub(super) fn decide(&self, facts: &Prepared<'_>, arena: &FactsArena, found: &mut Found) {
+        let words = self.start.len();
+        let left = arena.words(words);
+        left.copy_from_slice(&self.start);
+        let (open, spare) = (arena.words(words), arena.words(words));
+        self.apply_rare(facts, arena, left, open);
+        self.apply_common(facts, left, open, spare);
+        for segment in &self.segments {
+            if segment.named_by.meets(left) {
+                if (facts.facts().segments)(&segment.name) {
+                    segment.out_if_in.remove_from(left);
+                } else {
+                    segment.out_if_not.remove_from(left);
+                }
+            }
+        }
+        let now = facts.facts().now;
+        let has_schedules = !self.scheduled.is_empty();
+        for place in places(left) {
+            let Some(campaign) = self.campaigns.get(place as usize) else {
+                continue;
+            };
+            if has_schedules && !campaign.schedule.is_open(now) {
+                continue;
+            }
+            let is_certain = contains(&self.complete, place) && !contains(open, place);
+            if is_certain || campaign.holds(facts, &mut found.errors) {
+                found.matched.push(Arc::clone(campaign));
+            }
+        }
+    }
+
+    fn apply_common(
+        &self,
+        facts: &Prepared<'_>,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
+        let view = facts.view();
+        let mut source = None;
+        let mut members: &[_] = &[];
+        for index in &self.common {
+            let attribute = &index.attribute;
+            let value = match attribute.path.split_first() {
+                None => view.value(attribute),
+                Some((name, rest)) => {
+                    if source != Some(attribute.source) {
+                        source = Some(attribute.source);
+                        members = view
+                            .object(attribute.source)
+                            .map_or(&[], |object| object.members());
+                    }
+                    // Both are in order, so no member is looked at twice.
+                    while let [(member, _), rest @ ..] = members
+                        && *member < &**name
+                    {
+                        members = rest;
+                    }
+                    match members.first() {
+                        Some((member, value)) if *member == &**name => descend(value, rest),
+                        _ => None,
+                    }
+                }
+            };
+            index.apply(value, left, open, spare);
+            if left.len() <= SHORT && left.iter().all(|word| *word == 0) {
+                return;
+            }
+        }
+    }
+
+    fn apply_rare(
+        &self,
+        facts: &Prepared<'_>,
+        arena: &FactsArena,
+        left: &mut [u64],
+        open: &mut [u64],
+    ) {
+        if self.rare.attributes.is_empty() {
+            return;
+        }
+        let out = arena.words(left.len());
+        for (source, by_name) in OBJECTS.into_iter().zip(&self.rare.by_name) {
+            let Some(object) = facts.view().object(source).filter(|_| !by_name.is_empty()) else {
+                continue;
+            };
+            for (name, value) in object.members() {
+                let attributes = by_name.get(*name).map_or(&[][..], Vec::as_slice);
+                for &attribute in attributes {
+                    if let Some(rare) = self.rare.attributes.get(attribute as usize) {
+                        rare.apply(value, arena, left, open, out);
+                    }
+                }
+            }
+        }
+        for (left, out) in left.iter_mut().zip(out) {
+            *left &= !*out;
+        }
+    }
+
+    /// The memory of the index, the campaigns themselves left out, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let common: usize = self.common.iter().map(AttributeIndex::bytes).sum();
+        let rare: usize = self
+            .rare
+            .attributes
+            .iter()
+            .map(|rare| {
+                rare.index.bytes()
+                    + 4 * rare.places.len()
+                    + 8 * rare.enters.len()
+                    + size_of::<Self>()
+            })
+            .sum();
+        let segments: usize = self
+            .segments
+            .iter()
+            .map(|it| {
+                size_of_val(it)
+                    + it.named_by.heap_bytes()
+                    + it.out_if_in.heap_bytes()
+                    + it.out_if_not.heap_bytes()
+            })
+            .sum();
+        let sets = 16 * self.start.len() + self.scheduled.heap_bytes();
+        size_of::<Self>() + 8 * self.campaigns.len() + sets + common + rare + segments
+    }
+}
+
+/// Up to so many words it is worth looking whether anything is left.
+const SHORT: usize = 4;
+
+impl RareAttribute {
+    fn apply(
+        &self,
+        member: &datalogic_rs::DataValue<'_>,
+        arena: &FactsArena,
+        left: &mut [u64],
+        open: &mut [u64],
+        out: &mut [u64],
+    ) {
+        let rest = self.index.attribute.path.get(1..).unwrap_or_default();
+        let value = descend(member, rest);
+        let words = self.enters.len();
+        let (ours, our_open) = (arena.words(words), arena.words(words));
+        ours.fill(u64::MAX);
+        self.index.apply(value, ours, our_open, arena.words(words));
+        for (&place, index) in self.places.iter().zip(0..) {
+            if !contains(ours, index) {
+                insert(out, place);
+            } else if contains(&self.enters, index) {
+                insert(left, place);
+            }
+            if contains(our_open, index) {
+                insert(open, place);
+            }
+        }
+    }
+}
+
+impl Campaign {
+    /// Whether the rules, segments and targeting hold.
+    fn holds(&self, facts: &Prepared<'_>, errors: &mut u32) -> bool {
+        let view = facts.view();
+        if self.gates.outcomes(view) != Outcomes::YES {
+            return false;
+        }
+        let Some(targeting) = &self.targeting else {
+            return true;
+        };
+        match targeting.node().outcomes(view) {
+            Outcomes::YES => true,
+            Outcomes::FAILS => {
+                *errors += 1;
+                false
+            }
+            outcomes if !outcomes.may_hold() => false,
+            _ => targeting.matches_by_library(facts).unwrap_or_else(|_| {
+                *errors += 1;
+                false
+            }),
+        }
+    }
+}

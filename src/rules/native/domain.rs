@@ -1,0 +1,460 @@
+//! For which values of one attribute a condition can hold.
+
+use datalogic_rs::DataValue;
+
+use super::ranges::Ranges;
+use super::test::between_number;
+use super::{Attribute, Literal, Missing, Node, Outcomes, Test};
+use crate::rules::js_value::Kind;
+
+/// Values that an index keeps one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Missing,
+    Null,
+    False,
+    True,
+    /// Lists and objects.
+    Collection,
+}
+
+impl Class {
+    pub(crate) const ALL: [Class; 5] = [
+        Class::Missing,
+        Class::Null,
+        Class::False,
+        Class::True,
+        Class::Collection,
+    ];
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Finitely many texts, or all but finitely many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Texts<'n> {
+    /// Whether a text that is not listed is in the set.
+    pub(crate) others: bool,
+    /// The texts for which the answer is the other one, in order.
+    pub(crate) listed: Vec<&'n str>,
+}
+
+impl<'n> Texts<'n> {
+    fn all() -> Self {
+        Texts {
+            others: true,
+            listed: Vec::new(),
+        }
+    }
+
+    fn only(mut listed: Vec<&'n str>) -> Self {
+        listed.sort_unstable();
+        listed.dedup();
+        Texts {
+            others: false,
+            listed,
+        }
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        self.others != self.listed.binary_search(&text).is_ok()
+    }
+
+    fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool) -> Self {
+        let others = keep(self.others, other.others);
+        let mut listed: Vec<&str> = self.listed.iter().chain(&other.listed).copied().collect();
+        listed.sort_unstable();
+        listed.dedup();
+        listed.retain(|text| keep(self.contains(text), other.contains(text)) != others);
+        Texts { others, listed }
+    }
+}
+
+/// A set of values.
+#[derive(Debug, Clone)]
+pub(crate) struct Values<'n> {
+    classes: u8,
+    pub(crate) numbers: Ranges,
+    pub(crate) texts: Texts<'n>,
+}
+
+impl Values<'_> {
+    fn none() -> Self {
+        Values {
+            classes: 0,
+            numbers: Ranges::none(),
+            texts: Texts::only(Vec::new()),
+        }
+    }
+
+    fn all() -> Self {
+        Values {
+            classes: u8::MAX,
+            numbers: Ranges::all(),
+            texts: Texts::all(),
+        }
+    }
+
+    /// Whether a value of this class is in the set.
+    pub(crate) fn has(&self, class: Class) -> bool {
+        self.classes & class.bit() != 0
+    }
+}
+
+impl<'n> Values<'n> {
+    fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool) -> Self {
+        let mut classes = 0;
+        for class in Class::ALL {
+            if keep(self.has(class), other.has(class)) {
+                classes |= class.bit();
+            }
+        }
+        Values {
+            classes,
+            numbers: self.numbers.combine(&other.numbers, keep),
+            texts: self.texts.combine(&other.texts, keep),
+        }
+    }
+
+    fn and(&self, other: &Self) -> Self {
+        self.combine(other, |left, right| left && right)
+    }
+
+    fn or(&self, other: &Self) -> Self {
+        self.combine(other, |left, right| left || right)
+    }
+}
+
+/// Kinds of values for which a domain says "perhaps" where it says yes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Open {
+    pub(crate) numbers: bool,
+    pub(crate) texts: bool,
+    /// Texts that can be read as a number, the empty one included. These may be in the domain
+    /// although it does not list them.
+    pub(crate) numeric_texts: bool,
+    pub(crate) collections: bool,
+}
+
+impl Open {
+    fn or(self, other: Open) -> Open {
+        Open {
+            numbers: self.numbers || other.numbers,
+            texts: self.texts || other.texts,
+            numeric_texts: self.numeric_texts || other.numeric_texts,
+            collections: self.collections || other.collections,
+        }
+    }
+}
+
+/// Whether a text is one that conversions may take for a number.
+pub(crate) fn is_numeric_text(text: &str) -> bool {
+    let text = text.trim();
+    text.is_empty() || text.parse::<f64>().is_ok()
+}
+
+/// The values of an attribute for which a condition can hold. What is in neither set fails; what
+/// is open may be in both.
+#[derive(Debug, Clone)]
+pub(crate) struct Domain<'n> {
+    /// Where it can hold.
+    pub(crate) yes: Values<'n>,
+    no: Values<'n>,
+    /// Where it need not.
+    pub(crate) open: Open,
+}
+
+impl<'n> Domain<'n> {
+    /// The attribute a condition is about and its domain, if it is about exactly one.
+    pub(crate) fn of(node: &'n Node) -> Option<(&'n Attribute, Domain<'n>)> {
+        let attribute = the_attribute(node)?;
+        Some((attribute, Domain::of_node(node)))
+    }
+
+    /// Where both can hold.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Domain {
+            yes: self.yes.and(&other.yes),
+            no: self.no.or(&self.yes.and(&other.no)),
+            open: self.open.or(other.open),
+        }
+    }
+
+    fn or(&self, other: &Self) -> Self {
+        self.negated().and(&other.negated()).negated()
+    }
+
+    fn negated(&self) -> Self {
+        Domain {
+            yes: self.no.clone(),
+            no: self.yes.clone(),
+            open: self.open,
+        }
+    }
+
+    fn constant(outcomes: Outcomes) -> Self {
+        let set = |is_in| {
+            if is_in { Values::all() } else { Values::none() }
+        };
+        Domain {
+            yes: set(outcomes.may_hold()),
+            no: set(outcomes.negated().may_hold()),
+            open: Open::default(),
+        }
+    }
+
+    fn of_node(node: &'n Node) -> Self {
+        let fold = |nodes: &'n [Node], start, join: fn(&Self, &Self) -> Self| {
+            let start = Domain::constant(start);
+            nodes
+                .iter()
+                .fold(start, |domain, node| join(&domain, &Domain::of_node(node)))
+        };
+        match node {
+            Node::Always(outcomes) => Domain::constant(*outcomes),
+            Node::Test { missing, test, .. } => Domain::of_test(test, missing),
+            Node::All(nodes) => fold(nodes, Outcomes::YES, Domain::and),
+            Node::Any(nodes) => fold(nodes, Outcomes::NO, Domain::or),
+            Node::Not(node) => Domain::of_node(node).negated(),
+            Node::Choice(nodes) => {
+                let [condition, value, otherwise] = &**nodes;
+                let condition = Domain::of_node(condition);
+                let (value, otherwise) = (Domain::of_node(value), Domain::of_node(otherwise));
+                let either = |value: &Values<'n>, otherwise: &Values<'n>| {
+                    (condition.yes.and(value)).or(&condition.no.and(otherwise))
+                };
+                Domain {
+                    yes: either(&value.yes, &otherwise.yes),
+                    no: either(&value.no, &otherwise.no),
+                    open: condition.open.or(value.open).or(otherwise.open),
+                }
+            }
+            // Not reached, since these are about no attribute.
+            Node::Segment(_) | Node::Ask => Domain::constant(Outcomes::ASK),
+        }
+    }
+
+    fn of_test(test: &'n Test, missing: &Missing) -> Self {
+        let mut domain = Domain {
+            yes: Values::none(),
+            no: Values::none(),
+            open: Open::default(),
+        };
+        for class in Class::ALL {
+            let outcomes = match (class, missing) {
+                (Class::Missing, Missing::No) => Outcomes::NO,
+                (Class::Missing, Missing::Value(literal)) => test.outcome(&literal.value(), 0),
+                (Class::Null, _) => test.outcome(&DataValue::Null, 0),
+                (Class::False, _) => test.outcome(&DataValue::Bool(false), 0),
+                (Class::True, _) => test.outcome(&DataValue::Bool(true), 0),
+                (Class::Collection, _) if test.looks_into_collections() => {
+                    domain.open.collections = true;
+                    Outcomes::ASK
+                }
+                (Class::Collection, _) => test.outcome(&DataValue::Array(&[]), 0),
+            };
+            if outcomes.may_hold() {
+                domain.yes.classes |= class.bit();
+            }
+            if outcomes.negated().may_hold() {
+                domain.no.classes |= class.bit();
+            }
+        }
+        domain.set_numbers(numbers_of(test));
+        domain.set_texts(texts_of(test));
+        domain
+    }
+
+    fn set_numbers(&mut self, numbers: NumbersOf) {
+        match numbers {
+            NumbersOf::Yes(yes) => {
+                self.no.numbers = yes.combine(&yes, |is_in, _| !is_in);
+                self.yes.numbers = yes;
+            }
+            NumbersOf::Fails => {}
+            NumbersOf::Open => {
+                self.open.numbers = true;
+                self.yes.numbers = Ranges::all();
+                self.no.numbers = Ranges::all();
+            }
+        }
+    }
+
+    fn set_texts(&mut self, texts: TextsOf<'n>) {
+        match texts {
+            TextsOf::Yes(yes) => {
+                self.no.texts = yes.combine(&yes, |is_in, _| !is_in);
+                self.yes.texts = yes;
+            }
+            TextsOf::Numeric { words_fail } => {
+                self.open.numeric_texts = true;
+                if !words_fail {
+                    self.no.texts = Texts::all();
+                }
+            }
+            TextsOf::Open => {
+                self.open.texts = true;
+                self.yes.texts = Texts::all();
+                self.no.texts = Texts::all();
+            }
+        }
+    }
+}
+
+fn the_attribute(node: &Node) -> Option<&Attribute> {
+    fn visit<'n>(node: &'n Node, found: &mut Option<&'n Attribute>) -> bool {
+        match node {
+            Node::Always(_) => true,
+            // Such a default would hold at some times and not at others.
+            Node::Test {
+                missing: Missing::Value(literal),
+                test,
+                ..
+            } if test.depends_on_time() && *literal != Literal::Null => false,
+            Node::Test { attribute, .. } => *found.get_or_insert(attribute) == attribute,
+            Node::All(nodes) | Node::Any(nodes) => nodes.iter().all(|node| visit(node, found)),
+            Node::Not(node) => visit(node, found),
+            Node::Choice(nodes) => nodes.iter().all(|node| visit(node, found)),
+            Node::Segment(_) | Node::Ask => false,
+        }
+    }
+    let mut found = None;
+    visit(node, &mut found).then_some(found).flatten()
+}
+
+/// What a test says of numbers.
+enum NumbersOf {
+    /// Yes to these and no to the others.
+    Yes(Ranges),
+    /// It fails on every number.
+    Fails,
+    Open,
+}
+
+fn numbers_of(test: &Test) -> NumbersOf {
+    let no = || NumbersOf::Yes(Ranges::none());
+    NumbersOf::Yes(match test {
+        Test::Truthy => Ranges::only(0.0).combine(&Ranges::none(), |is_zero, _| !is_zero),
+        Test::Exists => Ranges::all(),
+        Test::Loose(literal) => match literal {
+            Literal::Null => Ranges::only(0.0),
+            Literal::Bool(value) => Ranges::only(f64::from(u8::from(*value))),
+            Literal::Number(number) => Ranges::only(*number),
+            Literal::Text(text) => match text.parse() {
+                Ok(number) => Ranges::only(number),
+                Err(_) => return NumbersOf::Fails,
+            },
+        },
+        Test::Strict(literal) => strict_numbers(std::slice::from_ref(literal)),
+        Test::In(list) => strict_numbers(list),
+        Test::Ordered(order, literal) => match literal.ordered_number() {
+            Some(bound) => Ranges::ordered(*order, bound),
+            None => return NumbersOf::Fails,
+        },
+        Test::Between(Literal::Null, _) | Test::Between(_, Literal::Null) => return no(),
+        Test::Between(low, high) => {
+            match (between_number(&low.value()), between_number(&high.value())) {
+                (Some(low), Some(high)) => Ranges::between(low, high),
+                _ => return NumbersOf::Fails,
+            }
+        }
+        Test::PartOf(_) | Test::Contains(_) => return no(),
+        Test::StartsWith(_) | Test::EndsWith(_) | Test::IContains(_) | Test::Semver(..) => {
+            return NumbersOf::Fails;
+        }
+        Test::SeedEqual(constant) if constant.kind == Kind::Nothing => return no(),
+        Test::SeedEqual(constant) => Ranges::only(constant.number),
+        Test::SeedNotEqual(constant) if constant.kind == Kind::Nothing => Ranges::all(),
+        Test::SeedNotEqual(constant) => {
+            Ranges::only(constant.number).combine(&Ranges::none(), |is_equal, _| !is_equal)
+        }
+        Test::SeedOrdered(order, constant) if !constant.number.is_nan() => {
+            Ranges::ordered(*order, constant.number)
+        }
+        Test::SeedOrdered(..) | Test::SeedContains(_) | Test::Moment(..) | Test::WithinLast(_) => {
+            return NumbersOf::Open;
+        }
+    })
+}
+
+fn strict_numbers(list: &[Literal]) -> Ranges {
+    let numbers = list.iter().filter_map(|literal| match literal {
+        Literal::Number(number) => Some(*number),
+        _ => None,
+    });
+    Ranges::of(numbers.collect())
+}
+
+/// What a test says of texts.
+enum TextsOf<'n> {
+    /// Yes to these and no to the others.
+    Yes(Texts<'n>),
+    /// It depends on the number that the text can be read as.
+    Numeric {
+        /// Whether it fails on the others; otherwise it says no to them.
+        words_fail: bool,
+    },
+    Open,
+}
+
+fn texts_of(test: &Test) -> TextsOf<'_> {
+    let only = |text| TextsOf::Yes(Texts::only(vec![text]));
+    let no = || TextsOf::Yes(Texts::only(Vec::new()));
+    let others_than = |text| {
+        TextsOf::Yes(Texts {
+            others: true,
+            listed: vec![text],
+        })
+    };
+    match test {
+        Test::Truthy => others_than(""),
+        Test::Exists => TextsOf::Yes(Texts::all()),
+        Test::Loose(literal) => match literal {
+            Literal::Null => only(""),
+            Literal::Bool(true) => only("true"),
+            Literal::Bool(false) => only("false"),
+            Literal::Number(_) => TextsOf::Numeric { words_fail: true },
+            Literal::Text(text) => only(text),
+        },
+        Test::Strict(literal) => TextsOf::Yes(strict_texts(std::slice::from_ref(literal))),
+        Test::In(list) => TextsOf::Yes(strict_texts(list)),
+        Test::Ordered(_, Literal::Text(_)) => TextsOf::Open,
+        Test::Ordered(_, literal) => TextsOf::Numeric {
+            words_fail: matches!(literal, Literal::Number(_)),
+        },
+        Test::Between(Literal::Null, _) | Test::Between(_, Literal::Null) => no(),
+        Test::Between(Literal::Text(_), Literal::Text(_)) => TextsOf::Open,
+        Test::Between(..) => TextsOf::Numeric { words_fail: true },
+        Test::Contains(Literal::Text(_)) => TextsOf::Open,
+        Test::Contains(_) => no(),
+        Test::SeedEqual(constant) => match constant.kind {
+            Kind::Nothing => no(),
+            Kind::Text | Kind::Collection => only(&constant.text),
+            Kind::Scalar => TextsOf::Open,
+        },
+        Test::SeedNotEqual(constant) => match constant.kind {
+            Kind::Nothing => TextsOf::Yes(Texts::all()),
+            Kind::Text | Kind::Collection => others_than(&constant.text),
+            Kind::Scalar => TextsOf::Open,
+        },
+        Test::PartOf(_)
+        | Test::StartsWith(_)
+        | Test::EndsWith(_)
+        | Test::IContains(_)
+        | Test::Semver(..)
+        | Test::Moment(..)
+        | Test::WithinLast(_)
+        | Test::SeedOrdered(..)
+        | Test::SeedContains(_) => TextsOf::Open,
+    }
+}
+
+fn strict_texts(list: &[Literal]) -> Texts<'_> {
+    let texts = list.iter().filter_map(|literal| match literal {
+        Literal::Text(text) => Some(&**text),
+        _ => None,
+    });
+    Texts::only(texts.collect())
+}

@@ -1,0 +1,248 @@
+//! Commits whose answer is lost, and claims that meet a rotation: never a guess.
+
+use std::time::Duration;
+
+use beckon::clock::Clock;
+use beckon::hub::Hub;
+use beckon::ingest::decode::Item;
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Stored};
+use beckon::model::{Call, Dialect, Event, EventName, Identity, MessageId, ProjectId, RawJson};
+use beckon::store::{Store, StoreOptions};
+use beckon::targeting::{Targeting, TargetingOptions};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+use serde_json::value::RawValue;
+
+use crate::support::eventually;
+use crate::support::postgres::{TestDatabase, database};
+use crate::support::severed::{Cut, SeverablePostgres};
+
+const PROJECT: ProjectId = ProjectId(1);
+const LONG: Duration = Duration::from_secs(20);
+
+struct Rig {
+    ingest: Ingest,
+    runtime: tokio::runtime::Runtime,
+    _hub: Hub,
+}
+
+/// Ingest with one shard, whose connection goes another way than the rest.
+fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
+    let store = Store::new(StoreOptions {
+        url: database.url.clone(),
+        pool_size: 2,
+        deadline: Duration::from_secs(10),
+    });
+    let targeting = Targeting::new(store, Clock::system(), TargetingOptions::default());
+    let hub = targeting.start().unwrap();
+    let options = IngestOptions {
+        url: shard_url.to_owned(),
+        shards: 1,
+        deadline: Duration::from_secs(10),
+        ..Default::default()
+    };
+    let ingest = Ingest::start(targeting.clone(), options).unwrap();
+    eventually("targeting is ready", LONG, || {
+        targeting.is_ready().then_some(())
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    Rig {
+        ingest,
+        runtime,
+        _hub: hub,
+    }
+}
+
+fn event(user: &str, message: Option<&str>, call: Call) -> Event {
+    let now = crate::support::now();
+    Event {
+        dialect: Dialect::Segment,
+        call,
+        user: Some(Identity::user(user).unwrap()),
+        anonymous: None,
+        message_id: message.map(|id| MessageId::parse(id).unwrap()),
+        timestamp: now,
+        received_at: now,
+        context: None,
+        size_bytes: 100,
+    }
+}
+
+fn track(user: &str, name: &str, message: Option<&str>) -> Event {
+    let name = EventName::parse(name).unwrap();
+    let properties = None;
+    event(user, message, Call::Track { name, properties })
+}
+
+fn identify(user: &str, message: Option<&str>, traits: &str) -> Event {
+    let raw = RawJson::from_checked(RawValue::from_string(traits.to_owned()).unwrap());
+    event(user, message, Call::Identify { traits: Some(raw) })
+}
+
+impl Rig {
+    fn submit(&self, events: Vec<Event>) -> Vec<Stored> {
+        let items: Vec<Item> = events
+            .into_iter()
+            .map(|event| Item::Event(Box::new(event)))
+            .collect();
+        let received = items.len();
+        let outcomes = self.ingest.submit(PROJECT, items, received);
+        let outcomes = self.runtime.block_on(outcomes).unwrap();
+        outcomes
+            .into_iter()
+            .map(|outcome| match outcome {
+                Outcome::Stored(stored) => *stored,
+                other => panic!("not stored: {other:?}"),
+            })
+            .collect()
+    }
+}
+
+#[derive(QueryableByName, Debug, PartialEq, Eq)]
+struct Sums {
+    #[diesel(sql_type = BigInt)]
+    events: i64,
+    #[diesel(sql_type = BigInt)]
+    received: i64,
+    #[diesel(sql_type = BigInt)]
+    stored: i64,
+    #[diesel(sql_type = BigInt)]
+    duplicate: i64,
+}
+
+fn sums(connection: &mut PgConnection) -> Sums {
+    sql_query(
+        "SELECT (SELECT count(*) FROM events) AS events, sum(received)::bigint AS received, \
+         sum(stored)::bigint AS stored, sum(duplicate)::bigint AS duplicate FROM ingest_ledger",
+    )
+    .get_result(connection)
+    .unwrap()
+}
+
+fn told(stored: &[Stored]) -> Vec<bool> {
+    stored.iter().map(|stored| stored.duplicate).collect()
+}
+
+/// The cuts hit the one statement of a batch that changes nobody (known by a name in it) and the
+/// commit of one that does.
+#[test]
+fn a_commit_whose_answer_is_lost_is_read_back() {
+    let database = database();
+    let mut connection = database.connect();
+    let way = SeverablePostgres::before(&mut connection);
+    let rig = rig(&database, &way.url);
+    rig.submit(vec![track("u", "first", Some("m0"))]);
+    let mut expected = 1;
+    for (round, cut) in [Cut::Answer, Cut::Request].into_iter().enumerate() {
+        let batches: [(&str, Vec<Event>); 4] = [
+            (
+                "known",
+                vec![
+                    track("u", "known", Some(&format!("a{round}"))),
+                    track("u", "known", Some(&format!("a{round}"))),
+                ],
+            ),
+            ("without-id", vec![track("u", "without-id", None)]),
+            (
+                "new",
+                vec![track(
+                    &format!("n{round}"),
+                    "new",
+                    Some(&format!("b{round}")),
+                )],
+            ),
+            (
+                "COMMIT",
+                vec![identify(
+                    "u",
+                    Some(&format!("c{round}")),
+                    &format!(r#"{{"round": {round}}}"#),
+                )],
+            ),
+        ];
+        for (text, events) in batches {
+            let count = events.len();
+            way.cut(text, cut);
+            let stored = rig.submit(events);
+            assert!(way.has_cut(), "{text} was not cut");
+            let duplicates: Vec<bool> = (0..count).map(|place| place > 0).collect();
+            assert_eq!(told(&stored), duplicates, "{text}, {cut:?}");
+            expected += 1;
+            let sums = sums(&mut connection);
+            assert_eq!(sums.events, expected, "{text}, {cut:?}");
+            assert_eq!(sums.stored, expected, "{text}, {cut:?}");
+            assert_eq!(
+                sums.received,
+                sums.stored + sums.duplicate,
+                "{text}, {cut:?}"
+            );
+        }
+    }
+    let again = rig.submit(vec![track("u", "known", Some("a0"))]);
+    assert_eq!(told(&again), [true]);
+}
+
+/// A statement that waited for the rotation must not claim by what was current before it.
+#[test]
+fn a_claim_that_waits_for_a_rotation_sees_it() {
+    let database = database();
+    let mut connection = database.connect();
+    let rig = rig(&database, &database.url);
+    let first = rig.submit(vec![track("u", "e", Some("m0"))]);
+    let mut rotation = database.connect();
+    std::thread::scope(|scope| {
+        for round in 0..4 {
+            let (current, older) = if round % 2 == 0 { (1, 0) } else { (0, 1) };
+            rotation
+                .batch_execute(
+                    "BEGIN; LOCK TABLE message_ids_0, message_ids_1 IN ACCESS EXCLUSIVE MODE",
+                )
+                .unwrap();
+            let waiting = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                let item = Item::Event(Box::new(track("u", "e", Some("m0"))));
+                let outcome = rig.ingest.submit(PROJECT, vec![item], 1);
+                runtime.block_on(outcome).unwrap().pop().unwrap()
+            });
+            eventually("the claim waits", LONG, || {
+                let waits: Sums = sql_query(
+                    "SELECT count(*) AS events, 0::bigint AS received, 0::bigint AS stored, \
+                     0::bigint AS duplicate FROM pg_stat_activity \
+                     WHERE wait_event_type = 'Lock' AND datname = current_database()",
+                )
+                .get_result(&mut connection)
+                .unwrap();
+                (waits.events > 0).then_some(())
+            });
+            rotation
+                .batch_execute(&format!(
+                    "TRUNCATE message_ids_{current}; \
+                     UPDATE message_buckets SET current_bucket = {current}; COMMIT"
+                ))
+                .unwrap();
+            let Outcome::Stored(stored) = waiting.join().unwrap() else {
+                panic!("not stored");
+            };
+            assert!(stored.duplicate, "round {round}");
+            assert_eq!(stored.id, first[0].id, "round {round}");
+            // The next rotation empties the bucket that has the id.
+            rotation
+                .batch_execute(&format!(
+                    "INSERT INTO message_ids_{current} SELECT * FROM message_ids_{older}"
+                ))
+                .unwrap();
+        }
+    });
+    let sums = sums(&mut connection);
+    assert_eq!((sums.events, sums.stored), (1, 1));
+    assert_eq!(sums.received, 5);
+    assert_eq!(sums.duplicate, 4);
+}

@@ -1,0 +1,371 @@
+//! The compiled matcher against a slow and obvious one: every gate of every campaign, each
+//! condition evaluated by datalogic-rs alone.
+//!
+//! Failures are shrunk. Another seed, or the same again: `BECKON_SEED=… cargo test`.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod generate;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use beckon::matcher::{Campaign, CampaignRow, Snapshot};
+use beckon::rules::{
+    Condition, EventFacts, Facts, FactsArena, Limits, Prepared, RuleList, UserFacts,
+};
+use beckon::segments::{Segment, Segments};
+use chrono::{DateTime, TimeDelta, Utc};
+use generate::{object, rule, rules};
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use serde_json::{Map, Value, json};
+
+use crate::support::{is_soak, switch};
+
+fn now() -> DateTime<Utc> {
+    "2026-03-01T12:00:00.123456Z".parse().unwrap()
+}
+
+/// A person and perhaps an event, as texts.
+#[derive(Debug, Clone)]
+struct Moment {
+    traits: String,
+    event: Option<(&'static str, String, String)>,
+}
+
+fn moment() -> impl Strategy<Value = Moment> {
+    let name = prop::sample::select(vec!["x", "x", "x", "y", "z"]);
+    let event = prop::option::weighted(0.8, (name, object(), object()));
+    (object(), event).prop_map(|(traits, event)| Moment {
+        traits: traits.to_string(),
+        event: event
+            .map(|(name, properties, context)| (name, properties.to_string(), context.to_string())),
+    })
+}
+
+impl Moment {
+    fn user<'a>(&'a self, arena: &'a FactsArena) -> UserFacts<'a> {
+        UserFacts {
+            id: "a",
+            traits: arena.parse(&self.traits),
+            created_at: now() - TimeDelta::days(2),
+            last_seen_at: now() - TimeDelta::hours(1),
+        }
+    }
+
+    fn event<'a>(&'a self, arena: &'a FactsArena) -> Option<EventFacts<'a>> {
+        self.event
+            .as_ref()
+            .map(|(name, properties, context)| EventFacts {
+                name,
+                properties: arena.parse(properties),
+                context: arena.parse(context),
+                timestamp: now() - TimeDelta::seconds(5),
+            })
+    }
+}
+
+/// Runs `check` on so many random values, and prints how to do it again.
+fn run<T: std::fmt::Debug>(
+    cases: u32,
+    strategy: impl Strategy<Value = T>,
+    check: impl Fn(T) -> Result<(), TestCaseError>,
+) {
+    let seed = match switch("BECKON_SEED") {
+        Some(seed) => seed.parse().unwrap(),
+        None => u64::from(now().timestamp_subsec_micros()) ^ u64::from(std::process::id()) << 20,
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let outcome = TestRunner::new_with_rng(config, rng).run(&strategy, check);
+    assert!(
+        outcome.is_ok(),
+        "BECKON_SEED={seed}: {}",
+        outcome.unwrap_err()
+    );
+}
+
+#[test]
+fn a_condition_answers_as_the_library_does() {
+    let pairs = AtomicU64::new(0);
+    let strategy = (
+        prop::collection::vec(rule(), 12),
+        prop::collection::vec(moment(), 24),
+    );
+    run(
+        if is_soak() { 25_000 } else { 250 },
+        strategy,
+        |(rules, moments)| {
+            for rule in &rules {
+                let condition = Condition::parse(rule, &Limits::default()).unwrap();
+                for moment in &moments {
+                    let arena = FactsArena::new();
+                    let facts = Facts {
+                        user: moment.user(&arena),
+                        event: moment.event(&arena),
+                        now: now(),
+                        segments: &|name| name == "s-a",
+                    };
+                    let prepared = Prepared::new(facts, &arena);
+                    let library = condition.matches_by_library(&prepared);
+                    let ours = condition.matches_prepared(&prepared);
+                    prop_assert_eq!(ours, library, "{} on {:?}", rule, moment);
+                    pairs.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        },
+    );
+    assert!(pairs.into_inner() >= 72_000);
+}
+
+fn names() -> impl Strategy<Value = Value> {
+    let known = vec!["s-a", "s-odd", "s-both", "Named", "nobody knows"];
+    prop_oneof![
+        4 => Just(json!([])),
+        1 => prop::sample::subsequence(known, 1..=2).prop_map(|names| json!(names)),
+    ]
+}
+
+fn campaign() -> impl Strategy<Value = Value> {
+    let status = prop::sample::select(vec!["active", "active", "active", "active", "paused"]);
+    let trigger = prop::sample::select(vec![json!("x"), json!("x"), json!("y"), Value::Null]);
+    let bound = prop::option::weighted(0.15, -2_i64..3);
+    let targeting = prop_oneof![1 => Just(Value::Null), 6 => rule()];
+    let gates = (names(), names(), rules(), targeting);
+    (status, trigger, (bound.clone(), bound), gates, -1_i64..2).prop_map(
+        |(status, trigger, (start, length), (include, exclude, rules, targeting), rank)| {
+            let at = |hours: i64| (now() + TimeDelta::hours(hours)).to_rfc3339();
+            let end = length.map(|hours| start.unwrap_or(0) + hours.abs() + 1);
+            json!({
+                "name": "c",
+                "status": status,
+                "trigger": trigger,
+                "schedule": {"start": start.map(at), "end": end.map(at)},
+                "segments": {"include": include, "exclude": exclude},
+                "rules": rules,
+                "targeting": targeting,
+                "priority": rank,
+            })
+        },
+    )
+}
+
+fn segments() -> Vec<(&'static str, Value)> {
+    let rules = json!([{"type": "attribute", "field": "a", "operator": "!=", "value": 1}]);
+    let odd = json!({"==": [{"%": [{"var": "user.traits.b"}, 2]}, 1]});
+    let both = json!({"and": [{"in_segment": "s-a"}, {"!": [{"in_segment": "Named"}]}]});
+    vec![
+        ("s-a", json!({"name": "first", "rules": rules})),
+        ("s-odd", json!({"name": "Named", "targeting": odd})),
+        ("s-both", json!({"name": "both", "targeting": both})),
+    ]
+}
+
+fn map(value: &Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+/// The slow matcher, for one moment.
+struct Slow<'a> {
+    user: UserFacts<'a>,
+    event: Option<EventFacts<'a>>,
+    /// The segments' conditions, parsed once for all moments.
+    segments: &'a HashMap<&'static str, (RuleList, Option<Condition>)>,
+}
+
+/// A campaign as the slow matcher takes it.
+struct Parsed {
+    body: Value,
+    rules: RuleList,
+    targeting: Option<Condition>,
+}
+
+fn condition(json: &Value) -> Option<Condition> {
+    let is_there = !json.is_null();
+    is_there.then(|| Condition::parse(json, &Limits::default()).unwrap())
+}
+
+impl Slow<'_> {
+    fn holds(
+        &self,
+        condition: Option<&Condition>,
+        event: Option<EventFacts<'_>>,
+    ) -> Result<bool, ()> {
+        let Some(condition) = condition else {
+            return Ok(true);
+        };
+        let lookup = |name: &str| self.is_in(name);
+        let facts = Facts {
+            user: self.user,
+            event,
+            now: now(),
+            segments: &lookup,
+        };
+        let arena = FactsArena::new();
+        condition
+            .matches_by_library(&Prepared::new(facts, &arena))
+            .map_err(|_| ())
+    }
+
+    fn is_in(&self, reference: &str) -> bool {
+        let id = match reference {
+            "Named" => "s-odd",
+            other => other,
+        };
+        self.segments.get(id).is_some_and(|(rules, targeting)| {
+            rules.matches(self.user.traits, None)
+                && self.holds(targeting.as_ref(), None) == Ok(true)
+        })
+    }
+
+    /// Whether the campaign is shown; an error is a condition that failed.
+    fn shows(&self, campaign: &Parsed) -> Result<bool, ()> {
+        let body = &campaign.body;
+        let time = |name: &str| {
+            let text = body["schedule"][name].as_str()?;
+            Some(text.parse::<DateTime<Utc>>().unwrap())
+        };
+        let names = |side: &str| -> Vec<String> {
+            let list = body["segments"][side].as_array().unwrap();
+            list.iter()
+                .map(|name| name.as_str().unwrap().to_owned())
+                .collect()
+        };
+        let mentions_event = campaign.rules.mentions_event()
+            || campaign
+                .targeting
+                .as_ref()
+                .is_some_and(Condition::mentions_event);
+        let trigger_passes = match &self.event {
+            Some(event) => body["trigger"] == event.name,
+            None => !mentions_event,
+        };
+        let properties = self.event.as_ref().map(|event| event.properties);
+        let gates = body["status"] == "active"
+            && time("start").is_none_or(|start| start <= now())
+            && time("end").is_none_or(|end| now() < end)
+            && trigger_passes
+            && names("include").iter().all(|name| self.is_in(name))
+            && !names("exclude").iter().any(|name| self.is_in(name))
+            && campaign.rules.matches(self.user.traits, properties);
+        if gates {
+            self.holds(campaign.targeting.as_ref(), self.event)
+        } else {
+            Ok(false)
+        }
+    }
+}
+
+fn snapshot(bodies: &[Value]) -> Snapshot {
+    let limits = Limits::default();
+    let campaigns = bodies.iter().zip(0_i64..).map(|(body, seq)| {
+        let row = CampaignRow {
+            id: seq.to_string(),
+            seq,
+            version: 1,
+            body: map(body),
+            created_at: now() - TimeDelta::days(1) + TimeDelta::seconds(seq / 3),
+            updated_at: None,
+        };
+        Arc::new(Campaign::compile(&row, &limits).unwrap())
+    });
+    let compiled = segments()
+        .iter()
+        .map(|(id, body)| Arc::new(Segment::compile(id, &map(body), &limits).unwrap()))
+        .collect();
+    Snapshot::new(
+        1,
+        campaigns.collect(),
+        Segments::new(compiled),
+        HashMap::new(),
+    )
+}
+
+/// Decides all moments with both, and counts the pairs of a campaign and a moment.
+fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<(), TestCaseError> {
+    let snapshot = snapshot(bodies);
+    let parsed: Vec<Parsed> = bodies
+        .iter()
+        .map(|body| Parsed {
+            body: body.clone(),
+            rules: RuleList::parse(body.get("rules")).unwrap(),
+            targeting: condition(&body["targeting"]),
+        })
+        .collect();
+    let segments: HashMap<_, _> = segments()
+        .into_iter()
+        .map(|(id, body)| {
+            let rules = RuleList::parse(body.get("rules")).unwrap();
+            (id, (rules, condition(&body["targeting"])))
+        })
+        .collect();
+    let mut arena = FactsArena::new();
+    for moment in moments {
+        arena.reset();
+        let slow = Slow {
+            user: moment.user(&arena),
+            event: moment.event(&arena),
+            segments: &segments,
+        };
+        let decision = match slow.event {
+            Some(event) => snapshot.on_event(slow.user, event, now(), &arena),
+            None => snapshot.on_fetch(slow.user, now(), &arena),
+        };
+        let mut expected = Vec::new();
+        for (campaign, index) in parsed.iter().zip(0_usize..) {
+            if slow.shows(campaign) == Ok(true) {
+                expected.push(index);
+            }
+        }
+        expected.sort_by_key(|&index| {
+            (
+                Reverse(bodies[index]["priority"].as_i64().unwrap()),
+                Reverse(index),
+            )
+        });
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        let shown: Vec<&str> = decision.matched.iter().map(|it| it.id.as_str()).collect();
+        prop_assert_eq!(shown, expected, "{:?}", moment);
+        pairs.fetch_add(bodies.len() as u64, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+#[test]
+fn few_campaigns_are_decided_as_one_by_one() {
+    let pairs = AtomicU64::new(0);
+    let strategy = (
+        prop::collection::vec(campaign(), 0..30),
+        prop::collection::vec(moment(), 12),
+    );
+    run(
+        if is_soak() { 25_000 } else { 250 },
+        strategy,
+        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+    );
+    assert!(pairs.into_inner() >= 20_000);
+}
+
+/// Enough campaigns for sets of several words, rare attributes, and written states.
+#[test]
+fn many_campaigns_are_decided_as_one_by_one() {
+    let pairs = AtomicU64::new(0);
+    let campaigns = prop::collection::vec(campaign(), 100..500);
+    let strategy = (campaigns, prop::collection::vec(moment(), 8));
+    run(
+        if is_soak() { 1_000 } else { 10 },
+        strategy,
+        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+    );
+    assert!(pairs.into_inner() >= 8_000);
+}

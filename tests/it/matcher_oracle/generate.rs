@@ -1,0 +1,188 @@
+//! Random rules, people and events, with a liking for what is odd: conversions, edges of numbers,
+//! missing values, nested and misplaced data.
+
+use beckon::rules::{Condition, Limits, RuleList};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// A small set of values, so that rules and data meet.
+pub fn scalar() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        2 => Just(Value::Null),
+        2 => any::<bool>().prop_map(Value::from),
+        4 => (-1_i64..6).prop_map(Value::from),
+        3 => prop::sample::select(vec![
+            json!(0.5), json!(-0.0), json!(1.0), json!(1e308), json!(5e-324), json!(-1e308),
+            json!(9_007_199_254_740_991_i64), json!(9_007_199_254_740_992_i64),
+            json!(9_007_199_254_740_993_i64), json!(i64::MAX), json!(i64::MIN), json!(u64::MAX),
+            json!(1_770_000_000), json!(1_770_000_000_000_i64), json!(99_999_999_999_i64),
+        ]),
+        6 => prop::sample::select(vec![
+            "", " ", "a", "b", "ab", "B", "0", "1", "2", "-0", "1.0", " 1 ", "1e0", "0x1", "+1", "5",
+            "true", "false", "null", "NaN", "inf", "Infinity", "é", "É", "\u{1f600}", "\u{ffff}",
+            "\u{0}", "event", "1,2", "[object Object]",
+        ]).prop_map(Value::from),
+        2 => prop::sample::select(vec![
+            "2026-02-27T12:00:00Z", "2026-03-01T12:00:00.000Z", "2026-03-01T13:00:00+01:00",
+            "2026-02-28", "2026-03-02", "1.2.3", "v1.2", "1.10.0-beta", "2",
+        ]).prop_map(Value::from),
+    ]
+}
+
+/// What a person or an event may have under a name.
+fn data() -> impl Strategy<Value = Value> {
+    let nested = scalar().prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[ab0]", inner, 0..3).prop_map(|map| json!(map)),
+        ]
+    });
+    prop_oneof![5 => scalar(), 1 => nested]
+}
+
+/// Few names that are common, and some that are not.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        5 => prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned),
+        2 => prop::sample::select(vec!["d", "e", "n", "n.x", "é", ""]).prop_map(str::to_owned),
+        1 => (0..40).prop_map(|number| format!("r{number}")),
+    ]
+}
+
+/// An object with some of these names.
+pub fn object() -> impl Strategy<Value = Value> {
+    prop::collection::btree_map(name(), data(), 0..9).prop_map(|map| json!(map))
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        10 => name().prop_map(|name| format!("user.traits.{name}")),
+        6 => name().prop_map(|name| format!("event.properties.{name}")),
+        2 => name().prop_map(|name| format!("event.context.{name}")),
+        1 => (name(), prop::sample::select(vec!["a", "0", "b.0", "+1"]))
+            .prop_map(|(name, rest)| format!("user.traits.{name}.{rest}")),
+        3 => prop::sample::select(vec![
+            "user.id", "user.created_at", "user.last_seen_at", "user.traits", "user", "now",
+            "event", "event.name", "event.timestamp", "event.properties", "event.context",
+            "user.id.x", "nothing", "now.x", "user.traits.", "current", "accumulator",
+        ]).prop_map(str::to_owned),
+    ]
+}
+
+fn var() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        8 => path().prop_map(|path| json!({ "var": path })),
+        1 => (path(), scalar()).prop_map(|(path, default)| json!({ "var": [path, default] })),
+    ]
+}
+
+fn scalars() -> impl Strategy<Value = Value> {
+    prop::collection::vec(scalar(), 0..5).prop_map(Value::from)
+}
+
+/// Conditions with an operator and a variable.
+fn comparison() -> impl Strategy<Value = Value> {
+    let two_sided = prop::sample::select(vec![
+        "==",
+        "===",
+        "!=",
+        "!==",
+        ">",
+        ">=",
+        "<",
+        "<=",
+        "in",
+        "starts_with",
+        "ends_with",
+        "icontains",
+        "before",
+        "after",
+        "semver_eq",
+        "semver_gt",
+        "semver_gte",
+        "semver_lt",
+        "semver_lte",
+    ]);
+    let order = prop::sample::select(vec!["<", "<=", ">", ">=", "==", "===", "between"]);
+    prop_oneof![
+        8 => (two_sided.clone(), var(), scalar()).prop_map(|(op, l, r)| json!({op: [l, r]})),
+        2 => (two_sided.clone(), scalar(), var()).prop_map(|(op, l, r)| json!({op: [l, r]})),
+        1 => (two_sided, var(), var()).prop_map(|(op, l, r)| json!({op: [l, r]})),
+        2 => (order.clone(), var(), scalar(), scalar())
+            .prop_map(|(op, value, low, high)| json!({op: [value, low, high]})),
+        2 => (order, scalar(), var(), scalar())
+            .prop_map(|(op, low, value, high)| json!({op: [low, value, high]})),
+        3 => (var(), scalars()).prop_map(|(value, list)| json!({"in": [value, list]})),
+        1 => (scalar(), var()).prop_map(|(value, list)| json!({"in": [value, list]})),
+        2 => var(),
+        2 => path().prop_map(|path| json!({ "exists": path })),
+        1 => (var(), prop::sample::select(vec!["^a", "1", "é"]))
+            .prop_map(|(value, pattern)| json!({"matches": [value, pattern]})),
+        1 => (var(), prop::sample::select(vec!["3d", "1s", "100w"]))
+            .prop_map(|(value, window)| json!({"within_last": [value, window]})),
+        2 => prop::sample::select(vec!["s-a", "s-odd", "s-both", "Named", "nobody knows"])
+            .prop_map(|name| json!({ "in_segment": name })),
+        1 => path().prop_map(|path| json!({ "missing": [path] })),
+        1 => (var(), comparison_inside())
+            .prop_map(|(list, body)| json!({"some": [list, body]})),
+        1 => (var(), scalar(), scalar())
+            .prop_map(|(value, more, sum)| json!({"==": [{"+": [value, more]}, sum]})),
+        1 => (var(), scalar()).prop_map(|(value, text)| json!({"==": [{"cat": [value]}, text]})),
+        1 => scalar(),
+        1 => scalars(),
+    ]
+}
+
+fn comparison_inside() -> impl Strategy<Value = Value> {
+    (prop::sample::select(vec!["==", ">", "==="]), scalar())
+        .prop_map(|(op, constant)| json!({op: [{"var": ""}, constant]}))
+}
+
+/// A JsonLogic rule that can be saved.
+pub fn rule() -> impl Strategy<Value = Value> {
+    let raw = comparison().prop_recursive(4, 24, 4, |inner| {
+        let list = prop::collection::vec(inner.clone(), 0..5);
+        prop_oneof![
+            5 => list.clone().prop_map(|args| json!({ "and": args })),
+            3 => list.clone().prop_map(|args| json!({ "or": args })),
+            3 => inner.clone().prop_map(|arg| json!({ "!": [arg] })),
+            1 => list.clone().prop_map(|args| json!({ "!": args })),
+            1 => list.clone().prop_map(|args| json!({ "!!": args })),
+            1 => list.prop_map(|args| json!({ "if": args })),
+            1 => (inner.clone(), scalar()).prop_map(|(arg, sum)| json!({"==": [arg, sum]})),
+        ]
+    });
+    raw.prop_map(|rule| match Condition::parse(&rule, &Limits::default()) {
+        Ok(_) => rule,
+        // A literal that can be no version, say.
+        Err(_) => json!({"==": [{"var": "user.traits.a"}, rule.to_string().len()]}),
+    })
+}
+
+fn seed_rule() -> impl Strategy<Value = Value> {
+    let kind = prop::sample::select(vec!["attribute", "attribute", "event", "other"]);
+    let operator = prop::sample::select(vec![
+        "==", "==", "==", "!=", ">", ">=", "<", "<=", "contains", "like",
+    ]);
+    (kind, name(), operator, prop::option::weighted(0.95, data())).prop_map(
+        |(kind, field, operator, value)| {
+            let mut rule = json!({"type": kind, "field": field, "operator": operator});
+            if let Some(value) = value {
+                rule["value"] = value;
+            }
+            rule
+        },
+    )
+}
+
+/// The seed's rule list.
+pub fn rules() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        3 => Just(json!([])),
+        2 => prop::collection::vec(seed_rule(), 1..4).prop_map(|rules| {
+            let rules = json!(rules);
+            assert!(RuleList::parse(Some(&rules)).is_ok());
+            rules
+        }),
+    ]
+}
