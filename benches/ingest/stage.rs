@@ -115,6 +115,9 @@ impl Stage {
         learn_schema(&mut sql)?;
         let today = partitions::database_now(&mut sql)?.date_naive();
         partitions::ensure_ahead(&mut sql, today, 2)?;
+        if report::flag("--slow-sync") {
+            expect_slow_commits(&mut sql)?;
+        }
         let sync_us = sync_us(&folder.join("sync-probe"))?;
         Ok(Self {
             postgres: Some(postgres),
@@ -375,6 +378,22 @@ fn ended_children_seconds(pid: u32) -> f64 {
         .filter_map(|field| field.parse::<f64>().ok())
         .sum();
     ticks / 100.0
+}
+
+/// A shim that is not at work must not look like a fast disk.
+fn expect_slow_commits(sql: &mut PgConnection) -> Outcome<()> {
+    sql.batch_execute("CREATE TABLE sync_probe (number bigint)")?;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        sql.batch_execute("INSERT INTO sync_probe VALUES (1)")?;
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    sql.batch_execute("DROP TABLE sync_probe")?;
+    if report::median(&times) < 0.001 {
+        return Err("commits take less than a millisecond: the shim is not at work".into());
+    }
+    Ok(())
 }
 
 /// The median time to write a block of 8 KiB and wait for the disk.
