@@ -2,8 +2,8 @@
 //! campaigns, select the user, and filter in the process.
 //!
 //! It is written as well as that plan allows: prepared statements, a pool of connections, one commit
-//! a call (two for a newcomer), and a campaign's body is parsed only if its trigger is the event's
-//! name. Its rules are the first rule list's: a field of the user's or of the event's, an operator
+//! a call (two for a newcomer), and the trigger is compared before any rule is looked at. A campaign is
+//! loaded as such layers load a row: its JSON becomes values. Its rules are the first rule list's: a field of the user's or of the event's, an operator
 //! and a value, all of which must hold. A person's number is known from the user id, which spares it the
 //! way over the identities.
 
@@ -15,7 +15,7 @@ use diesel::sql_types::{BigInt, Text, Timestamptz};
 use diesel::{
     ExpressionMethods, OptionalExtension, PgConnection, QueryDsl, QueryResult, RunQueryDsl,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::feed::{PROJECT, Person};
@@ -85,13 +85,10 @@ fn answer(
             events::received_at.eq(now),
         ))
         .execute(connection)?;
-    let live: Vec<(Option<String>, String)> = campaigns::table
+    let live: Vec<(String, Option<String>, Value)> = campaigns::table
         .filter(campaigns::project_id.eq(PROJECT.0))
         .filter(campaigns::status.eq("active"))
-        .select((
-            campaigns::trigger,
-            diesel::dsl::sql::<Text>("campaigns.body::text"),
-        ))
+        .select((campaigns::id, campaigns::trigger, campaigns::body))
         .load(connection)?;
     let traits: Option<Value> = persons::table
         .find(person.row_id())
@@ -100,11 +97,10 @@ fn answer(
         .optional()?;
     let traits = traits.unwrap_or_default();
     let mut matched = Vec::new();
-    for (trigger, body) in &live {
+    for (id, trigger, campaign) in &live {
         if trigger.as_deref() != Some(call.event) {
             continue;
         }
-        let campaign: Map<String, Value> = serde_json::from_str(body)?;
         let rules = campaign.get("targeting").and_then(|all| all.get("and"));
         let rules = rules.and_then(Value::as_array).map(Vec::as_slice);
         if rules
@@ -112,7 +108,7 @@ fn answer(
             .iter()
             .all(|rule| holds(rule, &traits, &properties) == Some(true))
         {
-            matched.push(Value::Object(campaign));
+            matched.push(serde_json::json!({ "id": id, "campaign": campaign }));
         }
     }
     Ok(serde_json::json!({ "ok": true, "campaigns": matched }).to_string())
