@@ -66,7 +66,6 @@ impl FactsArena {
     }
 
     /// So many words of zeros.
-    #[expect(clippy::mut_from_ref, reason = "each call gives memory of its own")]
     pub(crate) fn words(&self, count: usize) -> &mut [u64] {
         self.facts.alloc_slice_fill_copy(count, 0)
     }
