@@ -7,6 +7,7 @@
 //!
 //! `cargo bench --bench matching -- [--rounds 3] [--millis 300]`
 
+#[expect(dead_code, reason = "the other benches have arguments")]
 mod report;
 mod world;
 

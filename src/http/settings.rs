@@ -69,9 +69,6 @@ pub struct HttpSettings {
     pub admin_body_bytes_max: usize,
     /// How long an idle connection is kept. Default: 75 s, above what common proxies keep.
     pub keep_alive: Duration,
-    /// How long ingest may take after the body was read. Default: 10 s; ingest has its own, shorter
-    /// one.
-    pub request_deadline: Duration,
     /// The bounds of decoding.
     pub decode: DecodeLimits,
     /// Whether `/docs` and `/openapi.json` are served. Default: yes.
@@ -112,7 +109,6 @@ impl Default for HttpSettings {
             bodies_bytes_max: 256 * 1024 * 1024,
             admin_body_bytes_max: 1024 * 1024,
             keep_alive: Duration::from_secs(75),
-            request_deadline: Duration::from_secs(10),
             decode: DecodeLimits::default(),
             docs: true,
             metrics: MetricsAccess::default(),

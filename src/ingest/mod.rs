@@ -226,11 +226,25 @@ impl Ingest {
         items: Vec<Item>,
         received: usize,
     ) -> Result<Vec<Outcome>, Error> {
-        let submitted_at = Instant::now();
-        let give_up_at = submitted_at + self.0.options.deadline;
         if items.is_empty() {
             return Ok(Vec::new());
         }
+        let submitted_at = Instant::now();
+        let give_up_at = submitted_at + self.0.options.deadline;
+        let settled = self.settle(project, items, received, submitted_at, give_up_at);
+        tokio::time::timeout_at(give_up_at.into(), settled)
+            .await
+            .unwrap_or(Err(Error::DatabaseUnavailable))
+    }
+
+    async fn settle(
+        &self,
+        project: ProjectId,
+        items: Vec<Item>,
+        received: usize,
+        submitted_at: Instant,
+        give_up_at: Instant,
+    ) -> Result<Vec<Outcome>, Error> {
         if !self.0.targeting.is_ready() {
             return Err(Error::DatabaseUnavailable);
         }
@@ -239,11 +253,10 @@ impl Ingest {
         let route::Split { parts, newcomers } =
             route::split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
-        let now = Instant::now();
         let mut admitted = Vec::with_capacity(parts.len());
         for (shard, items) in parts {
             let queue = queues.get(shard).ok_or(Error::ShuttingDown)?;
-            let permit = queue.admit(project, &items, now)?;
+            let permit = queue.admit(project, &items, submitted_at)?;
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
@@ -275,11 +288,8 @@ impl Ingest {
         let mut outcomes: Vec<Option<Outcome>> = Vec::new();
         outcomes.resize_with(count, || None);
         for answer in replies {
-            let answered = tokio::time::timeout_at(give_up_at.into(), answer)
-                .await
-                .map_err(|_| Error::DatabaseUnavailable)?
-                // The shard let go of the job without an answer: it was too late or the batch died.
-                .map_err(|_| Error::DatabaseUnavailable)??;
+            // A shard that lets go of a job without an answer was too late, or its batch died.
+            let answered = answer.await.map_err(|_| Error::DatabaseUnavailable)??;
             for (place, outcome) in answered {
                 if let Some(slot) = outcomes.get_mut(place) {
                     *slot = Some(outcome);

@@ -67,22 +67,31 @@ struct Stored {
 }
 
 impl Shard {
-    /// Asks what became of a batch whose commit was not answered: its verdicts if it was committed,
-    /// `None` if it was not and can be tried again.
+    /// Connects anew and ends the session of the lost connection, which may not know of its loss
+    /// and holds its locks until it does.
+    pub(super) fn replace_connection(&mut self) -> Result<(), Failure> {
+        self.lost = self.session.take().or(self.lost);
+        let mut connection = self.connection()?;
+        if let Some(lost) = self.lost
+            && !lost.end(&mut connection)?
+        {
+            return Err(Failure::Unavailable(
+                "the session of the lost connection does not end".to_owned(),
+            ));
+        }
+        self.lost = None;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Asks what became of a batch whose commit was not answered, on a new connection: its verdicts
+    /// if it was committed, `None` if it was not and can be tried again.
     pub(super) fn read_back(
         &mut self,
         units: &[Unit],
         mut verdicts: Vec<Verdict>,
     ) -> Result<Option<Vec<Verdict>>, Failure> {
         let mut connection = self.connection()?;
-        if let Some(lost) = self.lost
-            && !lost.end(&mut connection)?
-        {
-            return Err(Failure::Unavailable(
-                "the session that may have committed does not end".to_owned(),
-            ));
-        }
-        self.lost = None;
         let keys: Vec<MessageKey> = units.iter().filter_map(Unit::key).collect();
         let claimed = claim::find(&mut connection, keys.iter())?;
         let is_own = |unit: &Unit| Some(&unit.id) == unit.key().and_then(|key| claimed.get(&key));

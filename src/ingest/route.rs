@@ -73,6 +73,12 @@ pub(super) async fn split(
     mut items: Vec<Item>,
     shards: usize,
 ) -> Result<Split, Error> {
+    if let [Item::Event(event)] = items.as_slice()
+        && let (Some(own), None) = identities(event)
+    {
+        let own = own.clone();
+        return split_one(targeting, project, items, own, shards).await;
+    }
     let twins = anonymous_twins(&items);
     let mut wanted = mentioned(&items);
     wanted.extend(twins.iter().map(|(_, twin)| twin.clone()));
@@ -145,6 +151,25 @@ pub(super) async fn split(
         .collect();
     Ok(Split {
         parts,
+        newcomers: Arc::new(newcomers),
+    })
+}
+
+/// Most requests are one event of one identity: nothing can belong together.
+async fn split_one(
+    targeting: &Targeting,
+    project: ProjectId,
+    items: Vec<Item>,
+    own: Identity,
+    shards: usize,
+) -> Result<Split, Error> {
+    let (home, newcomers) = match targeting.address(project, &own).await? {
+        Some(address) => (address.home, HashSet::new()),
+        None => (own.home(project), HashSet::from([own])),
+    };
+    let part = items.into_iter().enumerate().collect();
+    Ok(Split {
+        parts: vec![(shard_of(home, shards), part)],
         newcomers: Arc::new(newcomers),
     })
 }

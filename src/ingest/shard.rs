@@ -46,7 +46,8 @@ pub(super) struct Shard {
     pub(super) arena: FactsArena,
     /// The session whose outcome is unknown, to be ended before anything is read back.
     pub(super) lost: Option<Session>,
-    session: Option<Session>,
+    /// The session of the connection.
+    pub(super) session: Option<Session>,
 }
 
 impl Shard {
@@ -239,17 +240,18 @@ impl Shard {
                     self.metrics.batch_committed(units.len(), started.elapsed());
                     return Ok(verdicts);
                 }
-                // Dropping the connection ends its transaction, whatever state it is in.
-                Err(Failure::Unavailable(message)) => {
-                    return Err(Failure::Unavailable(message));
+                // Nothing was committed, so the batch can go another way if there is one.
+                Err(Failure::Unavailable(reason)) if attempt == 0 => {
+                    drop(connection);
+                    tracing::warn!(reason, "a connection was lost in a transaction");
+                    self.replace_connection()?;
+                    failure = Failure::Race;
                 }
+                Err(Failure::Unavailable(reason)) => return Err(Failure::Unavailable(reason)),
                 Err(Failure::Unknown { reason, verdicts }) => {
                     drop(connection);
-                    tracing::warn!(
-                        reason,
-                        "a connection was lost; its last commit is read back"
-                    );
-                    self.lost = self.session.take();
+                    tracing::warn!(reason, "a connection was lost; what it did is read back");
+                    self.replace_connection()?;
                     if let Some(verdicts) = self.read_back(units, verdicts)? {
                         self.metrics.batch_committed(units.len(), started.elapsed());
                         return Ok(verdicts);

@@ -2,7 +2,7 @@
 //!
 //! [`Snapshot`] is an immutable picture of a project's live campaigns, segments and flags. It does
 //! no I/O, reads no clock and holds no lock; a change builds a new snapshot that replaces it.
-//! Campaigns are found by trigger first, then through an index of their conditions ([`index`]). The
+//! Campaigns are found by trigger first, then through an index of their conditions. The
 //! answer is that of the [`Gate`]s, passed in order by each candidate; the first that fails is the
 //! reason it is not shown.
 //!

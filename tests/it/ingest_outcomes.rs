@@ -70,6 +70,7 @@ fn event(user: &str, message: Option<&str>, call: Call) -> Event {
         received_at: now,
         context: None,
         size_bytes: 100,
+        replay_of: None,
     }
 }
 

@@ -17,7 +17,7 @@ use beckon::rules::{
 };
 use beckon::segments::{Segment, Segments};
 use chrono::{DateTime, TimeDelta, Utc};
-use generate::{object, rule, rules};
+use generate::{object, plain_object, plain_rule, rule, rules};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Map, Value, json};
@@ -82,7 +82,7 @@ fn run<T: std::fmt::Debug>(
     let config = ProptestConfig {
         cases,
         failure_persistence: None,
-        max_shrink_iters: 20_000,
+        max_shrink_time: 60_000,
         ..ProptestConfig::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -368,4 +368,36 @@ fn many_campaigns_are_decided_as_one_by_one() {
         |(bodies, moments)| compare(&bodies, &moments, &pairs),
     );
     assert!(pairs.into_inner() >= 8_000);
+}
+
+/// Campaigns that the index decides on alone, so many that every part of it is used.
+#[test]
+fn plain_campaigns_are_decided_as_one_by_one() {
+    let pairs = AtomicU64::new(0);
+    let campaign = (plain_rule(), -1_i64..2).prop_map(|(targeting, priority)| {
+        let segments = json!({"include": [], "exclude": []});
+        json!({
+            "status": "active",
+            "trigger": "x",
+            "segments": segments,
+            "targeting": targeting,
+            "priority": priority,
+        })
+    });
+    let moment = (plain_object(), prop::option::weighted(0.8, plain_object())).prop_map(
+        |(traits, properties)| Moment {
+            traits: traits.to_string(),
+            event: properties.map(|it| ("x", it.to_string(), "{}".to_owned())),
+        },
+    );
+    let strategy = (
+        prop::collection::vec(campaign, 200..1_500),
+        prop::collection::vec(moment, 10),
+    );
+    run(
+        if is_soak() { 800 } else { 8 },
+        strategy,
+        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+    );
+    assert!(pairs.into_inner() >= 16_000);
 }

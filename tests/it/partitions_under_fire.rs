@@ -68,6 +68,7 @@ fn retention_does_not_hold_writers_up() {
     let options = RetentionOptions {
         partitions_ahead_days: 9,
         dedupe_window_days: 7,
+        rejected_retention_days: 30,
     };
     let old_days = if is_soak() { 30 } else { 6 };
     for ago in 0..old_days {

@@ -62,3 +62,58 @@ fn ends_block(campaign: &Campaign) -> bool {
     hasher.write(campaign.id.as_bytes());
     hasher.finish().is_multiple_of(BLOCK)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use chrono::DateTime;
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::matcher::CampaignRow;
+    use crate::rules::Limits;
+
+    fn campaign(seq: i64) -> Arc<Campaign> {
+        let mut body = Map::new();
+        body.insert("status".to_owned(), json!("active"));
+        let row = CampaignRow {
+            id: format!("campaign {seq}"),
+            seq,
+            version: 1,
+            body,
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: None,
+        };
+        Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
+    }
+
+    fn all(blocks: &[Arc<Block>]) -> Vec<&str> {
+        let campaigns = blocks.iter().flat_map(|block| block.campaigns());
+        campaigns.map(|campaign| campaign.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_change_leaves_the_other_blocks_as_they_were() {
+        let mut campaigns: Vec<_> = (0..60_000).map(campaign).collect();
+        let held = blocks(campaigns.clone(), &[]);
+        assert!(held.len() > 2, "{} blocks", held.len());
+        let ids: Vec<_> = campaigns.iter().map(|it| it.id.clone()).collect();
+        assert_eq!(all(&held), ids);
+        let again = blocks(campaigns.clone(), &held);
+        let kept = |new: &[Arc<Block>]| {
+            let is_held = |block: &&Arc<Block>| held.iter().any(|held| Arc::ptr_eq(held, block));
+            new.iter().filter(is_held).count()
+        };
+        assert_eq!(kept(&again), held.len());
+        // One changes, one comes, one goes, all in one place.
+        campaigns[30_000] = campaign(100_000);
+        assert!(kept(&blocks(campaigns.clone(), &held)) + 2 >= held.len());
+        campaigns.insert(30_000, campaign(100_001));
+        assert!(kept(&blocks(campaigns.clone(), &held)) + 2 >= held.len());
+        campaigns.drain(30_000..30_002);
+        let new = blocks(campaigns.clone(), &held);
+        assert!(kept(&new) + 2 >= held.len());
+        let ids: Vec<_> = campaigns.iter().map(|it| it.id.clone()).collect();
+        assert_eq!(all(&new), ids);
+    }
+}

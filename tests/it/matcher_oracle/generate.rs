@@ -186,3 +186,52 @@ pub fn rules() -> impl Strategy<Value = Value> {
         }),
     ]
 }
+
+/// Values of few kinds, of which there are many.
+fn plain_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        5 => (0..200_i32).prop_map(Value::from),
+        5 => (0..60).prop_map(|number| json!(format!("t{number}"))),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => (0..9_i32).prop_map(|number| json!(number.to_string())),
+        1 => Just(json!([1])),
+    ]
+}
+
+/// Some names that many rules have, and a hundred that few have.
+fn plain_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(str::to_owned),
+        1 => (0..100).prop_map(|number| format!("r{number}")),
+    ]
+}
+
+/// An object as most are.
+pub fn plain_object() -> impl Strategy<Value = Value> {
+    prop::collection::btree_map(plain_name(), plain_value(), 0..40).prop_map(|map| json!(map))
+}
+
+/// A condition as most are: it can be indexed as a whole.
+pub fn plain_rule() -> impl Strategy<Value = Value> {
+    let var = || {
+        let object = prop::sample::select(vec!["user.traits", "event.properties"]);
+        (object, plain_name()).prop_map(|(object, name)| json!({"var": format!("{object}.{name}")}))
+    };
+    let two_sided = prop::sample::select(vec!["==", "===", "!=", "!==", ">", ">=", "<", "<="]);
+    let part = prop_oneof![
+        6 => (two_sided, var(), plain_value()).prop_map(|(op, l, r)| json!({op: [l, r]})),
+        3 => (var(), prop::collection::vec(plain_value(), 1..30))
+            .prop_map(|(value, list)| json!({"in": [value, list]})),
+        2 => (var(), prop::collection::vec(plain_value(), 1..4))
+            .prop_map(|(value, list)| json!({"!": {"in": [value, list]}})),
+        3 => (var(), 0..150, 0..80).prop_map(|(value, low, width)| {
+            json!({"<=": [low, value, low + width]})
+        }),
+        1 => var().prop_map(|value| json!({ "exists": value })),
+        1 => var().prop_map(|value| json!({ "!": { "exists": value } })),
+        1 => (var(), 0..60).prop_map(|(value, number)| {
+            json!({"starts_with": [value, format!("t{}", number % 10)]})
+        }),
+    ];
+    prop::collection::vec(part, 1..4).prop_map(|parts| json!({ "and": parts }))
+}

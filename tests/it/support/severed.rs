@@ -49,8 +49,8 @@ impl SeverablePostgres {
     /// Opens a socket before the one of this database.
     pub fn before(connection: &mut PgConnection) -> Self {
         let place: Place = sql_query(
-            "SELECT current_setting('unix_socket_directories') || '/.s.PGSQL.' \
-                 || current_setting('port') AS socket, \
+            "SELECT trim(BOTH '\"' FROM current_setting('unix_socket_directories')) \
+                 || '/.s.PGSQL.' || current_setting('port') AS socket, \
              '.s.PGSQL.' || current_setting('port') AS name, \
              'postgres://' || current_user || '@/' || current_database() \
                  || '?port=' || current_setting('port') || '&host=' AS url",
@@ -64,9 +64,9 @@ impl SeverablePostgres {
         // It ends with the process; a listener cannot be told to stop.
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, UnixStream::connect(&socket)) else {
-                    continue;
-                };
+                let Ok(client) = client else { continue };
+                let server = UnixStream::connect(&socket)
+                    .unwrap_or_else(|error| panic!("no Postgres at {}: {error}", socket.display()));
                 let armed = Arc::clone(&armed);
                 thread::spawn(move || carry(client, server, &armed));
             }

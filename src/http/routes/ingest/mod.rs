@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use crate::error::Error;
 use crate::http::auth::{Authorized, ByHead, Client};
 use crate::http::body::{self, Body};
-use crate::http::limits::OVERLOAD_RETRY;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
@@ -429,11 +428,5 @@ async fn submit(
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
     state.limits.check_events(project, items.len())?;
-    let stored = state.ingest.submit(project, items, received);
-    match tokio::time::timeout(state.settings.request_deadline, stored).await {
-        Ok(outcomes) => outcomes,
-        Err(_) => Err(Error::Overloaded {
-            retry_after: OVERLOAD_RETRY,
-        }),
-    }
+    state.ingest.submit(project, items, received).await
 }
