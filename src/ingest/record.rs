@@ -163,7 +163,7 @@ pub(super) struct RecordEvents<'a> {
 
 impl RecordEvents<'_> {
     fn walk_is_current(&self, out: &mut AstPass<'_, '_, Pg>) {
-        out.push_sql("(SELECT current_bucket FROM message_buckets) = ");
+        out.push_sql("(SELECT current_bucket FROM message_buckets WHERE singleton) = ");
         out.push_sql(buckets(self.bucket).0);
     }
 

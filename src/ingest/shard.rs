@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
 
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
@@ -21,6 +22,10 @@ use crate::targeting::people::Change;
 
 /// How long a shard that could not connect refuses work before it tries again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+/// A shard's statements find rows by their keys and nothing else, and are planned once. Without this
+/// a plan made while a table was empty would go on reading the whole of it when it has grown.
+const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; \
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 /// How often a batch that lost a race is tried again.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -281,7 +286,10 @@ impl Shard {
         let connected = store::connect(&self.options.url)
             .map_err(|error| error.to_string())
             .and_then(|mut connection| {
-                let session = Session::of(&mut connection).map_err(|error| error.to_string())?;
+                let session = connection
+                    .batch_execute(PLANS)
+                    .and_then(|()| Session::of(&mut connection))
+                    .map_err(|error| error.to_string())?;
                 Ok((connection, session))
             });
         match connected {

@@ -51,7 +51,7 @@ impl<const BUCKET: i16> QueryFragment<Pg> for ClaimMessageIds<'_, BUCKET> {
         out.push_sql(current);
         out.push_sql(
             " SELECT project_id, digest, event_id FROM input i \
-             WHERE (SELECT current_bucket FROM message_buckets) = ",
+             WHERE (SELECT current_bucket FROM message_buckets WHERE singleton) = ",
         );
         out.push_sql(current);
         out.push_sql(" AND NOT EXISTS (SELECT 1 FROM message_ids_");

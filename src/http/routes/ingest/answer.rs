@@ -14,6 +14,9 @@ use crate::ingest::{Outcome, Stored};
 use crate::model::{Dialect, EventKind};
 use crate::targeting::LiveCampaign;
 
+/// About what an answer to one call holds beside the campaigns and the event.
+const FRAME_BYTES: usize = 256;
+
 const OK: &str = r#"{"ok":true,"success":true,"status":1"#;
 
 /// The answer to a single call.
@@ -86,7 +89,10 @@ fn push_results(text: &mut String, outcomes: &[Outcome]) {
 
 fn tracked(stored: &Stored) -> String {
     let event = &stored.event;
-    let mut text = format!(r#"{OK},"matched":["#);
+    let campaigns: usize = stored.matched.iter().map(|it| it.json.len() + 1).sum();
+    let mut text = String::with_capacity(campaigns + event.size_bytes + FRAME_BYTES);
+    text.push_str(OK);
+    text.push_str(r#","matched":["#);
     push_campaigns(&mut text, &stored.matched);
     text.push_str(&format!(r#"],"event":{{"id":"{}","user_id":"#, stored.id.0));
     let user = event.identity().map(|identity| identity.value());
@@ -148,7 +154,14 @@ fn separate(list: &mut String) {
 }
 
 fn push_string(text: &mut String, value: &str) {
-    text.push_str(&Value::from(value).to_string());
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if value.bytes().all(is_plain) {
+        text.push('"');
+        text.push_str(value);
+        text.push('"');
+    } else {
+        text.push_str(&Value::from(value).to_string());
+    }
 }
 
 #[cfg(test)]
