@@ -1,6 +1,6 @@
-//! What one decision costs with 1 to 10,000 live campaigns, beside the evaluator alone.
+//! What one decision costs with 1 to 100,000 live campaigns, beside the evaluator alone.
 //!
-//! `beckon` is `Snapshot::on_event`: the campaigns of the event's trigger, each through its gates.
+//! `beckon` is `Snapshot::on_event`, on facts that are parsed already.
 //! `one by one` evaluates every campaign with datalogic-rs, its trigger being the first part of the
 //! rule; the facts are converted once a decision, as in Beckon. Parsing the event is in neither.
 //! Both decide on the same people and events, and must find the same number of matches.

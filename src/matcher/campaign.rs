@@ -192,9 +192,12 @@ fn gates(rules: &RuleList, include: &[String], exclude: &[String]) -> Node {
     let exclude = exclude
         .iter()
         .map(|name| Node::Not(Box::new(segment(name))));
-    let mut gates = vec![rules.node()];
-    gates.extend(include.chain(exclude));
-    Node::All(gates.into())
+    let segments: Vec<Node> = include.chain(exclude).collect();
+    if segments.is_empty() {
+        return rules.node();
+    }
+    let rules = std::iter::once(rules.node());
+    Node::All(rules.chain(segments).collect())
 }
 
 fn parse_trigger(value: Option<&Value>) -> Result<Option<String>, Refusal> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use datalogic_rs::bumpalo::Bump;
 use datalogic_rs::bumpalo::collections::Vec as ArenaVec;
 use datalogic_rs::{DataValue, Engine, Error, ErrorKind, FromDataValue, Logic};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::data::{FactsArena, to_arena};
@@ -19,10 +20,11 @@ use super::parse;
 
 /// A JsonLogic condition, parsed and compiled once.
 pub struct Condition {
-    expr: Expr,
+    /// The rule as JSON: a tenth of what its typed form takes.
+    source: Box<str>,
     node: Node,
     /// Compiled at once where the library is needed, else should somebody ask for it.
-    library: OnceLock<Compiled>,
+    library: OnceLock<Box<Compiled>>,
     mentions_event: bool,
     segments: Vec<String>,
     warnings: Vec<RuleWarning>,
@@ -36,7 +38,7 @@ struct Compiled {
 
 impl std::fmt::Debug for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Condition").field(&self.expr).finish()
+        f.debug_tuple("Condition").field(&self.source).finish()
     }
 }
 
@@ -116,13 +118,13 @@ impl Condition {
         let library = OnceLock::new();
         if node.needs_library() {
             let (engine, logic) = compile(&parsed.expr, limits)?;
-            library.get_or_init(|| Compiled { engine, logic });
+            library.get_or_init(|| Box::new(Compiled { engine, logic }));
         }
         Ok(Condition {
             mentions_event: inspect::mentions_event(&parsed.expr),
             segments: inspect::segments(&parsed.expr),
             warnings: parsed.warnings,
-            expr: parsed.expr,
+            source: json.to_string().into(),
             node,
             library,
         })
@@ -142,11 +144,6 @@ impl Condition {
     /// What its author probably did not mean.
     pub fn warnings(&self) -> &[RuleWarning] {
         &self.warnings
-    }
-
-    /// The typed form.
-    pub fn expr(&self) -> &Expr {
-        &self.expr
     }
 
     /// Whether the condition holds, for a caller with one condition only.
@@ -193,9 +190,10 @@ impl Condition {
         }
         // What needs no library has neither patterns nor iterations, which are what the limits
         // are about.
-        let (engine, logic) = compile(&self.expr, &Limits::default())
-            .map_err(|error| EvalError::new(EvalErrorKind::Other, error.message))?;
-        Ok(self.library.get_or_init(|| Compiled { engine, logic }))
+        let compiled = self
+            .compile_source(&Limits::default())
+            .map_err(|error| EvalError::new(EvalErrorKind::Other, error))?;
+        Ok(self.library.get_or_init(|| Box::new(compiled)))
     }
 
     /// The value of the rule, before it is taken for true or false.
@@ -223,6 +221,15 @@ impl Condition {
         let library = self.library()?;
         let result = library.engine.evaluate(&library.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
+    }
+
+    fn compile_source(&self, limits: &Limits) -> Result<Compiled, String> {
+        let mut parser = serde_json::Deserializer::from_str(&self.source);
+        parser.disable_recursion_limit();
+        let json = Value::deserialize(&mut parser).map_err(|error| error.to_string())?;
+        let parsed = parse::parse(&json, limits).map_err(|error| error.to_string())?;
+        let (engine, logic) = compile(&parsed.expr, limits).map_err(|error| error.to_string())?;
+        Ok(Compiled { engine, logic })
     }
 
     fn with_result<T>(

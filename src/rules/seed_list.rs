@@ -147,7 +147,12 @@ impl RuleList {
             },
             None => Node::Always(Outcomes::NO),
         });
-        Node::All(rules.collect())
+        let mut rules: Vec<Node> = rules.collect();
+        match rules.len() {
+            0 => Node::Always(Outcomes::YES),
+            1 => rules.remove(0),
+            _ => Node::All(rules.into()),
+        }
     }
 }
 

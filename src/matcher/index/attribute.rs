@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::members::Members;
+use super::members::{Members, contains, insert, remove};
 use super::numbers::Numbers;
 use crate::rules::native::{Attribute, Class, Domain, is_numeric_text};
 
@@ -32,7 +32,8 @@ pub(super) struct AttributeIndex {
 enum Text {
     /// Who is ruled out by it, instead of by other texts.
     Out(Members),
-    /// Who is not ruled out though by other texts, and who is though not by others.
+    /// Who is not ruled out though by other texts, and who is though not by others: fewer than a
+    /// set has words.
     Change { not: Box<[u32]>, also: Box<[u32]> },
 }
 
@@ -66,7 +67,7 @@ impl AttributeIndex {
     }
 
     /// Takes the campaigns that the value rules out of `left`, and adds to `open` those that it
-    /// may not rule out. `spare` is for the set in between.
+    /// may not rule out. `spare` has twice the length of a set.
     pub(super) fn apply(
         &self,
         value: Option<&DataValue<'_>>,
@@ -100,45 +101,31 @@ impl AttributeIndex {
     }
 
     fn apply_text(&self, text: &str, left: &mut [u64], open: &mut [u64], spare: &mut [u64]) {
-        let mut not: &[u32] = &[];
+        let (before, flags) = spare.split_at_mut(left.len());
         let is_numeric = !self.on_numeric_text.is_empty() && is_numeric_text(text);
-        let listed = self.texts.get(text);
-        if is_numeric || matches!(listed, Some(Text::Change { .. })) {
-            spare.copy_from_slice(left);
+        if is_numeric {
+            before.copy_from_slice(left);
         }
-        match listed {
+        match self.texts.get(text) {
             None => self.by_other_text.remove_from(left),
             Some(Text::Out(out)) => out.remove_from(left),
-            Some(Text::Change { not: exempt, also }) => {
+            Some(Text::Change { not, also }) => {
+                for (flag, &place) in flags.iter_mut().zip(not) {
+                    *flag = u64::from(contains(left, place));
+                }
                 self.by_other_text.remove_from(left);
-                not = exempt;
-                also.iter()
-                    .for_each(|&place| super::members::remove(left, place));
-            }
-        }
-        for &place in not {
-            if super::members::contains(spare, place) {
-                super::members::insert(left, place);
+                also.iter().for_each(|&place| remove(left, place));
+                for (flag, &place) in flags.iter().zip(not) {
+                    if *flag == 1 {
+                        insert(left, place);
+                    }
+                }
             }
         }
         if is_numeric {
+            // These are tried one by one, whatever the text alone would rule out.
             self.on_numeric_text.insert_into(open);
-            // Back in comes who was there before.
-            match &self.on_numeric_text {
-                Members::None => {}
-                Members::Few(places) => {
-                    for &place in places {
-                        if super::members::contains(spare, place) {
-                            super::members::insert(left, place);
-                        }
-                    }
-                }
-                Members::Many(bits) => {
-                    for ((word, before), bits) in left.iter_mut().zip(&*spare).zip(bits) {
-                        *word |= before & bits;
-                    }
-                }
-            }
+            self.on_numeric_text.copy_in(before, left);
         }
     }
 

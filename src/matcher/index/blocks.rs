@@ -14,7 +14,7 @@ use super::Block;
 use crate::matcher::Campaign;
 
 /// One campaign in so many ends a block.
-const BLOCK: u64 = 8_192;
+const BLOCK: u64 = 4_096;
 
 /// Blocks do not grow beyond this, wherever they would end.
 const BLOCK_MAX: usize = 4 * BLOCK as usize;

@@ -1,7 +1,9 @@
 //! Building a block.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use super::attribute::AttributeIndex;
 use super::members::{Members, contains, insert, remove};
@@ -12,7 +14,7 @@ use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 /// An attribute that fewer than one in so many campaigns ask about is rare.
 const RARE_SHARE: usize = 64;
 
-type Asking<'c> = BTreeMap<&'c Attribute, Vec<(u32, Domain<'c>)>>;
+type Asking<'c> = HashMap<&'c Attribute, Vec<(u32, Domain<'c>)>, RandomState>;
 
 /// What is known of one campaign while its block is built.
 #[derive(Clone, Copy)]
@@ -35,12 +37,14 @@ impl Block {
     /// Indexes campaigns, given best first.
     pub(in crate::matcher) fn new(campaigns: Vec<Arc<Campaign>>) -> Block {
         let words = campaigns.len().div_ceil(64);
-        let mut asking: Asking<'_> = BTreeMap::new();
+        let mut asking = Asking::default();
         let mut named: HashMap<&str, Named> = HashMap::new();
         let mut plans = Vec::with_capacity(campaigns.len());
         for (campaign, place) in campaigns.iter().zip(0_u32..) {
             plans.push(take_apart(campaign, place, &mut asking, &mut named));
         }
+        let mut asking: Vec<_> = asking.into_iter().collect();
+        asking.sort_unstable_by_key(|(attribute, _)| *attribute);
         let (rare, common): (Vec<_>, Vec<_>) =
             asking.into_iter().partition(|(attribute, asking)| {
                 !attribute.path.is_empty() && asking.len() * RARE_SHARE < campaigns.len()

@@ -58,6 +58,22 @@ impl Members {
         }
     }
 
+    /// Adds the members that another set has to a set.
+    pub(super) fn copy_in(&self, from: &[u64], set: &mut [u64]) {
+        match self {
+            Members::None => {}
+            Members::Few(places) => {
+                let there = places.iter().filter(|&&place| contains(from, place));
+                there.for_each(|&place| insert(set, place));
+            }
+            Members::Many(bits) => {
+                for ((word, from), bits) in set.iter_mut().zip(from).zip(bits) {
+                    *word |= from & bits;
+                }
+            }
+        }
+    }
+
     /// Whether a set has any of the members.
     pub(super) fn meets(&self, set: &[u64]) -> bool {
         match self {

@@ -28,6 +28,7 @@ mod build;
 mod members;
 mod numbers;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -112,7 +113,7 @@ impl Block {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
-        let (open, spare) = (arena.words(words), arena.words(words));
+        let (open, spare) = (arena.words(words), arena.words(2 * words));
         self.apply_rare(facts, arena, left, open);
         self.apply_common(facts, left, open, spare);
         for segment in &self.segments {
@@ -162,14 +163,15 @@ impl Block {
                             .map_or(&[], |object| object.members());
                     }
                     // Both are in order, so no member is looked at twice.
-                    while let [(member, _), rest @ ..] = members
-                        && *member < &**name
-                    {
-                        members = rest;
-                    }
-                    match members.first() {
-                        Some((member, value)) if *member == &**name => descend(value, rest),
-                        _ => None,
+                    loop {
+                        let Some(((member, value), after)) = members.split_first() else {
+                            break None;
+                        };
+                        match (**member).cmp(name) {
+                            Ordering::Less => members = after,
+                            Ordering::Equal => break descend(value, rest),
+                            Ordering::Greater => break None,
+                        }
                     }
                 }
             };
@@ -255,7 +257,8 @@ impl RareAttribute {
         let words = self.enters.len();
         let (ours, our_open) = (arena.words(words), arena.words(words));
         ours.fill(u64::MAX);
-        self.index.apply(value, ours, our_open, arena.words(words));
+        self.index
+            .apply(value, ours, our_open, arena.words(2 * words));
         for (&place, index) in self.places.iter().zip(0..) {
             if !contains(ours, index) {
                 insert(out, place);

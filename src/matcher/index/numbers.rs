@@ -21,7 +21,7 @@ pub(super) struct Numbers {
 }
 
 /// At least so many flips between two written states.
-const FLIPS_MIN: usize = 32;
+const FLIPS_MIN: usize = 4;
 
 impl Numbers {
     /// From the ranges in which campaigns hold. Campaigns are given in rising order, those that
@@ -65,13 +65,13 @@ impl Numbers {
         }
     }
 
-    /// Takes the campaigns that a number rules out of a set. `spare` has the length of the set.
+    /// Takes the campaigns that a number rules out of a set. `spare` has at least its length.
     pub(super) fn remove_from(&self, number: f64, set: &mut [u64], spare: &mut [u64]) {
         if self.states.is_empty() {
             return;
         }
         let place = Cut::before(number);
-        let cuts = self.cuts.partition_point(|cut| cut.order(&place).is_le());
+        let cuts = self.cuts.partition_point(|cut| *cut <= place);
         let passed = cuts
             .checked_sub(1)
             .and_then(|last| self.passed.get(last))
@@ -79,7 +79,9 @@ impl Numbers {
         let written = self.states.len() / set.len() - 1;
         let nearest = ((passed + self.every / 2) / self.every).min(written);
         let from = nearest * self.every;
-        let state = self.states.get(nearest * set.len()..).unwrap_or_default();
+        let start = nearest * set.len();
+        let state = self.states.get(start..start + set.len());
+        let state = state.unwrap_or_default();
         let flips = self.flips.get(from.min(passed)..from.max(passed));
         let flips = flips.unwrap_or_default();
         if flips.is_empty() {

@@ -60,7 +60,7 @@ fn call(operator: Operator, args: &[Expr]) -> Node {
         Operator::In => membership(args),
         Operator::Between => match args {
             [value, low, high] => match (literal(low), literal(high)) {
-                (Some(low), Some(high)) => on_subject(value, Test::Between(low, high)),
+                (Some(low), Some(high)) => on_subject(value, Test::Between(Box::new((low, high)))),
                 _ => Node::Ask,
             },
             _ => Node::Ask,

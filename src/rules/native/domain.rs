@@ -155,14 +155,12 @@ pub(crate) fn is_numeric_text(text: &str) -> bool {
     text.is_empty() || text.parse::<f64>().is_ok()
 }
 
-/// The values of an attribute for which a condition can hold. What is in neither set fails; what
-/// is open may be in both.
+/// The values of an attribute for which a condition can hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Domain<'n> {
     /// Where it can hold.
     pub(crate) yes: Values<'n>,
-    no: Values<'n>,
-    /// Where it need not.
+    /// Where it need not, though listed.
     pub(crate) open: Open,
 }
 
@@ -170,137 +168,102 @@ impl<'n> Domain<'n> {
     /// The attribute a condition is about and its domain, if it is about exactly one.
     pub(crate) fn of(node: &'n Node) -> Option<(&'n Attribute, Domain<'n>)> {
         let attribute = the_attribute(node)?;
-        Some((attribute, Domain::of_node(node)))
+        let mut open = Open::default();
+        let yes = values(node, true, &mut open);
+        Some((attribute, Domain { yes, open }))
     }
 
     /// Where both can hold.
     pub(crate) fn and(&self, other: &Self) -> Self {
         Domain {
             yes: self.yes.and(&other.yes),
-            no: self.no.or(&self.yes.and(&other.no)),
             open: self.open.or(other.open),
         }
     }
+}
 
-    fn or(&self, other: &Self) -> Self {
-        self.negated().and(&other.negated()).negated()
-    }
-
-    fn negated(&self) -> Self {
-        Domain {
-            yes: self.no.clone(),
-            no: self.yes.clone(),
-            open: self.open,
+/// The values for which a condition can be true, or can be false. Where it fails it is neither,
+/// where it is open it can be both.
+fn values<'n>(node: &'n Node, wanted: bool, open: &mut Open) -> Values<'n> {
+    let constant = |is_in| if is_in { Values::all() } else { Values::none() };
+    match node {
+        Node::Always(outcomes) if wanted => constant(outcomes.may_hold()),
+        Node::Always(outcomes) => constant(outcomes.negated().may_hold()),
+        Node::Test { missing, test, .. } => test_values(test, missing, wanted, open),
+        Node::Not(node) => values(node, !wanted, open),
+        Node::All(nodes) => in_turn(nodes, true, wanted, open),
+        Node::Any(nodes) => in_turn(nodes, false, wanted, open),
+        Node::Choice(nodes) => {
+            let [condition, value, otherwise] = &**nodes;
+            let holds = values(condition, true, open).and(&values(value, wanted, open));
+            let not = values(condition, false, open).and(&values(otherwise, wanted, open));
+            holds.or(&not)
         }
+        // Not reached, since these are about no attribute.
+        Node::Segment(_) | Node::Ask => Values::all(),
     }
+}
 
-    fn constant(outcomes: Outcomes) -> Self {
-        let set = |is_in| {
-            if is_in { Values::all() } else { Values::none() }
+/// `and` goes on while its conditions are true, `or` while they are false; the first that is not
+/// decides.
+fn in_turn<'n>(nodes: &'n [Node], goes_on: bool, wanted: bool, open: &mut Open) -> Values<'n> {
+    let mut reached = Values::all();
+    let mut decided = Values::none();
+    for node in nodes {
+        if wanted != goes_on {
+            decided = decided.or(&reached.and(&values(node, wanted, open)));
+        }
+        reached = reached.and(&values(node, goes_on, open));
+    }
+    if wanted == goes_on { reached } else { decided }
+}
+
+fn test_values<'n>(test: &'n Test, missing: &Missing, wanted: bool, open: &mut Open) -> Values<'n> {
+    let mut found = Values::none();
+    for class in Class::ALL {
+        let outcomes = match (class, missing) {
+            (Class::Missing, Missing::No) => Outcomes::NO,
+            (Class::Missing, Missing::Value(literal)) => test.outcome(&literal.value(), 0),
+            (Class::Null, _) => test.outcome(&DataValue::Null, 0),
+            (Class::False, _) => test.outcome(&DataValue::Bool(false), 0),
+            (Class::True, _) => test.outcome(&DataValue::Bool(true), 0),
+            (Class::Collection, _) if test.looks_into_collections() => {
+                open.collections = true;
+                Outcomes::ASK
+            }
+            (Class::Collection, _) => test.outcome(&DataValue::Array(&[]), 0),
         };
-        Domain {
-            yes: set(outcomes.may_hold()),
-            no: set(outcomes.negated().may_hold()),
-            open: Open::default(),
+        let outcomes = if wanted { outcomes } else { outcomes.negated() };
+        if outcomes.may_hold() {
+            found.classes |= class.bit();
         }
     }
-
-    fn of_node(node: &'n Node) -> Self {
-        let fold = |nodes: &'n [Node], start, join: fn(&Self, &Self) -> Self| {
-            let start = Domain::constant(start);
-            nodes
-                .iter()
-                .fold(start, |domain, node| join(&domain, &Domain::of_node(node)))
-        };
-        match node {
-            Node::Always(outcomes) => Domain::constant(*outcomes),
-            Node::Test { missing, test, .. } => Domain::of_test(test, missing),
-            Node::All(nodes) => fold(nodes, Outcomes::YES, Domain::and),
-            Node::Any(nodes) => fold(nodes, Outcomes::NO, Domain::or),
-            Node::Not(node) => Domain::of_node(node).negated(),
-            Node::Choice(nodes) => {
-                let [condition, value, otherwise] = &**nodes;
-                let condition = Domain::of_node(condition);
-                let (value, otherwise) = (Domain::of_node(value), Domain::of_node(otherwise));
-                let either = |value: &Values<'n>, otherwise: &Values<'n>| {
-                    (condition.yes.and(value)).or(&condition.no.and(otherwise))
-                };
-                Domain {
-                    yes: either(&value.yes, &otherwise.yes),
-                    no: either(&value.no, &otherwise.no),
-                    open: condition.open.or(value.open).or(otherwise.open),
-                }
-            }
-            // Not reached, since these are about no attribute.
-            Node::Segment(_) | Node::Ask => Domain::constant(Outcomes::ASK),
+    found.numbers = match numbers_of(test) {
+        NumbersOf::Yes(yes) if wanted => yes,
+        NumbersOf::Yes(yes) => yes.combine(&yes, |is_in, _| !is_in),
+        NumbersOf::Fails => Ranges::none(),
+        NumbersOf::Open => {
+            open.numbers = true;
+            Ranges::all()
         }
-    }
-
-    fn of_test(test: &'n Test, missing: &Missing) -> Self {
-        let mut domain = Domain {
-            yes: Values::none(),
-            no: Values::none(),
-            open: Open::default(),
-        };
-        for class in Class::ALL {
-            let outcomes = match (class, missing) {
-                (Class::Missing, Missing::No) => Outcomes::NO,
-                (Class::Missing, Missing::Value(literal)) => test.outcome(&literal.value(), 0),
-                (Class::Null, _) => test.outcome(&DataValue::Null, 0),
-                (Class::False, _) => test.outcome(&DataValue::Bool(false), 0),
-                (Class::True, _) => test.outcome(&DataValue::Bool(true), 0),
-                (Class::Collection, _) if test.looks_into_collections() => {
-                    domain.open.collections = true;
-                    Outcomes::ASK
-                }
-                (Class::Collection, _) => test.outcome(&DataValue::Array(&[]), 0),
-            };
-            if outcomes.may_hold() {
-                domain.yes.classes |= class.bit();
-            }
-            if outcomes.negated().may_hold() {
-                domain.no.classes |= class.bit();
+    };
+    found.texts = match texts_of(test) {
+        TextsOf::Yes(yes) if wanted => yes,
+        TextsOf::Yes(yes) => yes.combine(&yes, |is_in, _| !is_in),
+        TextsOf::Numeric { words_fail } => {
+            open.numeric_texts = true;
+            if wanted || words_fail {
+                Texts::only(Vec::new())
+            } else {
+                Texts::all()
             }
         }
-        domain.set_numbers(numbers_of(test));
-        domain.set_texts(texts_of(test));
-        domain
-    }
-
-    fn set_numbers(&mut self, numbers: NumbersOf) {
-        match numbers {
-            NumbersOf::Yes(yes) => {
-                self.no.numbers = yes.combine(&yes, |is_in, _| !is_in);
-                self.yes.numbers = yes;
-            }
-            NumbersOf::Fails => {}
-            NumbersOf::Open => {
-                self.open.numbers = true;
-                self.yes.numbers = Ranges::all();
-                self.no.numbers = Ranges::all();
-            }
+        TextsOf::Open => {
+            open.texts = true;
+            Texts::all()
         }
-    }
-
-    fn set_texts(&mut self, texts: TextsOf<'n>) {
-        match texts {
-            TextsOf::Yes(yes) => {
-                self.no.texts = yes.combine(&yes, |is_in, _| !is_in);
-                self.yes.texts = yes;
-            }
-            TextsOf::Numeric { words_fail } => {
-                self.open.numeric_texts = true;
-                if !words_fail {
-                    self.no.texts = Texts::all();
-                }
-            }
-            TextsOf::Open => {
-                self.open.texts = true;
-                self.yes.texts = Texts::all();
-                self.no.texts = Texts::all();
-            }
-        }
-    }
+    };
+    found
 }
 
 fn the_attribute(node: &Node) -> Option<&Attribute> {
@@ -353,13 +316,13 @@ fn numbers_of(test: &Test) -> NumbersOf {
             Some(bound) => Ranges::ordered(*order, bound),
             None => return NumbersOf::Fails,
         },
-        Test::Between(Literal::Null, _) | Test::Between(_, Literal::Null) => return no(),
-        Test::Between(low, high) => {
-            match (between_number(&low.value()), between_number(&high.value())) {
+        Test::Between(bounds) => match &**bounds {
+            (Literal::Null, _) | (_, Literal::Null) => return no(),
+            (low, high) => match (between_number(&low.value()), between_number(&high.value())) {
                 (Some(low), Some(high)) => Ranges::between(low, high),
                 _ => return NumbersOf::Fails,
-            }
-        }
+            },
+        },
         Test::PartOf(_) | Test::Contains(_) => return no(),
         Test::StartsWith(_) | Test::EndsWith(_) | Test::IContains(_) | Test::Semver(..) => {
             return NumbersOf::Fails;
@@ -424,9 +387,11 @@ fn texts_of(test: &Test) -> TextsOf<'_> {
         Test::Ordered(_, literal) => TextsOf::Numeric {
             words_fail: matches!(literal, Literal::Number(_)),
         },
-        Test::Between(Literal::Null, _) | Test::Between(_, Literal::Null) => no(),
-        Test::Between(Literal::Text(_), Literal::Text(_)) => TextsOf::Open,
-        Test::Between(..) => TextsOf::Numeric { words_fail: true },
+        Test::Between(bounds) => match &**bounds {
+            (Literal::Null, _) | (_, Literal::Null) => no(),
+            (Literal::Text(_), Literal::Text(_)) => TextsOf::Open,
+            _ => TextsOf::Numeric { words_fail: true },
+        },
         Test::Contains(Literal::Text(_)) => TextsOf::Open,
         Test::Contains(_) => no(),
         Test::SeedEqual(constant) => match constant.kind {

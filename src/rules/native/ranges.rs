@@ -4,35 +4,25 @@ use std::cmp::Ordering;
 
 use super::Order;
 
-/// A place between numbers: just before one or just after it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Cut {
-    at: f64,
-    after: bool,
-}
+/// A place just before a number. The place just after one is that before the next one, since
+/// there is none between them.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub(crate) struct Cut(f64);
 
 impl Cut {
     /// The place just before a number, which is not NaN.
     pub(crate) fn before(number: f64) -> Cut {
         // Adding zero makes a zero of a negative one, which is the same number.
-        Cut {
-            at: number + 0.0,
-            after: false,
-        }
+        Cut(number + 0.0)
     }
 
     fn after(number: f64) -> Cut {
-        Cut {
-            after: true,
-            ..Cut::before(number)
-        }
+        Cut::before((number + 0.0).next_up())
     }
 
     /// The order of two places.
     pub(crate) fn order(&self, other: &Cut) -> Ordering {
-        self.at
-            .total_cmp(&other.at)
-            .then(self.after.cmp(&other.after))
+        self.0.total_cmp(&other.0)
     }
 }
 
@@ -102,19 +92,23 @@ impl Ranges {
     #[cfg(test)]
     fn contains(&self, number: f64) -> bool {
         let place = Cut::before(number);
-        let passed = self.0.partition_point(|cut| cut.order(&place).is_le());
+        let passed = self.0.partition_point(|cut| *cut <= place);
         passed % 2 == 1
     }
 
     /// These numbers; NaN is none.
     pub(super) fn of(mut numbers: Vec<f64>) -> Ranges {
         numbers.retain(|number| !number.is_nan());
-        let mut cuts: Vec<Cut> = numbers
-            .iter()
-            .flat_map(|number| [Cut::before(*number), Cut::after(*number)])
-            .collect();
-        cuts.sort_by(Cut::order);
-        cuts.dedup();
+        numbers.sort_by(f64::total_cmp);
+        let mut cuts: Vec<Cut> = Vec::with_capacity(2 * numbers.len());
+        for number in numbers {
+            let (start, end) = (Cut::before(number), Cut::after(number));
+            match cuts.last_mut() {
+                // The same number once more, or the next one.
+                Some(last) if *last >= start => *last = end,
+                _ => cuts.extend([start, end]),
+            }
+        }
         Ranges(cuts)
     }
 

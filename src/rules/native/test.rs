@@ -49,7 +49,7 @@ pub(crate) enum Test {
     /// The text in lower case.
     IContains(Box<str>),
     /// With the bounds.
-    Between(Literal, Literal),
+    Between(Box<(Literal, Literal)>),
     /// `before` or `after` a moment, in microseconds.
     Moment(Order, i64),
     /// `within_last` so many seconds.
@@ -133,7 +133,7 @@ impl Test {
             Test::StartsWith(part) => text_test(value, |text| text.starts_with(&**part)),
             Test::EndsWith(part) => text_test(value, |text| text.ends_with(&**part)),
             Test::IContains(part) => text_test(value, |text| text.to_lowercase().contains(&**part)),
-            Test::Between(low, high) => between(value, low, high),
+            Test::Between(bounds) => between(value, &bounds.0, &bounds.1),
             Test::Moment(order, moment) => match micros(value) {
                 _ if value.is_null() => Outcomes::NO,
                 Some(micros) => certain(order.holds(&micros, moment)),
