@@ -247,3 +247,39 @@ fn a_claim_that_waits_for_a_rotation_sees_it() {
     assert_eq!(sums.received, 5);
     assert_eq!(sums.duplicate, 4);
 }
+
+/// The row follows what is known in memory after a while, and at the latest when ingest ends.
+#[test]
+fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
+    let database = database();
+    let mut connection = database.connect();
+    let first = rig(&database, &database.url);
+    first.submit(vec![track("u", "e", Some("m0"))]);
+    assert!(first.ingest.close(LONG));
+    drop(first);
+    let age = "extract(epoch FROM now() - last_seen_at)::bigint";
+    let mut age_of_row = || -> i64 {
+        diesel::select(diesel::dsl::sql::<BigInt>(&format!(
+            "(SELECT {age} FROM persons)"
+        )))
+        .get_result(&mut connection)
+        .unwrap()
+    };
+    for waits in [true, false] {
+        sql_query("UPDATE persons SET last_seen_at = now() - interval '1 hour'")
+            .execute(&mut database.connect())
+            .unwrap();
+        let rig = rig(&database, &database.url);
+        let message = format!("waits {waits}");
+        rig.submit(vec![track("u", "e", Some(&message))]);
+        if waits {
+            eventually("the row follows", LONG, || {
+                (age_of_row() < 60).then_some(())
+            });
+            continue;
+        }
+        assert!(age_of_row() > 3_000, "it was written with the event");
+        assert!(rig.ingest.close(LONG));
+        assert!(age_of_row() < 60, "the end of ingest lost it");
+    }
+}
