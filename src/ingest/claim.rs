@@ -140,8 +140,9 @@ pub(super) fn correct(
         };
         if let Verdict::Stored { id, duplicate, .. } = verdict {
             match claimed.get(&key) {
+                Some(first) if first == id => {}
                 Some(first) => {
-                    *duplicate = *first != unit.id;
+                    *duplicate = true;
                     *id = *first;
                 }
                 // The claim was there a moment ago; it was given up or has left the window since.

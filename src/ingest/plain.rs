@@ -211,7 +211,13 @@ impl Shard {
         plain.remember(self);
         if !unstored.is_empty() {
             let unstored = unstored.into_iter().map(|(id, _)| id).collect();
-            name_duplicates(connection, units, &unstored, &mut verdicts)?;
+            if let Err(error) = name_duplicates(connection, units, &unstored, &mut verdicts) {
+                // The batch is committed; only who is the first of an id is open.
+                return Err(Failure::Unknown {
+                    reason: error.to_string(),
+                    verdicts,
+                });
+            }
         }
         for ((unit, verdict), person) in units.iter().zip(&verdicts).zip(&plain.people) {
             if let (
@@ -349,7 +355,7 @@ fn name_duplicates(
     units: &[Unit],
     unstored: &HashSet<Uuid>,
     verdicts: &mut [Verdict],
-) -> Result<(), Failure> {
+) -> QueryResult<()> {
     let keys: HashSet<MessageKey> = units
         .iter()
         .filter(|unit| unstored.contains(&unit.id.0))

@@ -283,3 +283,29 @@ fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
         assert!(age_of_row() < 60, "the end of ingest lost it");
     }
 }
+
+/// The statement has committed when its duplicates are looked up; what is lost then is no reason to
+/// do it again.
+#[test]
+fn a_connection_lost_after_the_commit_makes_no_duplicates() {
+    let database = database();
+    let mut connection = database.connect();
+    let way = SeverablePostgres::before(&mut connection);
+    let rig = rig(&database, &way.url);
+    rig.submit(vec![track("u", "e", Some("m0"))]);
+    way.cut("UNION ALL", Cut::Request);
+    let stored = rig.submit(vec![
+        track("u", "e", Some("m0")),
+        track("u", "e", Some("m1")),
+        track("u", "e", None),
+    ]);
+    assert!(way.has_cut(), "the look-up was not cut");
+    assert_eq!(told(&stored), [true, false, false]);
+    let expected = Sums {
+        events: 3,
+        received: 4,
+        stored: 3,
+        duplicate: 1,
+    };
+    assert_eq!(sums(&mut connection), expected);
+}
