@@ -64,25 +64,26 @@ impl Seen {
         self.since = Some(Instant::now());
     }
 
-    /// Writes those who wait, some at a time. On an error the rest goes on waiting.
+    /// Writes some of those who wait. The others are due at once, so that batches get their turn
+    /// in between. On an error all of them go on waiting.
     pub(super) fn flush(&mut self, connection: &mut PgConnection) -> QueryResult<()> {
-        while !self.waiting.is_empty() {
-            let (ids, seen_at): (Vec<i64>, Vec<DateTime<Utc>>) =
-                self.waiting.iter().take(FLUSH_ROWS).unzip();
-            let written = TouchPeople {
-                ids: &ids,
-                seen_at: &seen_at,
-            }
-            .execute(connection);
-            if let Err(error) = written {
-                self.put_off();
-                return Err(error);
-            }
-            for id in &ids {
-                self.waiting.remove(id);
-            }
+        let (ids, seen_at): (Vec<i64>, Vec<DateTime<Utc>>) =
+            self.waiting.iter().take(FLUSH_ROWS).unzip();
+        let written = TouchPeople {
+            ids: &ids,
+            seen_at: &seen_at,
         }
-        self.since = None;
+        .execute(connection);
+        if let Err(error) = written {
+            self.put_off();
+            return Err(error);
+        }
+        for id in &ids {
+            self.waiting.remove(id);
+        }
+        if self.waiting.is_empty() {
+            self.since = None;
+        }
         Ok(())
     }
 }

@@ -105,21 +105,23 @@ impl Shard {
                 self.flush_seen();
             }
         }
-        self.flush_seen();
+        while !self.seen.is_empty() && self.flush_seen() {}
     }
 
-    fn flush_seen(&mut self) {
-        if self.seen.is_empty() {
-            return;
-        }
+    /// Writes some of those who were seen; false when the database cannot be reached.
+    fn flush_seen(&mut self) -> bool {
         let Ok(mut connection) = self.connection() else {
             self.seen.put_off();
-            return;
+            return false;
         };
-        match self.seen.flush(&mut connection) {
+        let flushed = self.seen.flush(&mut connection);
+        match flushed {
             Ok(()) => self.connection = Some(connection),
-            Err(error) => tracing::warn!(%error, "people's last-seen times are written later"),
+            Err(ref error) => {
+                tracing::warn!(%error, "people's last-seen times are written later");
+            }
         }
+        flushed.is_ok()
     }
 
     fn work(&mut self, jobs: Vec<Job>) {
