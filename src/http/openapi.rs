@@ -28,6 +28,8 @@ pub(super) struct FieldErrorDoc {
     path: String,
     /// `body`, `query`, `params` or `headers`.
     location: String,
+    /// Of a rule: the stable code of what is wrong with it.
+    code: Option<String>,
 }
 
 /// Every error: RFC 9457 with the seed's members beside.

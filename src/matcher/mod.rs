@@ -11,8 +11,10 @@
 //! counted.
 
 mod campaign;
+mod findings;
 mod index;
 mod snapshot;
 
 pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
+pub use findings::{Finding, FindingKind};
 pub use snapshot::{Decision, Flag, Gate, Snapshot};

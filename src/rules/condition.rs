@@ -28,6 +28,7 @@ pub struct Condition {
     mentions_event: bool,
     segments: Vec<String>,
     warnings: Vec<RuleWarning>,
+    cost: u64,
 }
 
 /// A condition as the library evaluates it.
@@ -106,14 +107,6 @@ impl Condition {
     pub fn parse(json: &Value, limits: &Limits) -> Result<Condition, RuleError> {
         limits::measure(json, limits)?;
         let parsed = parse::parse(json, limits)?;
-        let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
-        if parsed.expr.cost(max_array_len) > limits.max_cost {
-            let message = format!(
-                "evaluating the rule could take more than {} steps",
-                limits.max_cost
-            );
-            return Err(RuleError::new("", RuleErrorCode::TooCostly, message));
-        }
         let node = Node::of_condition(&parsed.expr);
         let library = OnceLock::new();
         if node.needs_library() {
@@ -124,6 +117,7 @@ impl Condition {
             mentions_event: inspect::mentions_event(&parsed.expr),
             segments: inspect::segments(&parsed.expr),
             warnings: parsed.warnings,
+            cost: parsed.expr.cost(limits),
             source: json.to_string().into(),
             node,
             library,
@@ -144,6 +138,17 @@ impl Condition {
     /// What its author probably did not mean.
     pub fn warnings(&self) -> &[RuleWarning] {
         &self.warnings
+    }
+
+    /// The most steps that an evaluation can take: each node is one, and what runs for each element
+    /// of an array counts [`Limits::max_array_len`] times.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// The rule as compact JSON.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the condition holds, for a caller with one condition only.

@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use crate::error::WarningCode;
+
 /// What a rule may cost. Everything is checked when the rule is saved, except
 /// [`Limits::max_array_len`] for arrays that only exist at run time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,9 +159,8 @@ impl RuleError {
 pub struct RuleWarning {
     /// Where in the rule, as an RFC 6901 JSON pointer.
     pub pointer: String,
-    /// A stable name: `missing_value_matches`, `unknown_operator` (seed list only) or
-    /// `placeholder_ignored` (seed list only).
-    pub code: &'static str,
+    /// What kind of thing.
+    pub code: WarningCode,
     /// The same for a human being.
     pub message: String,
 }

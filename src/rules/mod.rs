@@ -83,6 +83,7 @@ mod inspect;
 mod js_value;
 mod limits;
 mod lower;
+mod mentions;
 mod moment;
 pub(crate) mod native;
 mod operators;
@@ -94,6 +95,7 @@ pub use data::{FactsArena, Object};
 pub use expr::{Expr, Operator, VarPath};
 pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
+pub use mentions::{Mention, Mentioned, mentions};
 pub use seed_list::RuleList;
 
 #[cfg(test)]

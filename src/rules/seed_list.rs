@@ -21,6 +21,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::error::WarningCode;
+
 use super::data::{FactsArena, Object};
 use super::js_value::{Constant, to_text};
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
@@ -88,7 +90,7 @@ impl RuleList {
         if is_placeholder(json) {
             self.warnings.push(RuleWarning {
                 pointer: format!("/{index}"),
-                code: "placeholder_ignored",
+                code: WarningCode::PlaceholderIgnored,
                 message: "this placeholder of the dashboard is ignored".to_owned(),
             });
             return;
@@ -97,7 +99,7 @@ impl RuleList {
         if rule.test.is_none() {
             self.warnings.push(RuleWarning {
                 pointer: format!("/{index}/operator"),
-                code: "unknown_operator",
+                code: WarningCode::UnknownOperator,
                 message: "a rule with this operator never holds".to_owned(),
             });
         }
@@ -114,6 +116,11 @@ impl RuleList {
     /// What its author probably did not mean.
     pub fn warnings(&self) -> &[RuleWarning] {
         &self.warnings
+    }
+
+    /// How many rules there are, placeholders left out.
+    pub fn len(&self) -> usize {
+        self.rules.len()
     }
 
     /// Whether there is nothing to hold.

@@ -23,6 +23,7 @@ pub mod person_state;
 pub(crate) mod prepared;
 pub mod rejected;
 pub mod schema;
+pub mod seen;
 pub mod segments;
 mod traits;
 

@@ -13,6 +13,7 @@ pub mod people;
 mod check;
 mod live;
 mod metrics;
+mod publish;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::error::{Error, WarningCode};
 use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId, parse_object};
@@ -105,7 +106,7 @@ pub struct SegmentMembership {
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Warning {
     /// A stable code.
-    pub code: &'static str,
+    pub code: WarningCode,
     /// JSON pointer into the saved object.
     pub pointer: String,
     /// What may surprise.

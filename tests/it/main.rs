@@ -48,6 +48,7 @@ mod overload;
 mod partitions;
 mod partitions_under_fire;
 mod private_postgres;
+mod publish;
 mod readiness;
 mod rejected;
 mod retention;

@@ -4,6 +4,7 @@
 //! Failures are shrunk. Another seed, or the same again: `BECKON_SEED=… cargo test`.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod findings;
 mod generate;
 
 use std::cmp::Reverse;

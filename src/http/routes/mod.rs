@@ -62,6 +62,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         // What people manage.
         .service(campaigns::list_campaigns)
         .service(campaigns::create_campaign)
+        .service(campaigns::validate_campaign)
         .service(campaigns::get_campaign)
         .service(campaigns::update_campaign)
         .service(campaigns::delete_campaign)

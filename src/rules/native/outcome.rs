@@ -11,6 +11,8 @@ impl Outcomes {
     pub const NO: Outcomes = Outcomes(2);
     /// It fails.
     pub const FAILS: Outcomes = Outcomes(4);
+    /// It does not fail.
+    pub(super) const YES_OR_NO: Outcomes = Outcomes(3);
     /// Only the library can tell.
     pub const ASK: Outcomes = Outcomes(7);
 
@@ -22,6 +24,11 @@ impl Outcomes {
     /// Whether it may hold.
     pub fn may_hold(self) -> bool {
         self.0 & Outcomes::YES.0 != 0
+    }
+
+    /// Whether some answer is possible in both.
+    pub(super) fn meets(self, other: Outcomes) -> bool {
+        self.0 & other.0 != 0
     }
 
     fn may_not_hold(self) -> bool {

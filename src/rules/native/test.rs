@@ -26,7 +26,7 @@ pub(crate) enum Order {
 }
 
 /// What is asked of a value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Test {
     /// `!!`.
     Truthy,

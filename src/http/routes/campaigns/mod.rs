@@ -16,11 +16,15 @@ use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::request_id::new_uuid;
 use crate::http::state::AppState;
+use crate::model::ProjectId;
 use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
 use crate::targeting::{Targeting, Warning};
 use draft::Draft;
 
 const NOT_FOUND: Error = Error::NotFound("Campaign");
+
+const FORCE: &str = "Save a campaign that is live and can never be shown; default false.";
+const REFUSED: &str = "Its rules or targeting cannot be compiled, or it can never be shown.";
 
 /// A campaign as it is sent. Members that are not listed are kept and returned.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -72,8 +76,38 @@ struct Campaign {
     #[serde(rename = "updatedAt")]
     updated_at: Option<String>,
     /// What may surprise, in the answer to a save only.
-    #[schema(value_type = Option<Vec<Object>>)]
-    warnings: Option<Vec<Value>>,
+    warnings: Option<Vec<WarningDoc>>,
+    /// What Beckon knows of its evaluation.
+    evaluation: Evaluation,
+}
+
+/// What may surprise about what was saved.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Warning)]
+struct WarningDoc {
+    /// A stable code; docs/campaigns.md lists them.
+    code: String,
+    /// JSON pointer into the campaign.
+    pointer: String,
+    /// The same for a human being.
+    message: String,
+}
+
+/// What Beckon knows of a campaign's evaluation.
+#[derive(Debug, Serialize, ToSchema)]
+struct Evaluation {
+    /// The most steps that an evaluation can take, the segments it names left out; null if the
+    /// campaign cannot be compiled.
+    cost: Option<u64>,
+}
+
+/// What saving a campaign would answer.
+#[derive(Debug, Serialize, ToSchema)]
+struct CheckedCampaign {
+    /// What may surprise.
+    warnings: Vec<WarningDoc>,
+    /// What Beckon knows of its evaluation.
+    evaluation: Evaluation,
 }
 
 /// A page of campaigns.
@@ -121,7 +155,10 @@ pub(super) async fn list_campaigns(
         .store
         .run(move |connection| campaigns::list(connection, project, &filter, limit, offset))
         .await?;
-    let page: Vec<_> = page.into_iter().map(draft::into_answer).collect();
+    let page: Vec<_> = page
+        .into_iter()
+        .map(|stored| answered(stored, &state.targeting))
+        .collect();
     Ok(HttpResponse::Ok().json(json!({"campaigns": page, "total": total})))
 }
 
@@ -141,18 +178,21 @@ pub(super) async fn get_campaign(
         .store
         .run(move |connection| campaigns::find(connection, project, &id))
         .await?;
-    Ok(HttpResponse::Ok().json(draft::into_answer(found.ok_or(NOT_FOUND)?)))
+    let found = found.ok_or(NOT_FOUND)?;
+    Ok(HttpResponse::Ok().json(answered(found, &state.targeting)))
 }
 
 /// Makes a campaign. It is live, if active, before the answer is sent.
 #[utoipa::path(tag = "admin", operation_id = "create_campaign", security(("api_key" = ["admin"])),
+    params(("force" = Option<bool>, Query, description = FORCE)),
     request_body = CampaignBody,
     responses((status = 201, description = "The campaign.", body = Campaign),
-              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+              (status = 422, description = REFUSED)))]
 #[post("/v1/admin/campaigns")]
 pub(super) async fn create_campaign(
     request: HttpRequest,
     admin: Authorized<Admin>,
+    params: Params,
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
@@ -161,13 +201,14 @@ pub(super) async fn create_campaign(
     let id = new_uuid(&state.clock).to_string();
     let draft = Draft::new(body, &id, &seed_time(author.at))?;
     let targeting = state.targeting.clone();
-    let (stored, warnings) = state
+    let (project, force) = (author.project, params.flag("force")?);
+    let saved = state
         .targeting
-        .change(author.project, move |connection| {
-            create(connection, &targeting, &author, &id, draft)
+        .change(project, move |connection| {
+            create(connection, &targeting, &author, &id, draft, force)
         })
         .await?;
-    Ok(HttpResponse::Created().json(saved(stored, &warnings)))
+    Ok(HttpResponse::Created().json(with_warnings(saved, &state.targeting, project).await))
 }
 
 fn create(
@@ -176,8 +217,9 @@ fn create(
     author: &Author,
     id: &str,
     draft: Draft,
+    force: bool,
 ) -> Result<(StoredCampaign, Vec<Warning>), Error> {
-    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    let warnings = targeting.check_campaign(author.project, None, &draft.body, force)?;
     let body = Value::Object(draft.body.clone());
     let fields = fields(&draft, &body);
     let stored = campaigns::insert(connection, author.project, id, &fields, author.at)?;
@@ -187,15 +229,17 @@ fn create(
 
 /// Changes a campaign: each top-level member that is sent replaces the stored one whole.
 #[utoipa::path(tag = "admin", operation_id = "update_campaign", security(("api_key" = ["admin"])),
-    params(("id" = String, Path, description = "The campaign's id.")),
+    params(("id" = String, Path, description = "The campaign's id."),
+           ("force" = Option<bool>, Query, description = FORCE)),
     request_body = CampaignBody,
     responses((status = 200, description = "The campaign.", body = Campaign),
-              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+              (status = 422, description = REFUSED)))]
 #[put("/v1/admin/campaigns/{id}")]
 pub(super) async fn update_campaign(
     request: HttpRequest,
     admin: Authorized<Admin>,
     id: web::Path<String>,
+    params: Params,
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
@@ -203,14 +247,16 @@ pub(super) async fn update_campaign(
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
     let targeting = state.targeting.clone();
+    let (project, force) = (author.project, params.flag("force")?);
     let bytes_max = state.settings.admin_body_bytes_max;
-    let (stored, warnings) = state
+    let saved = state
         .targeting
-        .change(author.project, move |connection| {
-            update(connection, &targeting, &author, &id, patch, bytes_max)
+        .change(project, move |connection| {
+            let merge = |stored| Draft::merged(stored, patch, &seed_time(author.at), bytes_max);
+            update(connection, &targeting, &author, &id, merge, force)
         })
         .await?;
-    Ok(HttpResponse::Ok().json(saved(stored, &warnings)))
+    Ok(HttpResponse::Ok().json(with_warnings(saved, &state.targeting, project).await))
 }
 
 fn update(
@@ -218,17 +264,41 @@ fn update(
     targeting: &Targeting,
     author: &Author,
     id: &str,
-    patch: Map<String, Value>,
-    bytes_max: usize,
+    merge: impl FnOnce(StoredCampaign) -> Result<Draft, Error>,
+    force: bool,
 ) -> Result<(StoredCampaign, Vec<Warning>), Error> {
     let stored = campaigns::find_for_update(connection, author.project, id)?.ok_or(NOT_FOUND)?;
-    let draft = Draft::merged(stored, patch, &seed_time(author.at), bytes_max)?;
-    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    let draft = merge(stored)?;
+    let warnings = targeting.check_campaign(author.project, Some(id), &draft.body, force)?;
     let body = Value::Object(draft.body.clone());
     let fields = fields(&draft, &body);
     let stored = campaigns::update(connection, author.project, id, &fields, author.at)?;
     record(connection, author, &stored, "update")?;
     Ok((stored, warnings))
+}
+
+/// Says what saving a campaign would say, and saves nothing.
+#[utoipa::path(tag = "admin", operation_id = "validate_campaign", security(("api_key" = ["admin"])),
+    params(("force" = Option<bool>, Query, description = FORCE)),
+    request_body = CampaignBody,
+    responses((status = 200, description = "It can be saved.", body = CheckedCampaign),
+              (status = 422, description = REFUSED)))]
+#[post("/v1/admin/campaigns/validate")]
+pub(super) async fn validate_campaign(
+    request: HttpRequest,
+    admin: Authorized<Admin>,
+    params: Params,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read_object(&request, payload, &state).await?;
+    let (project, force) = (admin.access.project, params.flag("force")?);
+    let draft = Draft::new(body, "", &seed_time(state.clock.now()))?;
+    let targeting = &state.targeting;
+    let mut warnings = targeting.check_campaign(project, None, &draft.body, force)?;
+    warnings.extend(targeting.compare_with_seen(project, &draft.body).await);
+    let evaluation = evaluation(&draft.body, targeting);
+    Ok(HttpResponse::Ok().json(json!({"warnings": warnings, "evaluation": evaluation})))
 }
 
 /// Deletes a campaign. Its history is kept.
@@ -291,8 +361,29 @@ fn record(
     Ok(())
 }
 
-fn saved(stored: StoredCampaign, warnings: &[Warning]) -> Map<String, Value> {
+/// A stored campaign with what is known of its evaluation.
+fn answered(stored: StoredCampaign, targeting: &Targeting) -> Map<String, Value> {
     let mut answer = draft::into_answer(stored);
+    let evaluation = evaluation(&answer, targeting);
+    answer.insert(draft::EVALUATION.into(), json!(evaluation));
+    answer
+}
+
+fn evaluation(body: &Map<String, Value>, targeting: &Targeting) -> Evaluation {
+    Evaluation {
+        cost: targeting.cost_of(body),
+    }
+}
+
+/// The answer to a save.
+async fn with_warnings(
+    (stored, mut warnings): (StoredCampaign, Vec<Warning>),
+    targeting: &Targeting,
+    project: ProjectId,
+) -> Map<String, Value> {
+    let mut answer = answered(stored, targeting);
+    // After the save, which must not wait for it.
+    warnings.extend(targeting.compare_with_seen(project, &answer).await);
     if !warnings.is_empty() {
         answer.insert("warnings".into(), json!(warnings));
     }
