@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use super::failures::Failures;
 use crate::rules::native::Node;
 use crate::rules::{Condition, Limits, RuleError, RuleList};
 
@@ -111,6 +112,7 @@ pub struct Campaign {
     pub(super) gates: Node,
     pub(super) targeting: Option<Condition>,
     pub(super) slot: Option<Box<str>>,
+    pub(super) failures: Failures,
     pub(super) rank: (Reverse<i64>, Reverse<DateTime<Utc>>, Reverse<i64>),
 }
 
@@ -141,6 +143,7 @@ impl Campaign {
             exclude,
             rules,
             targeting,
+            failures: Failures::new(limits.max_failures),
             // No gate reads it yet, so it may be anything.
             slot: body.get("slot").and_then(Value::as_str).map(Box::from),
             rank: (Reverse(priority), Reverse(row.created_at), Reverse(row.seq)),

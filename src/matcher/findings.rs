@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::Campaign;
-use crate::rules::native::{Node, Outcomes, possible};
+use crate::rules::native::{Domain, Node, Outcomes, possible};
 use crate::rules::{Condition, Limits};
 
 /// Something that is certain about a campaign.
@@ -133,6 +133,24 @@ impl Campaign {
             (Some(ours), _) => other.implies(&theirs, ours.node()),
         };
         targeting_follows && other.implies(&theirs, &self.gates)
+    }
+
+    /// Whether the index can use a condition of it, or it has none. If not, it is evaluated at every
+    /// event that is its trigger.
+    pub fn is_indexed(&self) -> bool {
+        let mut parts = Vec::new();
+        self.gates.conjuncts(&mut parts);
+        if let Some(targeting) = &self.targeting {
+            targeting.node().conjuncts(&mut parts);
+        }
+        let is_usable = |part: &&Node| match part {
+            Node::Always(outcomes) => !outcomes.may_hold(),
+            Node::Segment(_) => true,
+            Node::Not(inner) if matches!(**inner, Node::Segment(_)) => true,
+            part => Domain::of(part).is_some(),
+        };
+        parts.retain(|part| !matches!(part, Node::Always(Outcomes::YES)));
+        parts.is_empty() || parts.iter().any(is_usable)
     }
 
     /// The slot the campaign shares with others, if it names one.

@@ -11,10 +11,12 @@
 //! counted.
 
 mod campaign;
+mod failures;
 mod findings;
 mod index;
 mod snapshot;
 
 pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
+pub use failures::Failing;
 pub use findings::{Finding, FindingKind};
 pub use snapshot::{Decision, Flag, Gate, Snapshot};

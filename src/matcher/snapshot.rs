@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::Campaign;
 use super::index::{self, Block, Found};
+use super::{Campaign, Failing};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -47,6 +47,8 @@ pub struct Decision {
     pub matched: Vec<Arc<Campaign>>,
     /// How many conditions failed at run time.
     pub errors: u32,
+    /// Campaigns that have failed too often in a row by now.
+    pub failing: Vec<Failing>,
 }
 
 /// An immutable picture of a project's live campaigns, segments and flags.
@@ -58,6 +60,7 @@ pub struct Snapshot {
     on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,
+    quarantined: i64,
 }
 
 impl Snapshot {
@@ -107,7 +110,21 @@ impl Snapshot {
             by_trigger,
             segments,
             flags,
+            quarantined: 0,
         }
+    }
+
+    /// The same, knowing how many campaigns of the project are in quarantine and so left out.
+    pub fn with_quarantined(self, quarantined: i64) -> Self {
+        Self {
+            quarantined,
+            ..self
+        }
+    }
+
+    /// How many campaigns of the project are in quarantine.
+    pub fn quarantined(&self) -> i64 {
+        self.quarantined
     }
 
     /// The project's revision this picture was taken at.
@@ -243,6 +260,7 @@ impl Snapshot {
         Decision {
             matched: found.matched,
             errors: found.errors + membership.errors(),
+            failing: found.failing,
         }
     }
 }

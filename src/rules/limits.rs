@@ -37,6 +37,9 @@ pub struct Limits {
     pub max_cost: u64,
     /// Rules in a seed rule list. Default 1,000.
     pub max_list_rules: usize,
+    /// How often in a row a campaign's targeting may fail before it is reported; 0 is without end.
+    /// Default 1,000.
+    pub max_failures: u32,
 }
 
 impl Default for Limits {
@@ -52,6 +55,7 @@ impl Default for Limits {
             max_array_len: 1_000,
             max_cost: 20_000_000,
             max_list_rules: 1_000,
+            max_failures: 1_000,
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn notify_change(connection: &mut PgConnection, project: i64) -> QueryResult
         .map(|_| ())
 }
 
-/// Which active campaigns there are, as (seq, version).
+/// Which campaigns are active and not in quarantine, as (seq, version).
 pub fn active_campaigns(
     connection: &mut PgConnection,
     project: i64,
@@ -49,8 +49,18 @@ pub fn active_campaigns(
     campaigns::table
         .filter(campaigns::project_id.eq(project))
         .filter(campaigns::status.eq("active"))
+        .filter(campaigns::quarantined_at.is_null())
         .select((campaigns::seq, campaigns::version))
         .load(connection)
+}
+
+/// How many campaigns are in quarantine.
+pub fn quarantined(connection: &mut PgConnection, project: i64) -> QueryResult<i64> {
+    campaigns::table
+        .filter(campaigns::project_id.eq(project))
+        .filter(campaigns::quarantined_at.is_not_null())
+        .count()
+        .get_result(connection)
 }
 
 /// A campaign's row as a snapshot needs it.

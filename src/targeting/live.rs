@@ -46,12 +46,9 @@ pub(super) fn load(
                 .into_iter()
                 .filter_map(|row| compile_flag(project, row, limits))
                 .collect();
-            Ok(Some(held.replaced(
-                revision,
-                campaigns,
-                Segments::new(segments),
-                flags,
-            )))
+            let quarantined = rows::quarantined(connection, project.0)?;
+            let fresh = held.replaced(revision, campaigns, Segments::new(segments), flags);
+            Ok(Some(fresh.with_quarantined(quarantined)))
         })
 }
 

@@ -14,6 +14,7 @@ mod check;
 mod live;
 mod metrics;
 mod publish;
+mod quarantine;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -73,6 +74,7 @@ struct Inner {
     options: TargetingOptions,
     people: People,
     snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
+    failing: quarantine::Waiting,
     is_ready: AtomicBool,
 }
 
@@ -129,6 +131,7 @@ impl Targeting {
             options,
             people,
             snapshots: ArcSwap::default(),
+            failing: quarantine::Waiting::default(),
             is_ready: AtomicBool::new(false),
         }))
     }
@@ -309,6 +312,9 @@ impl Targeting {
     pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
         self.metrics()
             .decided(decision.matched.len(), decision.errors);
+        if !decision.failing.is_empty() {
+            self.0.failing.note(decision.failing);
+        }
         decision.matched
     }
 
@@ -397,6 +403,7 @@ impl Targeting {
             }
             Signal::Poll { other_nodes } => {
                 self.0.people.set_shared(other_nodes > 0);
+                self.quarantine_failing(connection)?;
                 self.reload_changed(connection)?;
                 self.metrics().is_current(other_nodes);
                 Ok(())

@@ -5,6 +5,7 @@
 //! A campaign in the seed's own dialect, which has no `targeting`, is not: those who send it do not
 //! know how to insist.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -133,9 +134,27 @@ impl Targeting {
         }
     }
 
-    /// The cost of a stored campaign; `None` if it cannot be compiled.
-    pub fn cost_of(&self, body: &Map<String, Value>) -> Option<u64> {
-        self.compiled(body).ok().map(|campaign| campaign.cost())
+    /// The cost of a stored campaign, and whether the index can use a condition of it; `None` if it
+    /// cannot be compiled.
+    pub fn effort_of(&self, body: &Map<String, Value>) -> Option<(u64, bool)> {
+        let campaign = self.compiled(body).ok()?;
+        Some((campaign.cost(), campaign.is_indexed()))
+    }
+
+    /// The ids of a page of live campaigns, the most expensive first, and how many there are.
+    pub fn most_expensive(
+        &self,
+        project: ProjectId,
+        limit: i64,
+        offset: i64,
+    ) -> (Vec<String>, i64) {
+        let snapshot = self.snapshot(project);
+        let mut campaigns: Vec<_> = snapshot.campaigns().iter().collect();
+        campaigns.sort_by_key(|campaign| Reverse(campaign.cost()));
+        let whole = |number: i64| usize::try_from(number).unwrap_or(0);
+        let page = campaigns.iter().skip(whole(offset)).take(whole(limit));
+        let ids = page.map(|campaign| campaign.id.clone()).collect();
+        (ids, i64::try_from(campaigns.len()).unwrap_or(i64::MAX))
     }
 
     fn compiled(&self, body: &Map<String, Value>) -> Result<Campaign, Error> {

@@ -49,6 +49,7 @@ mod partitions;
 mod partitions_under_fire;
 mod private_postgres;
 mod publish;
+mod quarantine;
 mod readiness;
 mod rejected;
 mod retention;

@@ -221,7 +221,10 @@ fn a_campaign_can_be_checked_without_being_saved() {
     let validate = "/v1/admin/campaigns/validate";
     let fine = on_buy("fine", json!({"targeting": age(">", 18)}));
     let answer = admin.post(validate, &fine).expect(200);
-    assert_eq!(answer, json!({"warnings": [], "evaluation": {"cost": 3}}));
+    assert_eq!(
+        answer,
+        json!({"warnings": [], "evaluation": {"cost": 3, "indexed": true, "quarantine": null}})
+    );
     let always = on_buy("always", json!({"targeting": {"exists": "user.id"}}));
     let answer = admin.post(validate, &always).expect(200);
     assert_eq!(warnings(&answer), pairs(&[("always_true", "/targeting")]));

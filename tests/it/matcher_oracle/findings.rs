@@ -143,6 +143,20 @@ fn who_is_said_to_hide_another_is_always_there_with_it() {
     assert!(counts.into_iter().all(|count| count >= 200), "{counts:?}");
 }
 
+#[test]
+fn what_is_said_to_be_indexed_is() {
+    let strategy = prop::collection::vec(campaign(), 0..40);
+    run(100, strategy, |bodies| {
+        let live: Vec<Value> = bodies
+            .into_iter()
+            .filter(|body| body["status"] == "active" && body["trigger"].is_string())
+            .collect();
+        let tried = live.iter().filter(|body| !compiled(body).is_indexed());
+        prop_assert_eq!(snapshot(&live).unindexed(), tried.count());
+        Ok(())
+    });
+}
+
 fn a() -> Value {
     json!({"var": "user.traits.a"})
 }

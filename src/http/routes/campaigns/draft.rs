@@ -236,6 +236,9 @@ mod tests {
             version: 1,
             created_at: chrono::DateTime::UNIX_EPOCH,
             updated_at: None,
+            quarantined_at: None,
+            quarantine_reason: None,
+            quarantine_failures: None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! Campaigns, as admins manage them.
 
 pub(super) mod draft;
+mod evaluation;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use diesel::PgConnection;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
@@ -16,10 +17,11 @@ use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::request_id::new_uuid;
 use crate::http::state::AppState;
-use crate::model::ProjectId;
 use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
-use crate::targeting::{Targeting, Warning};
+use crate::targeting::Targeting;
 use draft::Draft;
+pub(super) use evaluation::validate_campaign;
+use evaluation::{Evaluation, Saved, WarningDoc, answered, with_warnings};
 
 const NOT_FOUND: Error = Error::NotFound("Campaign");
 
@@ -81,35 +83,6 @@ struct Campaign {
     evaluation: Evaluation,
 }
 
-/// What may surprise about what was saved.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Warning)]
-struct WarningDoc {
-    /// A stable code; docs/campaigns.md lists them.
-    code: String,
-    /// JSON pointer into the campaign.
-    pointer: String,
-    /// The same for a human being.
-    message: String,
-}
-
-/// What Beckon knows of a campaign's evaluation.
-#[derive(Debug, Serialize, ToSchema)]
-struct Evaluation {
-    /// The most steps that an evaluation can take, the segments it names left out; null if the
-    /// campaign cannot be compiled.
-    cost: Option<u64>,
-}
-
-/// What saving a campaign would answer.
-#[derive(Debug, Serialize, ToSchema)]
-struct CheckedCampaign {
-    /// What may surprise.
-    warnings: Vec<WarningDoc>,
-    /// What Beckon knows of its evaluation.
-    evaluation: Evaluation,
-}
-
 /// A page of campaigns.
 #[derive(Debug, Serialize, ToSchema)]
 struct CampaignList {
@@ -128,7 +101,7 @@ struct DeletedCampaign {
     deleted: Campaign,
 }
 
-/// Lists campaigns, newest first.
+/// Lists campaigns, newest first, or live ones by their cost.
 #[utoipa::path(tag = "admin", operation_id = "list_campaigns", security(("api_key" = ["read"])),
     params(
         ("limit" = Option<i64>, Query, description = "1 to 100, clamped; default 20."),
@@ -136,6 +109,9 @@ struct DeletedCampaign {
         ("status" = Option<String>, Query, description = "Only those of this status."),
         ("trigger" = Option<String>, Query, description = "Only those of this trigger."),
         ("q" = Option<String>, Query, description = "Only those with these words in name or trigger."),
+        ("quarantined" = Option<bool>, Query, description = "Only those in quarantine; default false."),
+        ("sort" = Option<String>, Query, description =
+            "`cost`: live campaigns only, the most expensive first. No filter goes with it."),
     ),
     responses((status = 200, description = "A page.", body = CampaignList)))]
 #[get("/v1/admin/campaigns")]
@@ -150,15 +126,28 @@ pub(super) async fn list_campaigns(
         status: params.text("status", 20)?.map(str::to_owned),
         trigger: params.text("trigger", 200)?.map(str::to_owned),
         words: params.text("q", 200)?.map(str::to_owned),
+        quarantined: params.flag("quarantined")?,
     };
-    let (page, total) = state
-        .store
-        .run(move |connection| campaigns::list(connection, project, &filter, limit, offset))
-        .await?;
-    let page: Vec<_> = page
-        .into_iter()
-        .map(|stored| answered(stored, &state.targeting))
-        .collect();
+    let by_cost = match params.get("sort") {
+        None => false,
+        Some("cost") if filter == CampaignFilter::default() => true,
+        Some(sort) => return Err(evaluation::refuse_sort(sort).into()),
+    };
+    let targeting = state.targeting.clone();
+    let list = move |connection: &mut PgConnection| {
+        let (page, total) = if by_cost {
+            let (ids, total) = targeting.most_expensive(project, limit, offset);
+            let mut page = campaigns::find_many(connection, project, &ids)?;
+            page.sort_by_key(|stored| ids.iter().position(|id| *id == stored.id));
+            (page, total)
+        } else {
+            campaigns::list(connection, project, &filter, limit, offset)?
+        };
+        // Compiling takes its time, which no async thread has.
+        let page = page.into_iter().map(|stored| answered(stored, &targeting));
+        Ok((page.collect::<Vec<_>>(), total))
+    };
+    let (page, total) = state.store.run(list).await?;
     Ok(HttpResponse::Ok().json(json!({"campaigns": page, "total": total})))
 }
 
@@ -174,12 +163,15 @@ pub(super) async fn get_campaign(
 ) -> Result<HttpResponse, Problem> {
     let id = checked_id(id.into_inner())?;
     let project = reader.access.project;
+    let targeting = state.targeting.clone();
     let found = state
         .store
-        .run(move |connection| campaigns::find(connection, project, &id))
+        .run(move |connection| {
+            let found = campaigns::find(connection, project, &id)?;
+            Ok(found.map(|stored| answered(stored, &targeting)))
+        })
         .await?;
-    let found = found.ok_or(NOT_FOUND)?;
-    Ok(HttpResponse::Ok().json(answered(found, &state.targeting)))
+    Ok(HttpResponse::Ok().json(found.ok_or(NOT_FOUND)?))
 }
 
 /// Makes a campaign. It is live, if active, before the answer is sent.
@@ -218,13 +210,13 @@ fn create(
     id: &str,
     draft: Draft,
     force: bool,
-) -> Result<(StoredCampaign, Vec<Warning>), Error> {
+) -> Result<Saved, Error> {
     let warnings = targeting.check_campaign(author.project, None, &draft.body, force)?;
     let body = Value::Object(draft.body.clone());
     let fields = fields(&draft, &body);
     let stored = campaigns::insert(connection, author.project, id, &fields, author.at)?;
     record(connection, author, &stored, "create")?;
-    Ok((stored, warnings))
+    Ok((answered(stored, targeting), warnings))
 }
 
 /// Changes a campaign: each top-level member that is sent replaces the stored one whole.
@@ -266,7 +258,7 @@ fn update(
     id: &str,
     merge: impl FnOnce(StoredCampaign) -> Result<Draft, Error>,
     force: bool,
-) -> Result<(StoredCampaign, Vec<Warning>), Error> {
+) -> Result<Saved, Error> {
     let stored = campaigns::find_for_update(connection, author.project, id)?.ok_or(NOT_FOUND)?;
     let draft = merge(stored)?;
     let warnings = targeting.check_campaign(author.project, Some(id), &draft.body, force)?;
@@ -274,31 +266,7 @@ fn update(
     let fields = fields(&draft, &body);
     let stored = campaigns::update(connection, author.project, id, &fields, author.at)?;
     record(connection, author, &stored, "update")?;
-    Ok((stored, warnings))
-}
-
-/// Says what saving a campaign would say, and saves nothing.
-#[utoipa::path(tag = "admin", operation_id = "validate_campaign", security(("api_key" = ["admin"])),
-    params(("force" = Option<bool>, Query, description = FORCE)),
-    request_body = CampaignBody,
-    responses((status = 200, description = "It can be saved.", body = CheckedCampaign),
-              (status = 422, description = REFUSED)))]
-#[post("/v1/admin/campaigns/validate")]
-pub(super) async fn validate_campaign(
-    request: HttpRequest,
-    admin: Authorized<Admin>,
-    params: Params,
-    payload: web::Payload,
-    state: web::Data<AppState>,
-) -> Result<HttpResponse, Problem> {
-    let body = body::read_object(&request, payload, &state).await?;
-    let (project, force) = (admin.access.project, params.flag("force")?);
-    let draft = Draft::new(body, "", &seed_time(state.clock.now()))?;
-    let targeting = &state.targeting;
-    let mut warnings = targeting.check_campaign(project, None, &draft.body, force)?;
-    warnings.extend(targeting.compare_with_seen(project, &draft.body).await);
-    let evaluation = evaluation(&draft.body, targeting);
-    Ok(HttpResponse::Ok().json(json!({"warnings": warnings, "evaluation": evaluation})))
+    Ok((answered(stored, targeting), warnings))
 }
 
 /// Deletes a campaign. Its history is kept.
@@ -359,33 +327,4 @@ fn record(
     )?;
     author.audit(connection, action, "campaign", &campaign.id)?;
     Ok(())
-}
-
-/// A stored campaign with what is known of its evaluation.
-fn answered(stored: StoredCampaign, targeting: &Targeting) -> Map<String, Value> {
-    let mut answer = draft::into_answer(stored);
-    let evaluation = evaluation(&answer, targeting);
-    answer.insert(draft::EVALUATION.into(), json!(evaluation));
-    answer
-}
-
-fn evaluation(body: &Map<String, Value>, targeting: &Targeting) -> Evaluation {
-    Evaluation {
-        cost: targeting.cost_of(body),
-    }
-}
-
-/// The answer to a save.
-async fn with_warnings(
-    (stored, mut warnings): (StoredCampaign, Vec<Warning>),
-    targeting: &Targeting,
-    project: ProjectId,
-) -> Map<String, Value> {
-    let mut answer = answered(stored, targeting);
-    // After the save, which must not wait for it.
-    warnings.extend(targeting.compare_with_seen(project, &answer).await);
-    if !warnings.is_empty() {
-        answer.insert("warnings".into(), json!(warnings));
-    }
-    answer
 }
