@@ -19,7 +19,7 @@ mod snapshot;
 pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
 pub use explain::{
     Asked, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX, Summary,
-    explain,
+    explain, first_closed_gate,
 };
 pub use gates::Gate;
 pub use snapshot::{Decision, Flag, Snapshot};

@@ -66,6 +66,27 @@ pub fn explain<'a>(
     })
 }
 
+/// The first gate of one campaign that says no, live or not; `None` when it is to be shown. Counts
+/// conditions that failed.
+pub fn first_closed_gate<'a>(
+    campaign: &Campaign,
+    segments: &'a Segments,
+    asked: Asked<'a>,
+    limits: &'a Limits,
+    arena: &'a FactsArena,
+    errors: &mut u32,
+) -> Option<Gate> {
+    let case = Case {
+        segments,
+        asked,
+        limits,
+        arena,
+    };
+    case.at(asked.now, |moment| {
+        moment.gates(campaign).first_closed(errors)
+    })
+}
+
 /// What stays the same while time passes.
 #[derive(Clone, Copy)]
 struct Case<'a> {
@@ -107,6 +128,14 @@ struct Moment<'m, 'a> {
 /// conditions are.
 type Distance = (bool, u32);
 
+/// Campaigns that do not match.
+struct Missed<'c> {
+    /// The nearest first.
+    near: Vec<&'c Arc<Campaign>>,
+    /// Those that were too many to look at.
+    far: Vec<&'c Arc<Campaign>>,
+}
+
 impl<'a> Moment<'_, 'a> {
     fn gates<'g>(&'g self, campaign: &'g Campaign) -> Gates<'g, 'a> {
         Gates {
@@ -133,13 +162,10 @@ impl<'a> Moment<'_, 'a> {
             }
         }
         summary.matched = matched.len();
-        let (near, far) = self.by_distance(missed);
+        let Missed { near, far } = self.by_distance(missed);
         summary.examined = near.len();
         let nearest = near.iter().take(NEAREST_MAX);
-        let nearest_misses = nearest
-            .map(|(_, campaign)| self.near_miss(campaign))
-            .collect();
-        let near = near.into_iter().map(|(_, campaign)| campaign);
+        let nearest_misses = nearest.map(|campaign| self.near_miss(campaign)).collect();
         let shown: Vec<ExplainedCampaign> = matched
             .iter()
             .copied()
@@ -161,11 +187,8 @@ impl<'a> Moment<'_, 'a> {
         }
     }
 
-    /// The nearest first, and those that were too many to look at.
-    fn by_distance<'c>(
-        &self,
-        missed: Vec<&'c Arc<Campaign>>,
-    ) -> (Vec<(Distance, &'c Arc<Campaign>)>, Vec<&'c Arc<Campaign>>) {
+    /// Puts those in order that are looked at.
+    fn by_distance<'c>(&self, missed: Vec<&'c Arc<Campaign>>) -> Missed<'c> {
         let is_other_trigger =
             |campaign: &Arc<Campaign>| self.gates(campaign).passes(Gate::Trigger) != Ok(true);
         let (others, mut candidates): (Vec<_>, Vec<_>) = missed
@@ -181,6 +204,7 @@ impl<'a> Moment<'_, 'a> {
             .collect();
         // Those of one distance stay in the order of their rank.
         near.sort_by_key(|(distance, _)| *distance);
-        (near, far)
+        let near = near.into_iter().map(|(_, campaign)| campaign).collect();
+        Missed { near, far }
     }
 }

@@ -55,7 +55,8 @@ pub struct GateCounts {
 }
 
 impl GateCounts {
-    pub(super) fn count(&mut self, gate: Gate) {
+    /// One more.
+    pub fn count(&mut self, gate: Gate) {
         *match gate {
             Gate::Status => &mut self.status,
             Gate::Schedule => &mut self.schedule,

@@ -8,7 +8,7 @@ use beckon::matcher::{
 use beckon::rules::{FactsArena, Limits, TraceOutcome};
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Moment, Slow, campaign, compiled, is_soak, moment, now, parsed, parsed_segments, run, snapshot,
@@ -130,11 +130,47 @@ fn check(bodies: &[Value], moments: &[Moment], met: &Met) -> Result<(), TestCase
     Ok(())
 }
 
+/// A campaign that time alone may open.
+fn waiting() -> impl Strategy<Value = Value> {
+    let time = prop_oneof![
+        Just(json!({"var": "user.created_at"})),
+        Just(json!({"var": "user.traits.a"})),
+        (-50_i64..50).prop_map(|hours| json!((now() + TimeDelta::hours(hours)).to_rfc3339())),
+    ];
+    let window = prop::sample::select(vec!["1h", "1d", "3d"]);
+    let condition = prop_oneof![
+        (time.clone(), window).prop_map(|(time, window)| json!({"within_last": [time, window]})),
+        time.clone()
+            .prop_map(|time| json!({"before": [{"var": "now"}, time]})),
+        time.prop_map(|time| json!({"after": [{"var": "now"}, time]})),
+        Just(json!({"in_segment": "s-a"})),
+    ];
+    let negated = (condition, any::<bool>()).prop_map(|(condition, is_negated)| {
+        if is_negated {
+            json!({ "!": [condition] })
+        } else {
+            condition
+        }
+    });
+    let join = prop::sample::select(vec!["and", "and", "or"]);
+    let conditions = prop::collection::vec(negated, 1..4);
+    let start = prop::option::weighted(0.3, -10_i64..10);
+    (join, conditions, start).prop_map(|(join, conditions, start)| {
+        let start = start.map(|hours| (now() + TimeDelta::hours(hours)).to_rfc3339());
+        json!({
+            "name": "c", "status": "active", "trigger": "x", "rules": [], "priority": 0,
+            "schedule": {"start": start, "end": null},
+            "segments": {"include": [], "exclude": []},
+            "targeting": {join: conditions},
+        })
+    })
+}
+
 #[test]
 fn an_explanation_agrees_with_the_decision() {
     let met = Met::default();
     let strategy = (
-        prop::collection::vec(campaign(), 0..30),
+        prop::collection::vec(prop_oneof![3 => campaign(), 1 => waiting()], 0..30),
         prop::collection::vec(moment(), 6),
     );
     run(
@@ -143,5 +179,5 @@ fn an_explanation_agrees_with_the_decision() {
         |(bodies, moments)| check(&bodies, &moments, &met),
     );
     assert!(met.pairs.into_inner() >= 2_000);
-    assert!(met.openings.into_inner() >= 10);
+    assert!(met.openings.into_inner() >= 100);
 }
