@@ -269,7 +269,7 @@ fn many_campaigns_are_counted_and_the_nearest_come_first() {
         let conditions: Vec<Value> = (0..conditions).map(condition).collect();
         json!({"name": name, "status": "active", "trigger": "e", "targeting": {"and": conditions}})
     };
-    for n in (1..=12).rev() {
+    for n in 1..=12 {
         create(&app, &named(format!("needs {n}"), n));
     }
     let other = json!({"name": "other", "status": "active", "trigger": "f"});

@@ -284,7 +284,11 @@ fn a_slow_replay_is_told_as_it_goes_ends_with_its_client_and_leaves_ingest_alone
 
 #[test]
 fn a_replay_waits_for_nobody_when_the_server_stops() {
-    let mut app = TestApp::start_with(&[("BECKON_REPLAY_EVENTS_PER_SECOND", "1")]);
+    // It would take half a minute, and requests in flight are waited for that long.
+    let mut app = TestApp::start_with(&[
+        ("BECKON_REPLAY_EVENTS_PER_SECOND", "1"),
+        ("BECKON_SHUTDOWN_TIMEOUT_MS", "30000"),
+    ]);
     for _ in 0..30 {
         track(&app, "ada", 80);
     }
@@ -294,12 +298,12 @@ fn a_replay_waits_for_nobody_when_the_server_stops() {
     );
     pause(Duration::from_millis(200));
     assert!(
-        app.terminate(Duration::from_secs(20)).is_some(),
+        app.terminate(Duration::from_secs(15)).is_some(),
         "it did not stop"
     );
     let mut rest = String::new();
-    let _ended = reader.read_to_string(&mut rest);
-    assert!(!rest.contains("report"), "{rest}");
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("shutting_down"), "{rest}");
 }
 
 #[test]
