@@ -4,7 +4,7 @@
 //! no I/O, reads no clock and holds no lock; a change builds a new snapshot that replaces it.
 //! Campaigns are found by trigger first, then through an index of their conditions. The
 //! answer is that of the [`Gate`]s, passed in order by each candidate; the first that fails is the
-//! reason it is not shown. [`explain`] goes through the same gates and tells of all of them.
+//! reason it is not shown. [`explain()`] goes through the same gates and tells of all of them.
 //!
 //! Invariants: campaigns are ranked by priority (higher first), then creation (newer first), and a
 //! decision's matches come in that order. A condition that fails at run time does not match and is
