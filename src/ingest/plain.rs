@@ -316,7 +316,6 @@ impl Shard {
                 else {
                     return Verdict::Kept;
                 };
-                let snapshot = self.targeting.snapshot(unit.project);
                 let (id, duplicate) = match standing {
                     Standing::New(id) => (*id, false),
                     Standing::Duplicate(id) => (*id, true),
@@ -324,7 +323,7 @@ impl Shard {
                 Verdict::Stored {
                     id,
                     duplicate,
-                    matched: self.decide(&snapshot, own, Some(person), event),
+                    matched: self.decide(unit, own, Some(person), event),
                     traits: Arc::clone(&person.traits),
                 }
             })

@@ -133,6 +133,7 @@ impl Shard {
         for (caller, job) in jobs.into_iter().enumerate() {
             let Job {
                 project,
+                wants_matches,
                 items,
                 newcomers,
                 received,
@@ -142,7 +143,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item, &newcomers);
+                let unit = Unit::new(caller, place, project, item, &newcomers, wants_matches);
                 missing -= unit.received;
                 units.push(unit);
             }
