@@ -15,7 +15,6 @@ use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::identities;
 use super::shard::Shard;
 use crate::error::Code;
-use crate::matcher::Snapshot;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{LiveCampaign, PersonState};
@@ -63,9 +62,8 @@ impl Shard {
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
         }
-        let snapshot = self.targeting.snapshot(project);
         let state = person.and_then(|person| work.people.state(person));
-        let matched = self.decide(&snapshot, own, state.map(Arc::as_ref), event);
+        let matched = self.decide(unit, own, state.map(Arc::as_ref), event);
         let traits = state.map_or_else(|| Arc::from("{}"), |state| Arc::clone(&state.traits));
         Ok((
             Verdict::Stored {
@@ -133,14 +131,18 @@ impl Shard {
         }
     }
 
-    /// What the person should see now.
+    /// What the person should see now; nothing if nobody wants to know.
     pub(super) fn decide(
         &mut self,
-        snapshot: &Snapshot,
+        unit: &Unit,
         own: &Identity,
         state: Option<&PersonState>,
         event: &Event,
     ) -> Vec<Arc<LiveCampaign>> {
+        if !unit.wants_matches {
+            return Vec::new();
+        }
+        let snapshot = &*self.targeting.snapshot(unit.project);
         let name = event.call.name();
         let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
             return Vec::new();
