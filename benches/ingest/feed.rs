@@ -181,14 +181,23 @@ pub struct Request {
 
 /// Requests of so many events each; 0 is a single call, which is not a list.
 pub fn requests(source: &Arc<Source>, batch: usize) -> Vec<Request> {
+    requests_to(
+        source,
+        batch,
+        if batch > 0 { "/v1/batch" } else { "/v1/track" },
+    )
+}
+
+/// As [`requests`], to a route of the bench's choice.
+pub fn requests_to(source: &Arc<Source>, batch: usize, route: &str) -> Vec<Request> {
     let drafts = &source.drafts;
     drafts
         .chunks(batch.max(1))
-        .map(|drafts| request(drafts, batch > 0))
+        .map(|drafts| request(drafts, batch > 0, route))
         .collect()
 }
 
-fn request(drafts: &[Draft], is_batch: bool) -> Request {
+fn request(drafts: &[Draft], is_batch: bool, route: &str) -> Request {
     let (user, message) = (
         Person {
             number: 0,
@@ -222,9 +231,8 @@ fn request(drafts: &[Draft], is_batch: bool) -> Request {
     if is_batch {
         body.extend_from_slice(b"]}");
     }
-    let route = if is_batch { "batch" } else { "track" };
     let mut bytes = format!(
-        "POST /v1/{route} HTTP/1.1\r\nHost: bench\r\nx-api-key: {CLIENT_KEY}\r\n\
+        "POST {route} HTTP/1.1\r\nHost: bench\r\nx-api-key: {CLIENT_KEY}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )

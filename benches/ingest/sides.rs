@@ -17,6 +17,9 @@ use crate::world::World;
 pub enum Side {
     /// Beckon, everything on.
     Beckon,
+    /// Beckon, asked to answer a list with each event's campaigns; otherwise it decides nothing for
+    /// events of a list, since nobody would read it.
+    Read,
     /// The group-commit baseline.
     Group,
     /// Postgres alone, by INSERT.
@@ -31,8 +34,9 @@ pub enum Side {
 
 impl Side {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Beckon,
+        Self::Read,
         Self::Group,
         Self::Raw,
         Self::Copy,
@@ -44,6 +48,7 @@ impl Side {
     pub fn name(self) -> &'static str {
         match self {
             Self::Beckon => "beckon",
+            Self::Read => "beckon, matched=true",
             Self::Group => "group commit",
             Self::Raw => "raw commits",
             Self::Copy => "raw COPY",
@@ -54,7 +59,7 @@ impl Side {
 
     fn takes(self, shape: Shape) -> bool {
         match self {
-            Self::Copy => shape.batch > 0,
+            Self::Copy | Self::Read => shape.batch > 0,
             Self::Naive => shape.batch == 0 && shape.connections == naive_connections(),
             _ => true,
         }
@@ -321,21 +326,24 @@ impl Bench {
             raw::drive(url, &self.source, by, rows, connections, span)
         };
         let server = match side {
-            Side::Beckon => &self.beckon,
+            Side::Beckon | Side::Read => &self.beckon,
             Side::Group => &self.group,
             Side::Bare => &self.bare,
             Side::Naive => &self.naive,
             Side::Raw => return raw(By::Insert),
             Side::Copy => return raw(By::Copy),
         };
-        let requests = feed::requests(&self.source, shape.batch);
+        let requests = match side {
+            Side::Read => feed::requests_to(&self.source, shape.batch, "/v1/batch?matched=true"),
+            _ => feed::requests(&self.source, shape.batch),
+        };
         let feed = self.source.feed();
         load::drive(server.address, feed, requests, shape.connections, span)
     }
 
     fn server_cpu(&self, side: Side) -> f64 {
         match side {
-            Side::Beckon => self.beckon.cpu_seconds(),
+            Side::Beckon | Side::Read => self.beckon.cpu_seconds(),
             Side::Group => self.group.cpu_seconds(),
             Side::Bare => self.bare.cpu_seconds(),
             Side::Naive => self.naive.cpu_seconds(),

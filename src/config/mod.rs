@@ -114,6 +114,7 @@ pub struct Config {
     /// service; 0 never takes it out.
     pub campaign_failures_max: u32,
     pub partitions_ahead_days: u32,
+    pub replay_events_per_second: u32,
     pub dedupe_window_days: u32,
 }
 
@@ -444,6 +445,7 @@ impl Checker<'_> {
             rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),
             campaign_failures_max: self.number("campaign_failures_max", 0, 1_000_000),
             partitions_ahead_days: self.number("partitions_ahead_days", 1, 60),
+            replay_events_per_second: self.number("replay_events_per_second", 1, 1_000_000),
             dedupe_window_days: self.number("dedupe_window_days", 1, 90),
         }
     }

@@ -130,7 +130,7 @@ fn finish_headers(
     id: &RequestId,
     permission: &Permission,
 ) {
-    let standing = response.request().extensions().get::<Standing>().copied();
+    let standing = response.request().extensions().get::<Standing>().cloned();
     let headers = response.headers_mut();
     if let Some(value) = id.header_value() {
         headers.insert(HeaderName::from_static(request_id::HEADER), value);

@@ -21,6 +21,11 @@ use super::settings::{HttpSettings, Rate};
 use crate::error::Error;
 use crate::model::{KeyId, ProjectId};
 
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
 /// How many checks pass between looks at a store's size.
 const CHECKS_BETWEEN_SWEEPS: u64 = 1_024;
 
@@ -31,6 +36,8 @@ struct Buckets<K: Hash + Eq + Clone> {
     limiter: Limiter<K>,
     clock: DefaultClock,
     rate: Rate,
+    /// The rate as `RateLimit-Policy` says it.
+    policy: HeaderValue,
     entries_max: usize,
     checks: AtomicU64,
 }
@@ -41,6 +48,8 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
             limiter: RateLimiter::dashmap(quota).with_middleware(),
             clock: DefaultClock::default(),
             rate,
+            policy: HeaderValue::try_from(format!("{};w=1;burst={}", rate.per_second, rate.burst))
+                .unwrap_or_else(|_| HeaderValue::from_static("")),
             entries_max,
             checks: AtomicU64::new(0),
         }
@@ -66,6 +75,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         match taken {
             Ok(snapshot) => Ok(Standing {
                 rate: self.rate,
+                policy: self.policy.clone(),
                 remaining: snapshot.remaining_burst_capacity(),
             }),
             Err(not_yet) => Err(Error::RateLimited {
@@ -156,9 +166,10 @@ impl KeyMisses {
 }
 
 /// Where a caller stands within its limit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Standing {
     rate: Rate,
+    policy: HeaderValue,
     remaining: u32,
 }
 
@@ -168,16 +179,13 @@ impl Standing {
         let used = self.rate.burst.max(1).saturating_sub(self.remaining);
         let reset = used.div_ceil(self.rate.per_second.max(1));
         for (name, value) in [
-            ("ratelimit-limit", self.rate.burst),
-            ("ratelimit-remaining", self.remaining),
-            ("ratelimit-reset", reset),
+            (LIMIT, self.rate.burst),
+            (REMAINING, self.remaining),
+            (RESET, reset),
         ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+            headers.insert(name, HeaderValue::from(value));
         }
-        let policy = format!("{};w=1;burst={}", self.rate.per_second, self.rate.burst);
-        if let Ok(value) = HeaderValue::try_from(policy) {
-            headers.insert(HeaderName::from_static("ratelimit-policy"), value);
-        }
+        headers.insert(POLICY, self.policy);
     }
 }
 

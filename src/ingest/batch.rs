@@ -36,6 +36,8 @@ pub(super) struct Unit {
     pub(super) digest: Option<Uuid>,
     /// Nobody had its identity when the request was split.
     pub(super) is_newcomers: bool,
+    /// Whether somebody reads what the event led to.
+    pub(super) wants_matches: bool,
     /// How many received events it stands for in the ledger: one, if none was lost before it got
     /// here.
     pub(super) received: i64,
@@ -49,6 +51,7 @@ impl Unit {
         project: ProjectId,
         item: Item,
         newcomers: &HashSet<Identity>,
+        wants_matches: bool,
     ) -> Self {
         let (message_id, own) = match &item {
             Item::Event(event) => (event.message_id.as_ref(), event.identity()),
@@ -60,6 +63,7 @@ impl Unit {
             project,
             id: EventId(Uuid::now_v7()),
             digest: message_id.map(MessageId::digest),
+            wants_matches,
             is_newcomers: own.is_some_and(|own| newcomers.contains(own)),
             received: i64::from(!matches!(item, Item::Ignored)),
             item,

@@ -125,16 +125,31 @@ pub struct Stored {
     pub id: EventId,
     /// True when an earlier call with this message id was stored before.
     pub duplicate: bool,
-    /// The campaigns this person should see now, best first.
+    /// The campaigns this person should see now, best first; none if nobody wanted them.
     pub matched: Vec<Arc<LiveCampaign>>,
     /// The person's traits after the event, the text of a JSON object.
     pub traits: Arc<str>,
+}
+
+/// A request, decoded.
+#[derive(Debug)]
+pub struct Submission {
+    /// Whose it is.
+    pub project: ProjectId,
+    /// What it holds, in its order.
+    pub items: Vec<Item>,
+    /// How many events the decoder counted, for the ledger; calls that are dropped on purpose are
+    /// not among them.
+    pub received: usize,
+    /// Whether somebody reads what each event led to; nothing is decided that nobody reads.
+    pub wants_matches: bool,
 }
 
 /// Part of a request on its way to one shard.
 #[derive(Debug)]
 struct Job {
     project: ProjectId,
+    wants_matches: bool,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
     /// The identities in them that nobody had when the request was split.
@@ -217,21 +232,13 @@ impl Ingest {
 
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
-    ///
-    /// `received` is what the decoder counted, for the ledger; calls that are dropped on purpose
-    /// are not among them.
-    pub async fn submit(
-        &self,
-        project: ProjectId,
-        items: Vec<Item>,
-        received: usize,
-    ) -> Result<Vec<Outcome>, Error> {
-        if items.is_empty() {
+    pub async fn submit(&self, request: Submission) -> Result<Vec<Outcome>, Error> {
+        if request.items.is_empty() {
             return Ok(Vec::new());
         }
         let submitted_at = Instant::now();
         let give_up_at = submitted_at + self.0.options.deadline;
-        let settled = self.settle(project, items, received, submitted_at, give_up_at);
+        let settled = self.settle(request, submitted_at, give_up_at);
         tokio::time::timeout_at(give_up_at.into(), settled)
             .await
             .unwrap_or(Err(Error::DatabaseUnavailable))
@@ -239,9 +246,7 @@ impl Ingest {
 
     async fn settle(
         &self,
-        project: ProjectId,
-        items: Vec<Item>,
-        received: usize,
+        request: Submission,
         submitted_at: Instant,
         give_up_at: Instant,
     ) -> Result<Vec<Outcome>, Error> {
@@ -249,6 +254,12 @@ impl Ingest {
             return Err(Error::DatabaseUnavailable);
         }
         let queues = self.0.queues.load_full().ok_or(Error::ShuttingDown)?;
+        let Submission {
+            project,
+            items,
+            received,
+            wants_matches,
+        } = request;
         let count = items.len();
         let route::Split { parts, newcomers } =
             route::split(&self.0.targeting, project, items, queues.len()).await?;
@@ -273,6 +284,7 @@ impl Ingest {
             remaining -= received;
             let job = Job {
                 project,
+                wants_matches,
                 items,
                 newcomers: Arc::clone(&newcomers),
                 received,

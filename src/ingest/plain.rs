@@ -7,8 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use diesel::result::Error as DieselError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use super::decode::Item;
 use super::failure::Failure;
 use super::ledger::{Fate, LedgerRows};
 use super::people_of_batch::{Key, new_state};
-use super::record::{EventRows, Newcomers, RecordEvents};
+use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::identities;
 use super::shard::Shard;
 use super::statements::PersonRows;
@@ -27,6 +28,10 @@ use crate::model::{Call, Event, Identity, PersonId};
 use crate::store::person_state::{LoadPeople, PersonRow};
 use crate::targeting::PersonState;
 use crate::targeting::people::{Address, Epoch, Observed};
+
+/// How long more duplicates are expected after one came. Clients that repeat calls repeat several,
+/// and each batch that turns out to have one costs an error in the database's log.
+const DUPLICATES_EXPECTED: Duration = Duration::from_secs(1);
 
 /// A batch that changes nobody who is known.
 pub(super) struct Plain<'a> {
@@ -43,6 +48,13 @@ struct Newcomer<'a> {
     state: Arc<PersonState>,
     observed: Observed,
     event: Uuid,
+}
+
+/// What goes into the one statement.
+struct Statement<'a> {
+    rows: &'a EventRows<'a>,
+    newcomers: Option<&'a Newcomers<'a>>,
+    ledger: &'a LedgerRows,
 }
 
 /// Whom an event is about.
@@ -180,44 +192,48 @@ impl Shard {
         plain: &Plain<'_>,
     ) -> Result<Vec<Verdict>, Failure> {
         let (standings, _) = within_batch(units);
+        if plain.has_newcomer_by_duplicate(units, &standings) {
+            return Err(Failure::Race);
+        }
         let mut verdicts = self.decide_all(units, &plain.people, &standings);
         let mut ledger = LedgerRows::default();
         for (unit, standing) in units.iter().zip(&standings) {
             ledger.receive(unit.project, unit.received);
-            if matches!(standing, Some(Standing::Duplicate(_))) {
-                ledger.settle(unit.project, Fate::Duplicate);
+            match standing {
+                Some(Standing::New(_)) => ledger.settle(unit.project, Fate::Stored),
+                Some(Standing::Duplicate(_)) => ledger.settle(unit.project, Fate::Duplicate),
+                None => {}
             }
         }
         let rows = rows(units, &plain.people, &standings);
         let newcomers = plain.newcomers();
-        let statement = RecordEvents {
-            bucket: self.bucket,
+        let batch = Statement {
             rows: &rows,
             newcomers: newcomers.as_ref(),
             ledger: &ledger,
-            slot: self.slot,
         };
-        let unstored: Vec<(Uuid, bool)> = match statement.load(connection) {
-            Ok(unstored) => unstored,
+        let recorded = match self.record_fresh(connection, &batch) {
+            Ok(true) => Ok(Some(HashSet::new())),
+            Ok(false) => self.record(connection, &batch),
+            Err(error) => Err(error),
+        };
+        let unstored = match recorded {
+            Ok(Some(unstored)) => unstored,
+            Ok(None) => {
+                self.look_for_bucket(connection)?;
+                return Err(Failure::Race);
+            }
             Err(error) => return Err(after_failure(connection, error, verdicts)),
         };
-        if unstored
-            .iter()
-            .any(|(_, bucket_is_current)| !bucket_is_current)
-        {
-            self.look_for_bucket(connection)?;
-            return Err(Failure::Race);
-        }
         plain.remember(self);
-        if !unstored.is_empty() {
-            let unstored = unstored.into_iter().map(|(id, _)| id).collect();
-            if let Err(error) = name_duplicates(connection, units, &unstored, &mut verdicts) {
-                // The batch is committed; only who is the first of an id is open.
-                return Err(Failure::Unknown {
-                    reason: error.to_string(),
-                    verdicts,
-                });
-            }
+        if !unstored.is_empty()
+            && let Err(error) = name_duplicates(connection, units, &unstored, &mut verdicts)
+        {
+            // The batch is committed; only who is the first of an id is open.
+            return Err(Failure::Unknown {
+                reason: error.to_string(),
+                verdicts,
+            });
         }
         for ((unit, verdict), person) in units.iter().zip(&verdicts).zip(&plain.people) {
             if let (
@@ -232,6 +248,56 @@ impl Shard {
             }
         }
         Ok(verdicts)
+    }
+
+    /// Records a batch that has no duplicates; false if it has some after all, or if some are to be
+    /// expected, since what fails was work for nothing.
+    fn record_fresh(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &Statement<'_>,
+    ) -> QueryResult<bool> {
+        let expected = self.expects_duplicates_until;
+        if expected.is_some_and(|until| Instant::now() < until) {
+            return Ok(false);
+        }
+        let statement = RecordFresh {
+            bucket: self.bucket,
+            rows: batch.rows,
+            newcomers: batch.newcomers,
+            ledger: batch.ledger,
+            slot: self.slot,
+        };
+        match statement.execute(connection) {
+            Ok(_) => Ok(true),
+            Err(DieselError::DatabaseError(
+                DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure,
+                _,
+            )) => {
+                self.expects_duplicates_until = Some(Instant::now() + DUPLICATES_EXPECTED);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Records a batch and returns the events that were not stored, as duplicates; `None` if nothing
+    /// was done since the bucket is not current any more.
+    fn record(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Statement<'_>,
+    ) -> QueryResult<Option<HashSet<Uuid>>> {
+        let statement = RecordEvents {
+            bucket: self.bucket,
+            rows: batch.rows,
+            newcomers: batch.newcomers,
+            ledger: batch.ledger,
+            slot: self.slot,
+        };
+        let unstored: Vec<(Uuid, bool)> = statement.load(connection)?;
+        let by_id = |(id, bucket_is_current): (Uuid, bool)| bucket_is_current.then_some(id);
+        Ok(unstored.into_iter().map(by_id).collect())
     }
 
     fn decide_all(
@@ -250,7 +316,6 @@ impl Shard {
                 else {
                     return Verdict::Kept;
                 };
-                let snapshot = self.targeting.snapshot(unit.project);
                 let (id, duplicate) = match standing {
                     Standing::New(id) => (*id, false),
                     Standing::Duplicate(id) => (*id, true),
@@ -258,7 +323,7 @@ impl Shard {
                 Verdict::Stored {
                     id,
                     duplicate,
-                    matched: self.decide(&snapshot, own, Some(person), event),
+                    matched: self.decide(unit, own, Some(person), event),
                     traits: Arc::clone(&person.traits),
                 }
             })
@@ -267,6 +332,15 @@ impl Shard {
 }
 
 impl Plain<'_> {
+    /// Whether somebody's first event repeats another one of the batch, and so creates nobody.
+    fn has_newcomer_by_duplicate(&self, units: &[Unit], standings: &[Option<Standing>]) -> bool {
+        !self.newcomers.is_empty()
+            && units.iter().zip(standings).any(|(unit, standing)| {
+                matches!(standing, Some(Standing::Duplicate(_)))
+                    && self.newcomers.iter().any(|it| it.event == unit.id.0)
+            })
+    }
+
     /// What is to be written of those who are new, sorted by their names.
     fn newcomers(&self) -> Option<Newcomers<'_>> {
         if self.newcomers.is_empty() {

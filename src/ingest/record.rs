@@ -82,8 +82,32 @@ impl<'a> EventRows<'a> {
         column::<Nullable<Text>, _>(out, &self.message_ids, " AS message_id, ")?;
         column::<Nullable<Text>, _>(out, &self.properties, "::json AS properties, ")?;
         column::<Nullable<Text>, _>(out, &self.contexts, "::json AS context, ")?;
-        column::<Timestamptz, _>(out, &self.timestamps, " AS \"timestamp\", ")?;
+        if !self.happened_when_received() {
+            column::<Timestamptz, _>(out, &self.timestamps, " AS \"timestamp\", ")?;
+        }
         column::<Timestamptz, _>(out, &self.received_at, " AS received_at")
+    }
+
+    /// Whether no event has a time of its own.
+    fn happened_when_received(&self) -> bool {
+        self.timestamps == self.received_at
+    }
+
+    /// Writes an INSERT of rows that [`EventRows::walk`] selected, up to where they come from.
+    /// Events go into today's partition, by the database's date.
+    fn walk_insert(&self, out: &mut AstPass<'_, '_, Pg>) {
+        out.push_sql(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+             anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
+             SELECT current_date, id, project_id, person_id, kind, name, user_id, \
+             anonymous_id, message_id, properties, context, ",
+        );
+        out.push_sql(if self.happened_when_received() {
+            "received_at"
+        } else {
+            "\"timestamp\""
+        });
+        out.push_sql(", received_at FROM ");
     }
 }
 
@@ -113,12 +137,6 @@ where
     Ok(())
 }
 
-/// Events go into today's partition, by the database's date.
-const INSERT_EVENTS: &str = "INSERT INTO events (received_on, id, project_id, person_id, kind, \
-    name, user_id, anonymous_id, message_id, properties, context, \"timestamp\", received_at) \
-    SELECT current_date, id, project_id, person_id, kind, name, user_id, anonymous_id, \
-    message_id, properties, context, \"timestamp\", received_at FROM ";
-
 /// Inserts events.
 #[derive(Debug)]
 pub(super) struct InsertEvents<'a> {
@@ -127,7 +145,7 @@ pub(super) struct InsertEvents<'a> {
 
 impl QueryFragment<Pg> for InsertEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(INSERT_EVENTS);
+        self.rows.walk_insert(&mut out);
         out.push_sql("(");
         self.rows.walk(&mut out)?;
         out.push_sql(") AS input");
@@ -209,7 +227,12 @@ impl RecordEvents<'_> {
 }
 
 impl Newcomers<'_> {
-    fn walk<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+    /// `on_conflict` says what becomes of an identity that somebody has.
+    fn walk<'b>(
+        &'b self,
+        out: &mut AstPass<'_, 'b, Pg>,
+        on_conflict: &'static str,
+    ) -> QueryResult<()> {
         out.push_sql(", newcomers AS MATERIALIZED (SELECT ");
         column::<SqlUuid, _>(out, &self.events, " AS event_id, ")?;
         column::<BigInt, _>(out, &self.people.ids, " AS id, ")?;
@@ -220,9 +243,11 @@ impl Newcomers<'_> {
         column::<Timestamptz, _>(out, &self.people.seen_at, " AS at")?;
         out.push_sql(
             "), named AS (INSERT INTO identities (project_id, kind, value, person_id, created_at) \
-             SELECT project_id, kind, value, id, at FROM newcomers \
-             ON CONFLICT DO NOTHING RETURNING person_id), \
-             born AS (INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, \
+             SELECT project_id, kind, value, id, at FROM newcomers",
+        );
+        out.push_sql(on_conflict);
+        out.push_sql(
+            "), born AS (INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, \
              created_at, last_seen_at) \
              SELECT id, project_id, home, kind, value, at, at FROM newcomers)",
         );
@@ -237,13 +262,13 @@ impl QueryFragment<Pg> for RecordEvents<'_> {
         out.push_sql("), ");
         self.walk_claim(&mut out);
         out.push_sql(", stored AS (");
-        out.push_sql(INSERT_EVENTS);
+        self.rows.walk_insert(&mut out);
         out.push_sql("input WHERE id IN (SELECT event_id FROM claimed) OR (digest IS NULL AND ");
         self.walk_is_current(&mut out);
         out.push_sql(") RETURNING id, project_id), ");
         self.walk_ledger(&mut out)?;
         if let Some(newcomers) = self.newcomers {
-            newcomers.walk(&mut out)?;
+            newcomers.walk(&mut out, " ON CONFLICT DO NOTHING RETURNING person_id")?;
         }
         out.push_sql(" SELECT id, ");
         self.walk_is_current(&mut out);
@@ -267,6 +292,83 @@ impl Query for RecordEvents<'_> {
     type SqlType = (SqlUuid, Bool);
 }
 
+/// Does what [`RecordEvents`] does if everything is as it nearly always is: no message id was seen
+/// before, the bucket is current, and nobody has the newcomers' identities. Otherwise it fails, with
+/// a unique violation or as a lost race, and has done nothing.
+///
+/// What the database does for a statement before it reads the first row grows with the statement;
+/// here nothing is joined, counted or returned.
+#[derive(Debug)]
+pub(super) struct RecordFresh<'a> {
+    /// The bucket of message ids that is taken for current.
+    pub(super) bucket: i16,
+    /// The events, sorted by project and digest.
+    pub(super) rows: &'a EventRows<'a>,
+    pub(super) newcomers: Option<&'a Newcomers<'a>>,
+    /// What was received, and that all of it is stored but for what repeats an event of the batch.
+    pub(super) ledger: &'a LedgerRows,
+    pub(super) slot: i16,
+}
+
+impl RecordFresh<'_> {
+    fn walk_claim<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let (current, previous) = buckets(self.bucket);
+        out.push_sql("claimed AS (INSERT INTO message_ids_");
+        out.push_sql(current);
+        out.push_sql(" SELECT project_id, digest, id FROM (SELECT ");
+        column::<BigInt, _>(out, &self.rows.projects, " AS project_id, ")?;
+        column::<Nullable<SqlUuid>, _>(out, &self.rows.digests, " AS digest, ")?;
+        column::<SqlUuid, _>(out, &self.rows.ids, " AS id")?;
+        out.push_sql(") AS i WHERE ");
+        if self.rows.digests.iter().any(Option::is_none) {
+            out.push_sql("digest IS NOT NULL AND ");
+        }
+        out.push_sql("CASE WHEN (SELECT current_bucket FROM message_buckets WHERE singleton) <> ");
+        out.push_sql(current);
+        out.push_sql(" OR EXISTS (SELECT 1 FROM message_ids_");
+        out.push_sql(previous);
+        out.push_sql(
+            " m WHERE m.project_id = i.project_id AND m.digest = i.digest) \
+             THEN beckon_lost_race() ELSE true END), ",
+        );
+        Ok(())
+    }
+
+    fn walk_ledger<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("counted AS (");
+        out.push_sql(INSERT_LEDGER);
+        out.push_sql("SELECT ");
+        column::<BigInt, _>(out, &self.ledger.projects, ", current_date, ")?;
+        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_sql(", ");
+        column::<BigInt, _>(out, &self.ledger.received, ", ")?;
+        column::<BigInt, _>(out, &self.ledger.stored, ", ")?;
+        column::<BigInt, _>(out, &self.ledger.duplicate, ", 0")?;
+        out.push_sql(ADD_TO_LEDGER);
+        out.push_sql(")");
+        Ok(())
+    }
+}
+
+impl QueryFragment<Pg> for RecordFresh<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH ");
+        if self.rows.digests.iter().any(Option::is_some) {
+            self.walk_claim(&mut out)?;
+        }
+        self.walk_ledger(&mut out)?;
+        if let Some(newcomers) = self.newcomers {
+            newcomers.walk(&mut out, "")?;
+        }
+        out.push_sql(" ");
+        self.rows.walk_insert(&mut out);
+        out.push_sql("(");
+        self.rows.walk(&mut out)?;
+        out.push_sql(") AS input");
+        Ok(())
+    }
+}
+
 /// The text depends on the rows, so it is the text that names a prepared statement.
 macro_rules! named_by_text {
     ($name:ident) => {
@@ -279,5 +381,6 @@ macro_rules! named_by_text {
     };
 }
 
+named_by_text!(RecordFresh);
 named_by_text!(InsertEvents);
 named_by_text!(RecordEvents);

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::decode::{self, DecodeLimits, Item, Kept, Rejection, Route};
-use super::{Ingest, Outcome};
+use super::{Ingest, Outcome, Submission};
 use crate::clock::Clock;
 use crate::error::{Code, Error, FieldError};
 use crate::model::{EventId, MessageId, ProjectId};
@@ -149,7 +149,13 @@ impl Replayer {
             outcomes.push((row.head.id, known));
         }
         let received = outcomes.iter().filter(|(_, known)| known.is_none()).count();
-        let submitted = self.ingest.submit(self.project, items, received).await?;
+        let request = Submission {
+            project: self.project,
+            items,
+            received,
+            wants_matches: false,
+        };
+        let submitted = self.ingest.submit(request).await?;
         let mut submitted = submitted.into_iter();
         let mut replayed = Vec::with_capacity(outcomes.len());
         for (id, known) in outcomes {

@@ -47,6 +47,8 @@ pub(super) struct Shard {
     /// Which rows of the ledger this writer adds to. Any number does; one that hardly anybody else
     /// uses keeps writers from waiting for each other.
     pub(super) slot: i16,
+    /// Until when the next batch is likely to hold a duplicate, since one did lately.
+    pub(super) expects_duplicates_until: Option<Instant>,
     /// The memory of one decision after the other.
     pub(super) arena: FactsArena,
     /// The session whose outcome is unknown, to be ended before anything is read back.
@@ -74,6 +76,7 @@ impl Shard {
             unsettled: Vec::new(),
             seen: Seen::default(),
             slot: 0,
+            expects_duplicates_until: None,
             arena: FactsArena::new(),
             lost: None,
             session: None,
@@ -130,6 +133,7 @@ impl Shard {
         for (caller, job) in jobs.into_iter().enumerate() {
             let Job {
                 project,
+                wants_matches,
                 items,
                 newcomers,
                 received,
@@ -139,7 +143,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item, &newcomers);
+                let unit = Unit::new(caller, place, project, item, &newcomers, wants_matches);
                 missing -= unit.received;
                 units.push(unit);
             }

@@ -150,9 +150,22 @@ impl Campaign {
         })
     }
 
+    /// The same in quarantine: live for nobody, whatever its status.
+    pub fn out_of_service(self) -> Self {
+        Self {
+            is_active: false,
+            ..self
+        }
+    }
+
     /// Names this state of this row: a change or a re-creation gives another.
     pub fn stored(&self) -> (i64, i64) {
         self.stored
+    }
+
+    /// The event that makes it a candidate.
+    pub fn trigger(&self) -> Option<&str> {
+        self.trigger.as_deref()
     }
 
     /// The order in which matches are returned, best first.
@@ -204,11 +217,6 @@ impl Campaign {
     /// Whether its status makes it live.
     pub fn is_active(&self) -> bool {
         self.is_active
-    }
-
-    /// The event that makes it a candidate.
-    pub fn trigger(&self) -> Option<&str> {
-        self.trigger.as_deref()
     }
 
     /// The most steps that an evaluation of its gates can take; what the segments it names cost is

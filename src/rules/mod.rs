@@ -89,6 +89,7 @@ pub(crate) mod native;
 mod operators;
 mod parse;
 mod seed_list;
+mod trace;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
@@ -97,6 +98,7 @@ pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use mentions::{Mention, Mentioned, mentions};
 pub use seed_list::RuleList;
+pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
 
 #[cfg(test)]
 mod tests;

@@ -31,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
-use moka::ops::compute::Op;
-use moka::sync::Cache;
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
+use quick_cache::{Equivalent, Weighter};
 use serde_json::{Map, Value};
 
 use super::TargetingMetrics;
@@ -95,9 +95,9 @@ impl PersonState {
     }
 
     /// About how many bytes the state holds, with its place in the cache.
-    fn weight(&self) -> u32 {
+    fn weight(&self) -> usize {
         let user_id = self.user_id.as_ref().map_or(0, String::len);
-        u32::try_from(STATE_OVERHEAD + self.traits.len() + user_id).unwrap_or(u32::MAX)
+        STATE_OVERHEAD + self.traits.len() + user_id
     }
 }
 
@@ -117,11 +117,77 @@ const SLOTS: usize = 1 << 14;
 const IN_PROGRESS_BITS: u32 = 16;
 const SEQUENCE_STEP: u64 = 1 << IN_PROGRESS_BITS;
 
+/// What addresses are found by.
+type Name = (ProjectId, Identity);
+
+/// A [`Name`] that is only looked for.
+#[derive(Hash)]
+struct NameRef<'a>(ProjectId, &'a Identity);
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.0 && *self.1 == name.1
+    }
+}
+
+/// About how many bytes entries take.
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Name, Address> for Bytes {
+    fn weight(&self, (_, identity): &Name, _: &Address) -> u64 {
+        (ADDRESS_BYTES + identity.value().len()) as u64
+    }
+}
+
+impl Weighter<PersonId, Arc<PersonState>> for Bytes {
+    fn weight(&self, _: &PersonId, state: &Arc<PersonState>) -> u64 {
+        state.weight() as u64
+    }
+}
+
+/// The bytes of a cached address beside the identity's value.
+const ADDRESS_BYTES: usize = 160;
+/// What an entry is expected to take, with its texts; the caches lay out their tables by it.
+const USUAL_ADDRESS_BYTES: u64 = 200;
+const USUAL_STATE_BYTES: u64 = 1_024;
+
+/// What becomes of an entry.
+enum Op<V> {
+    Put(V),
+    Keep,
+    Remove,
+}
+
+/// Changes one entry by what is there. Whoever else changes it meanwhile comes before the decision
+/// or after it took effect: an entry that was removed or replaced after the decision stays so.
+fn decide<K, V>(cache: &Cache<K, V, Bytes>, key: K, decision: impl Fn(Option<&V>) -> Op<V>)
+where
+    K: Eq + std::hash::Hash + Clone,
+    V: Clone,
+    Bytes: Weighter<K, V>,
+{
+    let changed = cache.entry(&key, None, |_, present| match decision(Some(present)) {
+        Op::Put(value) => {
+            *present = value;
+            EntryAction::Retain(())
+        }
+        Op::Keep => EntryAction::Retain(()),
+        Op::Remove => EntryAction::Remove,
+    });
+    if let EntryResult::Vacant(place) = changed
+        && let Op::Put(value) = decision(None)
+    {
+        // It fails if the entry was removed since, which came later and so is right.
+        drop(place.insert(value));
+    }
+}
+
 /// The caches of one node.
 #[derive(Debug)]
 pub struct People {
-    addresses: Cache<(ProjectId, Identity), Address>,
-    states: Cache<PersonId, Arc<PersonState>>,
+    addresses: Cache<Name, Address, Bytes>,
+    states: Cache<PersonId, Arc<PersonState>, Bytes>,
     slots: Box<[AtomicU64]>,
     merges: AtomicU64,
     shared: AtomicBool,
@@ -141,16 +207,10 @@ impl People {
     /// Makes empty caches; half of the bytes go to states, half to addresses. They stay empty until
     /// [`People::set_shared`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
-        let addresses = Cache::builder()
-            .weigher(|(_, identity): &(ProjectId, Identity), _: &Address| {
-                u32::try_from(160 + identity.value().len()).unwrap_or(u32::MAX)
-            })
-            .max_capacity(cache_bytes / 2)
-            .build();
-        let states = Cache::builder()
-            .weigher(|_: &PersonId, state: &Arc<PersonState>| state.weight())
-            .max_capacity(cache_bytes / 2)
-            .build();
+        let half = cache_bytes / 2;
+        let entries = |bytes| usize::try_from(half / bytes).unwrap_or(usize::MAX);
+        let addresses = Cache::with_weighter(entries(USUAL_ADDRESS_BYTES), half, Bytes);
+        let states = Cache::with_weighter(entries(USUAL_STATE_BYTES), half, Bytes);
         let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
         Self {
             addresses,
@@ -172,12 +232,9 @@ impl People {
     }
 
     pub(super) fn sample_metrics(&self) {
-        // The caches count what changed in them only now and then.
-        self.addresses.run_pending_tasks();
-        self.states.run_pending_tasks();
-        let addresses = (self.addresses.entry_count(), self.addresses.weighted_size());
+        let addresses = (self.addresses.len() as u64, self.addresses.weight());
         self.metrics.addresses().sample(addresses.0, addresses.1);
-        let states = (self.states.entry_count(), self.states.weighted_size());
+        let states = (self.states.len() as u64, self.states.weight());
         self.metrics.states().sample(states.0, states.1);
     }
 
@@ -211,14 +268,14 @@ impl People {
             slot.fetch_add(SEQUENCE_STEP, Ordering::SeqCst);
         }
         self.merges.fetch_add(1, Ordering::SeqCst);
-        self.addresses.invalidate_all();
-        self.states.invalidate_all();
+        self.addresses.clear();
+        self.states.clear();
     }
 
     /// The person an identity names, if remembered.
     pub fn address(&self, project: ProjectId, identity: &Identity) -> Option<Address> {
         let found = if self.is_trusted() {
-            self.addresses.get(&(project, identity.clone()))
+            self.addresses.get(&NameRef(project, identity))
         } else {
             None
         };
@@ -239,11 +296,11 @@ impl People {
         address: Address,
     ) {
         let key = (project, identity.clone());
-        self.addresses.entry(key).and_compute_with(|_| {
+        decide(&self.addresses, key, |_| {
             if self.epoch() == epoch && self.is_trusted() {
                 Op::Put(address)
             } else {
-                Op::Nop
+                Op::Keep
             }
         });
     }
@@ -253,8 +310,8 @@ impl People {
     pub fn merged(&self, before: Epoch, moved: Vec<(ProjectId, Identity)>) -> Option<Epoch> {
         let previous = self.merges.fetch_add(1, Ordering::SeqCst);
         for key in moved {
-            // Unlike an invalidation this waits for a reader that is about to insert.
-            self.addresses.entry(key).and_compute_with(|_| Op::Remove);
+            // Whoever is about to insert it does so in vain.
+            self.addresses.remove(&key);
         }
         (previous == before.0).then_some(Epoch(previous + 1))
     }
@@ -272,7 +329,7 @@ impl People {
     /// The last that is known of somebody, for when the database is gone: it may be out of date
     /// since this node was cut off.
     pub fn last_known(&self, project: ProjectId, identity: &Identity) -> Option<Arc<PersonState>> {
-        let address = self.addresses.get(&(project, identity.clone()))?;
+        let address = self.addresses.get(&NameRef(project, identity))?;
         self.states.get(&address.person)
     }
 
@@ -285,12 +342,12 @@ impl People {
     /// Remembers a loaded state unless it may be out of date.
     pub fn remember_loaded(&self, observed: Observed, state: &Arc<PersonState>) {
         let Some(observed) = observed.0 else { return };
-        self.states.entry(state.id).and_compute_with(|present| {
+        decide(&self.states, state.id, |present| {
             let unchanged = self.slot(state.id).load(Ordering::SeqCst) == observed;
             if present.is_none() && unchanged && self.is_trusted() {
                 Op::Put(Arc::clone(state))
             } else {
-                Op::Nop
+                Op::Keep
             }
         });
     }
@@ -362,7 +419,7 @@ impl Change {
                 .iter()
                 .find(|(slot, _)| *slot == index)
                 .map(|(_, mine)| *mine);
-            caches.states.entry(person).and_compute_with(|_| {
+            decide(&caches.states, person, |_| {
                 let now = sequence(caches.slot(person).load(Ordering::SeqCst));
                 match new_state(person) {
                     Some(state) if mine == Some(now) && !caches.shared.load(Ordering::SeqCst) => {
@@ -378,8 +435,8 @@ impl Change {
     /// remembers them before [`Change::abandon`].
     pub fn forget(&self, caches: &People) {
         for &person in &self.people {
-            // Unlike an invalidation this waits for a reader that is about to insert.
-            caches.states.entry(person).and_compute_with(|_| Op::Remove);
+            // Whoever is about to insert it does so in vain.
+            caches.states.remove(&person);
         }
     }
 
@@ -388,7 +445,7 @@ impl Change {
     pub fn abandon(self, caches: &People) {
         self.forget(caches);
         caches.merges.fetch_add(1, Ordering::SeqCst);
-        caches.addresses.invalidate_all();
+        caches.addresses.clear();
         self.end(caches);
     }
 
@@ -442,6 +499,28 @@ mod tests {
         caches.set_shared(false);
         caches.remember_loaded(observed, &state("old"));
         assert_eq!(plan(&caches), None);
+    }
+
+    /// The protocol rests on these two of the cache's promises.
+    #[test]
+    fn what_is_removed_or_replaced_before_an_insertion_takes_effect_wins() {
+        let caches = caches();
+        let person = PersonId(7);
+        let removed = |remove: &dyn Fn()| {
+            let decided = caches
+                .states
+                .entry(&person, None, |_, _| EntryAction::Retain(()));
+            let EntryResult::Vacant(place) = decided else {
+                return false;
+            };
+            remove();
+            place.insert(state("old")).is_err()
+        };
+        assert!(removed(&|| drop(caches.states.remove(&person))));
+        assert!(removed(&|| caches.states.clear()));
+        assert_eq!(plan(&caches), None);
+        assert!(removed(&|| caches.states.insert(person, state("new"))));
+        assert_eq!(plan(&caches).as_deref(), Some("new"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use beckon::clock::Clock;
 use beckon::error::Error;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome};
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
 use beckon::model::{Call, Dialect, Event, Identity, MessageId, ProjectId, RawJson};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
@@ -89,11 +89,13 @@ impl Rig {
             .into_iter()
             .map(|event| Item::Event(Box::new(event)))
             .collect();
-        {
-            let received = items.len();
-            self.runtime
-                .block_on(self.ingest.submit(project, items, received))
-        }
+        let request = Submission {
+            project,
+            received: items.len(),
+            items,
+            wants_matches: true,
+        };
+        self.runtime.block_on(self.ingest.submit(request))
     }
 
     fn person(&self, user: &str) -> std::sync::Arc<beckon::targeting::PersonState> {

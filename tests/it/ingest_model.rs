@@ -7,7 +7,7 @@ use std::sync::Arc;
 use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome};
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
 use beckon::model::{
     Call, Dialect, Event, EventName, Identity, IdentityKind, MessageId, ProjectId, RawJson,
     parse_object,
@@ -364,7 +364,6 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
         if number % 5 == 4 {
             rig.targeting.people().forget_all();
         }
-        let received = request.len();
         let items = request
             .iter()
             .map(|sent| {
@@ -372,9 +371,13 @@ fn check(rig: &Rig, runtime: &tokio::runtime::Runtime, requests: &[Vec<Sent>]) {
                 Item::Event(Box::new(event(sent, at)))
             })
             .collect();
-        let outcomes = runtime
-            .block_on(rig.ingest.submit(project, items, received))
-            .unwrap();
+        let submission = Submission {
+            project,
+            items,
+            received: request.len(),
+            wants_matches: true,
+        };
+        let outcomes = runtime.block_on(rig.ingest.submit(submission)).unwrap();
         assert_eq!(outcomes.len(), request.len());
         for (sent, outcome) in request.iter().zip(outcomes) {
             let (place, duplicate, traits) = model.apply(sent);
@@ -503,9 +506,13 @@ fn concurrent_changes_leave_no_stale_state() {
                     };
                     let now = crate::support::now();
                     let items = vec![Item::Event(Box::new(event(&sent, now)))];
-                    runtime
-                        .block_on(rig.ingest.submit(project, items, 1))
-                        .unwrap();
+                    let submission = Submission {
+                        project,
+                        items,
+                        received: 1,
+                        wants_matches: true,
+                    };
+                    runtime.block_on(rig.ingest.submit(submission)).unwrap();
                     let who = user(number);
                     runtime
                         .block_on(rig.targeting.person(project, &who))

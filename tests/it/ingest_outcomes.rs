@@ -5,7 +5,7 @@ use std::time::Duration;
 use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome, Stored};
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Stored, Submission};
 use beckon::model::{Call, Dialect, Event, EventName, Identity, MessageId, ProjectId, RawJson};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
@@ -85,14 +85,22 @@ fn identify(user: &str, message: Option<&str>, traits: &str) -> Event {
     event(user, message, Call::Identify { traits: Some(raw) })
 }
 
+fn request(items: Vec<Item>) -> Submission {
+    Submission {
+        project: PROJECT,
+        received: items.len(),
+        items,
+        wants_matches: true,
+    }
+}
+
 impl Rig {
     fn submit(&self, events: Vec<Event>) -> Vec<Stored> {
         let items: Vec<Item> = events
             .into_iter()
             .map(|event| Item::Event(Box::new(event)))
             .collect();
-        let received = items.len();
-        let outcomes = self.ingest.submit(PROJECT, items, received);
+        let outcomes = self.ingest.submit(request(items));
         let outcomes = self.runtime.block_on(outcomes).unwrap();
         outcomes
             .into_iter()
@@ -210,7 +218,7 @@ fn a_claim_that_waits_for_a_rotation_sees_it() {
                     .build()
                     .unwrap();
                 let item = Item::Event(Box::new(track("u", "e", Some("m0"))));
-                let outcome = rig.ingest.submit(PROJECT, vec![item], 1);
+                let outcome = rig.ingest.submit(request(vec![item]));
                 runtime.block_on(outcome).unwrap().pop().unwrap()
             });
             eventually("the claim waits", LONG, || {

@@ -114,6 +114,26 @@ fn every_metric_that_is_described_is_there_and_no_other() {
 }
 
 #[test]
+fn nothing_is_decided_that_nobody_reads() {
+    let app = TestApp::start();
+    let campaign = json!({"name": "c", "status": "active", "trigger": "e"});
+    app.admin()
+        .post("/v1/admin/campaigns", &campaign)
+        .expect(201);
+    let client = app.client();
+    let identify = json!({"type": "identify", "userId": "u", "messageId": "i"});
+    client.post("/v1/batch", &mixed_batch("unread", 3, 0));
+    client.post("/v1/identify", &identify).expect(200);
+    client
+        .post("/v1/batch?matched=true", &mixed_batch("read", 3, 0))
+        .expect(200);
+    assert_eq!(
+        Scrape::of(&app.admin()).value("beckon_decisions_total"),
+        3.0
+    );
+}
+
+#[test]
 fn a_scrape_is_what_prometheus_reads() {
     let app = TestApp::start();
     track(&app.client(), "u", "1");

@@ -105,6 +105,24 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
         [format!("beckon campaign {id}")]
     );
 
+    let question = json!({"user_id": "u", "event": "buy", "campaign_id": id});
+    let answer = admin.post("/v1/admin/explain", &question).expect(200);
+    let campaign = &answer["campaigns"][0];
+    assert_eq!(campaign["first_closed_gate"], "status", "{answer}");
+    let seen = &campaign["gates"][0]["conditions"][0]["seen"];
+    assert_eq!(
+        *seen,
+        json!([{"path": "status", "value": "quarantined"}]),
+        "{answer}"
+    );
+    let now = crate::support::now().to_rfc3339();
+    let question = json!({"user_id": "u", "campaign_id": id, "at": now});
+    let answer = admin.post("/v1/admin/explain", &question).expect(200);
+    assert_eq!(
+        answer["campaigns"][0]["first_closed_gate"], "status",
+        "{answer}"
+    );
+
     // Saving it again is a new start.
     let saved = admin
         .put(&format!("/v1/admin/campaigns/{id}"), &json!({}))

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpRequest;
 use actix_web::http::header::ORIGIN;
 use chrono::{DateTime, Utc};
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 
@@ -40,7 +40,7 @@ const FRESH: Duration = Duration::from_millis(500);
 /// How long a request waits for a good key to be read again before it goes on with what is known.
 const REREAD_WAIT: Duration = Duration::from_millis(250);
 /// How many keys are remembered, known and unknown.
-const CACHED_KEYS_MAX: u64 = 20_000;
+const CACHED_KEYS_MAX: usize = 20_000;
 
 /// What a key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,7 +134,7 @@ pub(super) enum ByHead {
 pub struct Authenticator {
     store: Store,
     clock: Clock,
-    cache: Cache<[u8; 32], Arc<Entry>>,
+    cache: Arc<Cache<[u8; 32], Arc<Entry>>>,
     /// Counts changes of keys, so that a reading that began before one is not kept after it.
     changes: Arc<AtomicU64>,
     misses: Arc<KeyMisses>,
@@ -149,10 +149,7 @@ impl Authenticator {
             origins: Origins::new(store.clone(), settings.keyless_localhost),
             store,
             clock,
-            cache: Cache::builder()
-                .max_capacity(CACHED_KEYS_MAX)
-                .time_to_idle(Duration::from_secs(600))
-                .build(),
+            cache: Arc::new(Cache::new(CACHED_KEYS_MAX)),
             changes: Arc::default(),
             misses: Arc::new(KeyMisses::new(settings)),
             trusted_proxy_hops: settings.trusted_proxy_hops,
@@ -163,7 +160,7 @@ impl Authenticator {
     pub fn invalidate(&self, hash: &[u8]) {
         if let Ok(digest) = <[u8; 32]>::try_from(hash) {
             self.changes.fetch_add(1, Ordering::AcqRel);
-            self.cache.invalidate(&digest);
+            self.cache.remove(&digest);
         }
     }
 
@@ -229,7 +226,7 @@ impl Authenticator {
         };
         self.cache.insert(digest, Arc::clone(&entry));
         if self.changes.load(Ordering::Acquire) != changes {
-            self.cache.invalidate(&digest);
+            self.cache.remove(&digest);
         }
         Ok(entry)
     }

@@ -42,6 +42,7 @@ fn send_by(
     let (reply, answer) = oneshot::channel();
     to.push(Job {
         project,
+        wants_matches: false,
         items,
         newcomers: Arc::default(),
         received: 0,

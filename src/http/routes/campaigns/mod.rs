@@ -2,6 +2,7 @@
 
 pub(super) mod draft;
 mod evaluation;
+mod replay;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use diesel::PgConnection;
@@ -22,6 +23,8 @@ use crate::targeting::Targeting;
 use draft::Draft;
 pub(super) use evaluation::validate_campaign;
 use evaluation::{Evaluation, Saved, WarningDoc, answered, with_warnings};
+
+pub(super) use replay::replay_campaign;
 
 const NOT_FOUND: Error = Error::NotFound("Campaign");
 

@@ -16,8 +16,8 @@ use crate::http::body::{self, Body};
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
-use crate::ingest::Outcome;
 use crate::ingest::decode::{self, Decoded, Defaults, Item, Route};
+use crate::ingest::{Outcome, Submission};
 
 /// Bodies above this are unpacked and decoded on a blocking thread, so that one large batch does
 /// not hold up the other connections of its worker.
@@ -353,12 +353,22 @@ async fn receive(
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
     let metrics = state.ingest.metrics();
     let received = metrics.received(access.project, decoded.received);
-    let outcome = submit(state, access.project, decoded.items, decoded.received).await;
+    let wants_matches = if is_batch {
+        Params::parse(request.query_string()).get("matched") == Some("true")
+    } else {
+        route != Route::Identify
+    };
+    let submission = Submission {
+        project: access.project,
+        items: decoded.items,
+        received: decoded.received,
+        wants_matches,
+    };
+    let outcome = submit(state, submission).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let text = if is_batch {
-        let with_matches = Params::parse(request.query_string()).get("matched") == Some("true");
-        answer::batch(&outcomes, with_matches)
+        answer::batch(&outcomes, wants_matches)
     } else {
         let outcome = outcomes.pop();
         let missing = || Error::Internal("a call has no outcome".to_owned());
@@ -418,15 +428,11 @@ async fn beside<T: Send + 'static>(
 }
 
 /// Stores the items. What was not acknowledged by the deadline may be sent again.
-async fn submit(
-    state: &AppState,
-    project: crate::model::ProjectId,
-    items: Vec<Item>,
-    received: usize,
-) -> Result<Vec<Outcome>, Error> {
+async fn submit(state: &AppState, submission: Submission) -> Result<Vec<Outcome>, Error> {
+    let items = &submission.items;
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
-    state.limits.check_events(project, items.len())?;
-    state.ingest.submit(project, items, received).await
+    state.limits.check_events(submission.project, items.len())?;
+    state.ingest.submit(submission).await
 }
