@@ -49,7 +49,7 @@ deny: ## Check the dependencies' licences, bans and sources
 	@$(CARGO) deny --version >/dev/null 2>&1 || \
 		$(CARGO) install --locked --debug --quiet cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
-	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml check --config fuzz/deny.toml \
+	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml --config fuzz/deny.toml check \
 		--hide-inclusion-graph licenses bans sources
 
 deploy-check: promtool ## Check the alert rules, their tests and the example of a scrape
