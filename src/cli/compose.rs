@@ -90,6 +90,7 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             nesting_max: config.limit_nesting,
             message_id_chars_max: config.limit_message_id_chars,
         },
+        replay_events_per_second: config.replay_events_per_second,
         docs: config.docs,
         metrics: match config.metrics {
             MetricsSetting::Key => MetricsAccess::Key,

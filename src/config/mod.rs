@@ -111,6 +111,7 @@ pub struct Config {
     pub retention_schedule: String,
     pub rejected_retention_days: u32,
     pub partitions_ahead_days: u32,
+    pub replay_events_per_second: u32,
     pub dedupe_window_days: u32,
 }
 
@@ -440,6 +441,7 @@ impl Checker<'_> {
             retention_schedule: self.take("retention_schedule", parse::cron),
             rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),
             partitions_ahead_days: self.number("partitions_ahead_days", 1, 60),
+            replay_events_per_second: self.number("replay_events_per_second", 1, 1_000_000),
             dedupe_window_days: self.number("dedupe_window_days", 1, 90),
         }
     }

@@ -366,6 +366,13 @@ pub const VARIABLES: &[Variable] = &[
         "Days whose partitions are created ahead. 1 to 60.",
     ),
     Variable::everything(
+        "replay_events_per_second",
+        "5000",
+        "COUNT",
+        "How many stored events a replay of a draft reads a second at most, so that it does not \
+         disturb ingest. 1 to 1000000.",
+    ),
+    Variable::everything(
         "dedupe_window_days",
         "7",
         "DAYS",

@@ -149,6 +149,11 @@ impl Campaign {
         self.stored
     }
 
+    /// The event that makes it a candidate.
+    pub fn trigger(&self) -> Option<&str> {
+        self.trigger.as_deref()
+    }
+
     /// The order in which matches are returned, best first.
     pub(super) fn rank(&self) -> impl Ord + use<> {
         self.rank

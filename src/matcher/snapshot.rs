@@ -7,27 +7,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::Campaign;
+use super::gates::Gates;
 use super::index::{self, Block, Found};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
-
-/// The gates a campaign passes, in the order of a decision. Those of later stages (holdout, rollout,
-/// frequency, slot) follow `Targeting`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gate {
-    /// The campaign is active.
-    Status,
-    /// The moment lies within its schedule.
-    Schedule,
-    /// The event is its trigger; on a fetch, no rule mentions an event.
-    Trigger,
-    /// The user is in every included segment and in no excluded one.
-    Segments,
-    /// The seed's rule list holds.
-    Rules,
-    /// The JsonLogic condition holds.
-    Targeting,
-}
 
 /// A flag: a named value, perhaps for some users only.
 #[derive(Debug)]
@@ -298,7 +281,12 @@ impl Snapshot {
             }
             // Every condition fails, which no index knows.
             for campaign in block.campaigns() {
-                if first_closed_gate(campaign, &facts, &membership, &mut found.errors).is_none() {
+                let gates = Gates {
+                    campaign,
+                    prepared: &facts,
+                    membership: &membership,
+                };
+                if gates.first_closed(&mut found.errors).is_none() {
                     found.matched.push(Arc::clone(campaign));
                 }
             }
@@ -326,54 +314,4 @@ fn by_trigger(campaigns: &[Arc<Campaign>]) -> (ByTrigger<'_>, Vec<Arc<Campaign>>
         }
     }
     (by_trigger, on_fetch)
-}
-
-/// The first gate that says no, or `None` when the campaign is to be shown.
-fn first_closed_gate(
-    campaign: &Campaign,
-    prepared: &Prepared<'_>,
-    membership: &Membership<'_>,
-    errors: &mut u32,
-) -> Option<Gate> {
-    let facts = prepared.facts();
-    if !campaign.is_active {
-        return Some(Gate::Status);
-    }
-    if !campaign.schedule.is_open(facts.now) {
-        return Some(Gate::Schedule);
-    }
-    let passes_trigger = match &facts.event {
-        Some(event) => campaign.trigger.as_deref() == Some(event.name),
-        None => !campaign.mentions_event(),
-    };
-    if !passes_trigger {
-        return Some(Gate::Trigger);
-    }
-    if !campaign
-        .include
-        .iter()
-        .all(|name| membership.contains(name))
-        || campaign
-            .exclude
-            .iter()
-            .any(|name| membership.contains(name))
-    {
-        return Some(Gate::Segments);
-    }
-    let properties = facts.event.as_ref().map(|event| event.properties);
-    if !campaign.rules.matches(facts.user.traits, properties) {
-        return Some(Gate::Rules);
-    }
-    match campaign
-        .targeting
-        .as_ref()
-        .map(|condition| condition.matches_prepared(prepared))
-    {
-        None | Some(Ok(true)) => None,
-        Some(Ok(false)) => Some(Gate::Targeting),
-        Some(Err(_)) => {
-            *errors += 1;
-            Some(Gate::Targeting)
-        }
-    }
 }

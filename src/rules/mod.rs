@@ -88,6 +88,7 @@ pub(crate) mod native;
 mod operators;
 mod parse;
 mod seed_list;
+mod trace;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
@@ -95,6 +96,7 @@ pub use expr::{Expr, Operator, VarPath};
 pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use seed_list::RuleList;
+pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ pub mod audit;
 pub mod campaigns;
 pub mod events;
 pub mod flags;
+pub mod history;
 pub mod keys;
 pub mod ledger;
 pub mod live;

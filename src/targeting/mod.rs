@@ -152,6 +152,11 @@ impl Targeting {
         )
     }
 
+    /// The bounds of rules.
+    pub fn rule_limits(&self) -> &Limits {
+        &self.0.options.rules
+    }
+
     /// Whether every project's snapshot was loaded at least once.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.load(Ordering::Acquire)
@@ -488,6 +493,15 @@ impl Targeting {
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
+}
+
+/// A project's snapshot for somebody who runs no server; `None` when there is no such project.
+pub fn load_snapshot(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    limits: &Limits,
+) -> QueryResult<Option<Snapshot>> {
+    live::load(connection, project, &Snapshot::default(), limits)
 }
 
 /// Looks identities of one project up.

@@ -80,7 +80,15 @@ const SEGMENT_GROUP: &str = r#"{"userId":"u","groupId":"g"}"#;
 const SEGMENT_ALIAS: &str = r#"{"userId":"u","previousId":"v"}"#;
 const SEGMENT_BATCH: &str = r#"{"batch":[{"type":"track","userId":"u","event":"e"}]}"#;
 
-const ROWS: [Row; 56] = [
+const ROWS: [Row; 58] = [
+    row("POST /v1/admin/explain", Read, Nothing, "{}", 200),
+    row(
+        "POST /v1/admin/campaigns/replay",
+        Admin,
+        Nothing,
+        r#"{"campaign":{"trigger":"e"}}"#,
+        200,
+    ),
     row("GET /metrics", Read, Nothing, "", 200),
     row("GET /livez", Public, Nothing, "", 200),
     row("GET /readyz", Public, Nothing, "", 200),

@@ -20,7 +20,7 @@ mod view;
 pub(crate) use domain::{Class, Domain, is_numeric_text};
 pub use outcome::Outcomes;
 pub(crate) use ranges::{Cut, Ranges};
-pub(crate) use test::{Literal, Order, Test};
+pub(crate) use test::{Literal, Order, Test, micros};
 pub(crate) use view::{Attribute, Source, View, descend};
 
 /// A condition in native form.

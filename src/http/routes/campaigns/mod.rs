@@ -1,6 +1,7 @@
 //! Campaigns, as admins manage them.
 
 pub(super) mod draft;
+mod replay;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use diesel::PgConnection;
@@ -19,6 +20,8 @@ use crate::http::state::AppState;
 use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
 use crate::targeting::{Targeting, Warning};
 use draft::Draft;
+
+pub(super) use replay::replay_campaign;
 
 const NOT_FOUND: Error = Error::NotFound("Campaign");
 
