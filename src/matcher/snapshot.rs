@@ -1,6 +1,6 @@
 //! The picture of a project's live campaigns, and the decision on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -38,6 +38,8 @@ pub struct Decision {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     revision: i64,
+    /// The name of the moment that it was read at.
+    moment: Option<Box<str>>,
     campaigns: Vec<Arc<Campaign>>,
     by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
     on_fetch: Vec<Arc<Block>>,
@@ -68,17 +70,7 @@ impl Snapshot {
     ) -> Self {
         campaigns.retain(|campaign| campaign.is_active);
         campaigns.sort_by_cached_key(|campaign| campaign.rank());
-        let mut by_trigger: HashMap<&str, Vec<Arc<Campaign>>> = HashMap::new();
-        let mut on_fetch = Vec::new();
-        for campaign in &campaigns {
-            if let Some(trigger) = &campaign.trigger {
-                let triggered = by_trigger.entry(trigger).or_default();
-                triggered.push(Arc::clone(campaign));
-            }
-            if !campaign.mentions_event() {
-                on_fetch.push(Arc::clone(campaign));
-            }
-        }
+        let (by_trigger, on_fetch) = by_trigger(&campaigns);
         let by_trigger = by_trigger
             .into_iter()
             .map(|(trigger, campaigns)| {
@@ -88,6 +80,7 @@ impl Snapshot {
             .collect();
         Self {
             revision,
+            moment: None,
             on_fetch: index::blocks(on_fetch, &self.on_fetch),
             campaigns,
             by_trigger,
@@ -108,6 +101,77 @@ impl Snapshot {
     /// How many campaigns of the project are in quarantine.
     pub fn quarantined(&self) -> i64 {
         self.quarantined
+    }
+
+    /// The picture that follows this one when the campaigns with these ids went and these came, some
+    /// of them perhaps the same in another version. Unlike [`Snapshot::replaced`] it costs hardly
+    /// more for the campaigns that stay.
+    pub fn changed(
+        &self,
+        revision: i64,
+        gone: &[String],
+        mut came: Vec<Arc<Campaign>>,
+        segments: Segments,
+        flags: HashMap<String, Flag>,
+    ) -> Self {
+        came.retain(|campaign| campaign.is_active);
+        came.sort_by_cached_key(|campaign| campaign.rank());
+        let is_gone = |campaign: &Arc<Campaign>| gone.iter().any(|id| *id == campaign.id);
+        let mut left = Vec::new();
+        let mut campaigns = Vec::with_capacity(self.campaigns.len() + came.len());
+        let mut next = came.iter().peekable();
+        for campaign in &self.campaigns {
+            if is_gone(campaign) {
+                left.push(Arc::clone(campaign));
+                continue;
+            }
+            while let Some(new) = next.next_if(|new| new.rank() < campaign.rank()) {
+                campaigns.push(Arc::clone(new));
+            }
+            campaigns.push(Arc::clone(campaign));
+        }
+        campaigns.extend(next.cloned());
+        let (left_triggers, left_fetch) = by_trigger(&left);
+        let (came_triggers, came_fetch) = by_trigger(&came);
+        let mut by_trigger = self.by_trigger.clone();
+        let triggers: HashSet<&str> = left_triggers
+            .keys()
+            .chain(came_triggers.keys())
+            .copied()
+            .collect();
+        for trigger in triggers {
+            let of = |all: &HashMap<&str, Vec<Arc<Campaign>>>| {
+                all.get(trigger).cloned().unwrap_or_default()
+            };
+            let held = by_trigger.remove(trigger).unwrap_or_default();
+            let blocks = index::changed(&held, &of(&left_triggers), &of(&came_triggers));
+            if !blocks.is_empty() {
+                by_trigger.insert(Box::from(trigger), blocks);
+            }
+        }
+        Self {
+            revision,
+            moment: None,
+            on_fetch: index::changed(&self.on_fetch, &left_fetch, &came_fetch),
+            campaigns,
+            by_trigger,
+            segments,
+            flags,
+            quarantined: self.quarantined,
+        }
+    }
+
+    /// The same, with the name of the moment it was read at.
+    pub fn read_at(self, moment: String) -> Self {
+        Self {
+            moment: Some(moment.into()),
+            ..self
+        }
+    }
+
+    /// The name of the moment this picture was read at.
+    pub fn moment(&self) -> Option<&str> {
+        self.moment.as_deref()
     }
 
     /// The project's revision this picture was taken at.
@@ -251,4 +315,22 @@ impl Snapshot {
             failing: found.failing,
         }
     }
+}
+
+type ByTrigger<'a> = HashMap<&'a str, Vec<Arc<Campaign>>>;
+
+/// Campaigns by their trigger, and those that need no event, in the order given.
+fn by_trigger(campaigns: &[Arc<Campaign>]) -> (ByTrigger<'_>, Vec<Arc<Campaign>>) {
+    let mut by_trigger = ByTrigger::new();
+    let mut on_fetch = Vec::new();
+    for campaign in campaigns {
+        if let Some(trigger) = &campaign.trigger {
+            let triggered = by_trigger.entry(trigger).or_default();
+            triggered.push(Arc::clone(campaign));
+        }
+        if !campaign.mentions_event() {
+            on_fetch.push(Arc::clone(campaign));
+        }
+    }
+    (by_trigger, on_fetch)
 }

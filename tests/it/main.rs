@@ -41,6 +41,7 @@ mod ingest_outcomes;
 mod isolation;
 mod keys;
 mod ledger;
+mod live_changes;
 mod matcher_model;
 mod matcher_oracle;
 mod metrics;

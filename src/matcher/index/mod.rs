@@ -38,7 +38,7 @@ use super::{Campaign, Failing};
 use crate::rules::native::{Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
 use attribute::AttributeIndex;
-pub(super) use blocks::blocks;
+pub(super) use blocks::{blocks, changed};
 use members::{Members, contains, insert, places};
 
 /// Campaigns that are decided on together, and their index. Immutable.

@@ -170,14 +170,15 @@ fn waiting() -> impl Strategy<Value = Value> {
 fn an_explanation_agrees_with_the_decision() {
     let met = Met::default();
     let strategy = (
-        prop::collection::vec(prop_oneof![3 => campaign(), 1 => waiting()], 0..30),
+        prop::collection::vec(prop_oneof![campaign(), waiting()], 0..30),
         prop::collection::vec(moment(), 6),
     );
     run(
-        if is_soak() { 5_000 } else { 50 },
+        if is_soak() { 5_000 } else { 80 },
         strategy,
         |(bodies, moments)| check(&bodies, &moments, &met),
     );
     assert!(met.pairs.into_inner() >= 2_000);
-    assert!(met.openings.into_inner() >= 100);
+    let openings = met.openings.into_inner();
+    assert!(openings >= 50);
 }

@@ -1,6 +1,7 @@
 //! A draft tried on stored events, told as it goes on.
 
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -104,7 +105,10 @@ pub(in crate::http::routes) async fn replay_campaign(
     let work = move || {
         let _until_it_ends = place;
         let is_wanted = || !lines.is_closed() && !readiness.is_shutting_down();
-        let last = run(&url, &stage, plan, &lines, is_wanted);
+        // A defect in the evaluation of one rule must not leave the client without a last line.
+        let replayed = AssertUnwindSafe(|| run(&url, &stage, plan, &lines, is_wanted));
+        let last = std::panic::catch_unwind(replayed)
+            .unwrap_or_else(|_| failure(&Error::Internal("a replay panicked".to_owned())));
         let _client_left = lines.blocking_send(last);
     };
     std::thread::Builder::new()
