@@ -19,7 +19,8 @@ const CHUNK: usize = 5_000;
 const CHANGES_MAX: i64 = 500;
 
 /// Loads the project at its current revision in one consistent read; `None` when there is no such
-/// project, or it is held already. What cannot be compiled (it can only have come by import) is left out and logged.
+/// project, or it is held already. What cannot be compiled (it can only have come by import) is left
+/// out and logged.
 pub(super) fn load(
     connection: &mut PgConnection,
     project: ProjectId,
