@@ -18,6 +18,8 @@
 #[path = "../copy.rs"]
 mod copy;
 mod feed;
+#[path = "../goals.rs"]
+mod goals;
 mod load;
 mod memory;
 mod naive;
@@ -38,7 +40,7 @@ mod world;
 
 use std::time::Duration;
 
-use ratios::Goal;
+use goals::Goal;
 use report::{Outcome, line, median, table};
 use serde_json::{Value, json};
 use sides::{Bench, Shape, Side};
@@ -123,7 +125,7 @@ fn main() -> Outcome<()> {
         document["memory"] = value;
         goals.extend(more);
     }
-    ratios::print_goals(&goals);
+    goals::print_goals(&goals);
     let resident = bench.beckon.resident_mib();
     line(format_args!("\nbeckon holds {resident:.0} MiB at the end"));
     document["beckon_resident_mib"] = json!(resident);
