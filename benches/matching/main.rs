@@ -9,7 +9,9 @@
 //! All must find the same campaigns, and a decision without a match must not allocate: otherwise
 //! the bench fails.
 //!
-//! `cargo bench --bench matching -- [--rounds 3] [--millis 150] [--largest 1000000] [--world typical]`
+//! `cargo bench --bench matching -- [--rounds 3] [--millis 150] [--full] [--largest 100000]
+//! [--world typical]`; with `--full` all worlds have a million campaigns, and `a-tree` has 100,000
+//! of one trigger.
 
 mod allocator;
 mod beckon;
@@ -19,7 +21,6 @@ mod measure;
 #[expect(dead_code, reason = "some of it is for the other benches")]
 #[path = "../plot.rs"]
 mod plot;
-#[expect(dead_code, reason = "the other benches have arguments")]
 #[path = "../report.rs"]
 mod report;
 mod rule;
@@ -50,12 +51,18 @@ const TREES_MAX_OF_ONE_TRIGGER: u64 = 10_000;
 /// The matches of all sides are compared on so many pairs, of many campaigns on fewer.
 const COMPARED: usize = 64;
 const COMPARED_OF_MANY: usize = 16;
+/// So many campaigns are many.
+const MANY: u64 = 100_000;
+/// The time for measuring decisions on many is so many times as long.
+const LONGER: u32 = 3;
 
-/// How long everything may take.
+/// How much is measured.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     rounds: u64,
     budget: Duration,
+    is_full: bool,
+    largest: u64,
 }
 
 /// What one side did, and what it took to build it.
@@ -89,7 +96,7 @@ impl SizeResult {
             json!({
                 "side": side.name,
                 "times": side.figures.json(),
-                "times_slower_than_beckon":
+                "times_slower_than_beckon_by_round":
                     ours.map(|ours| side.figures.times_slower_than(&ours.figures)),
                 "build_seconds": side.build_seconds,
                 "bytes_per_campaign": side.bytes_each,
@@ -110,8 +117,9 @@ fn main() -> Outcome<()> {
     let span = Span {
         rounds: report::argument("--rounds", 3)?,
         budget: Duration::from_millis(report::argument("--millis", 150)?),
+        is_full: report::flag("--full"),
+        largest: report::argument("--largest", u64::MAX)?,
     };
-    let largest = report::argument("--largest", 1_000_000)?;
     let only = report::word("--world")?;
     let machine = report::machine();
     line(format_args!(
@@ -127,7 +135,7 @@ fn main() -> Outcome<()> {
             None => true,
         };
         if is_wanted {
-            worlds.push((kinds, measure_world(kinds, largest, span)?));
+            worlds.push((kinds, measure_world(kinds, span)?));
         }
     }
     let goals: Vec<Goal> = worlds
@@ -159,12 +167,14 @@ fn main() -> Outcome<()> {
     gate(&worlds)
 }
 
-fn measure_world(kinds: Kinds, largest: u64, span: Span) -> Outcome<Vec<SizeResult>> {
+fn measure_world(kinds: Kinds, span: Span) -> Outcome<Vec<SizeResult>> {
     let source = Source::new(kinds);
     let (pairs, strangers) = (source.pairs()?, source.strangers());
     let mut sizes = Vec::new();
-    for size in kinds.sizes().iter().filter(|size| **size <= largest) {
-        sizes.push(measure_size(&source, *size, &pairs, &strangers, span)?);
+    for &size in kinds.sizes(span.is_full) {
+        if size <= span.largest {
+            sizes.push(measure_size(&source, size, &pairs, &strangers, span)?);
+        }
     }
     tables::print(kinds, &sizes);
     Ok(sizes)
@@ -188,7 +198,13 @@ fn measure_size(
             others.push(boxed(build, size)?);
         }
     }
-    if size <= trees_max(source.kinds()) {
+    let has_one_trigger = source.kinds() == Kinds::Adversarial && !span.is_full;
+    let trees_max = if has_one_trigger {
+        TREES_MAX_OF_ONE_TRIGGER
+    } else {
+        TREES_MAX
+    };
+    if size <= trees_max {
         let build = || {
             let mut trees = Trees::new(source, size)?;
             trees.prepare(pairs)?;
@@ -197,10 +213,9 @@ fn measure_size(
         others.push(boxed(build, size)?);
     }
     others.push(boxed(|| Closures::new(source, size), size)?);
-    let compared = if size >= 100_000 {
-        COMPARED_OF_MANY
-    } else {
-        COMPARED
+    let (compared, budget) = match size {
+        MANY.. => (COMPARED_OF_MANY, span.budget * LONGER),
+        _ => (COMPARED, span.budget),
     };
     for (other, ..) in &others {
         compare(&ours, &**other, pairs, compared)?;
@@ -210,7 +225,7 @@ fn measure_size(
     let all = || std::iter::once(&ours as &dyn Side).chain(others.iter().map(|(side, ..)| &**side));
     for _ in 0..span.rounds {
         for (side, figures) in all().zip(&mut figures) {
-            figures.measure(side, pairs, span.budget);
+            figures.measure(side, pairs, budget);
         }
     }
     let (allocations, change) = (ours.allocations(&strangers), ours.change(source, size)?);
@@ -239,13 +254,6 @@ fn measure_size(
         beckon: ours.json(&allocations, &change),
         unindexed: ours.unindexed(),
     })
-}
-
-fn trees_max(kinds: Kinds) -> u64 {
-    match kinds {
-        Kinds::Adversarial => TREES_MAX_OF_ONE_TRIGGER,
-        _ => TREES_MAX,
-    }
 }
 
 /// Builds a side; also the seconds it took, with drawing the campaigns, and its bytes a campaign.

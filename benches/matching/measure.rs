@@ -21,21 +21,28 @@ struct Round {
     p50_ns: f64,
     p99_ns: f64,
     decisions: usize,
+    by_pair: Vec<PairTimes>,
+}
+
+/// What the decisions on one pair took, and what they found.
+#[derive(Clone, Copy, Default)]
+struct PairTimes {
+    ns: f64,
+    decisions: f64,
+    matches: usize,
 }
 
 /// What a side did in all rounds.
 #[derive(Default)]
 pub struct Figures {
     rounds: Vec<Round>,
-    /// For each pair the time of all its decisions, their number, and its matches.
-    by_pair: Vec<(f64, f64, usize)>,
 }
 
 impl Figures {
     /// Decides on the pairs, over and over, until the time is up; each round begins elsewhere,
     /// so that a slow side sees other pairs.
     pub fn measure(&mut self, side: &dyn Side, pairs: &[Pair], budget: Duration) {
-        self.by_pair.resize(pairs.len(), (0.0, 0.0, 0));
+        let mut by_pair = vec![PairTimes::default(); pairs.len()];
         let first = self.rounds.len() * 171 % pairs.len();
         let order = || (first..pairs.len()).chain(0..first);
         let warm = Instant::now();
@@ -53,8 +60,9 @@ impl Figures {
                 let matches = std::hint::black_box(side.count(number, &pairs[number]));
                 let took = begun.elapsed().as_nanos() as f64;
                 times.push(took as u32);
-                let (time, count, found) = &mut self.by_pair[number];
-                (*time, *count, *found) = (*time + took, *count + 1.0, matches);
+                let pair = &mut by_pair[number];
+                (pair.ns, pair.decisions) = (pair.ns + took, pair.decisions + 1.0);
+                pair.matches = matches;
                 if start.elapsed() >= budget && times.len() >= DECISIONS_MIN {
                     break 'full;
                 }
@@ -67,6 +75,7 @@ impl Figures {
             p50_ns: f64::from(quantile(&times, 0.5)),
             p99_ns: f64::from(quantile(&times, 0.99)),
             decisions: times.len(),
+            by_pair,
         });
     }
 
@@ -93,52 +102,79 @@ impl Figures {
 
     /// The lowest and highest median of a round.
     pub fn p50_range(&self) -> (f64, f64) {
-        range(self.rounds.iter().map(|round| round.p50_ns))
+        range(
+            &self
+                .rounds
+                .iter()
+                .map(|round| round.p50_ns)
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The lowest and highest 99th percentile of a round.
     pub fn p99_range(&self) -> (f64, f64) {
-        range(self.rounds.iter().map(|round| round.p99_ns))
+        range(
+            &self
+                .rounds
+                .iter()
+                .map(|round| round.p99_ns)
+                .collect::<Vec<_>>(),
+        )
     }
 
-    fn decided(&self) -> impl Iterator<Item = (f64, usize)> + use<'_> {
-        let decided = self.by_pair.iter().filter(|(_, count, _)| *count > 0.0);
-        decided.map(|(time, count, found)| (time / count, *found))
+    /// For each pair that was decided on the mean time, and its matches.
+    fn decided(&self) -> Vec<(f64, usize)> {
+        let pairs = self.rounds.first().map_or(0, |round| round.by_pair.len());
+        let of_pair = |number: usize| {
+            let rounds = self.rounds.iter().map(|round| round.by_pair[number]);
+            let decided = rounds.filter(|pair| pair.decisions > 0.0);
+            let all = decided.reduce(|all, pair| PairTimes {
+                ns: all.ns + pair.ns,
+                decisions: all.decisions + pair.decisions,
+                matches: pair.matches,
+            })?;
+            Some((all.ns / all.decisions, all.matches))
+        };
+        (0..pairs).filter_map(of_pair).collect()
     }
 
     /// The matches of a pair on average.
     pub fn matches(&self) -> f64 {
-        let found: usize = self.decided().map(|(_, found)| found).sum();
-        found as f64 / self.decided().count() as f64
+        let decided = self.decided();
+        let found: usize = decided.iter().map(|(_, found)| found).sum();
+        found as f64 / decided.len() as f64
     }
 
     /// How many pairs have few matches, and the median time of one.
     pub fn few_matches(&self) -> (usize, f64) {
-        let few = self.decided().filter(|(_, found)| *found <= FEW);
-        let times: Vec<f64> = few.map(|(time, _)| time).collect();
+        let mut decided = self.decided();
+        decided.retain(|(_, found)| *found <= FEW);
+        let times: Vec<f64> = decided.iter().map(|(time, _)| *time).collect();
         (times.len(), median(&times))
     }
 
     /// The time of all pairs for each match of them.
     pub fn ns_per_match(&self) -> f64 {
-        let (mut time, mut found) = (0.0, 0);
-        for (took, matches) in self.decided() {
-            time += took;
-            found += matches;
-        }
+        let decided = self.decided();
+        let time: f64 = decided.iter().map(|(time, _)| time).sum();
+        let found: usize = decided.iter().map(|(_, found)| found).sum();
         time / found as f64
     }
 
-    /// How many times as long as the other side takes, over the pairs that both decided on.
-    pub fn times_slower_than(&self, other: &Self) -> f64 {
-        let (mut ours, mut theirs) = (0.0, 0.0);
-        for (our, their) in self.by_pair.iter().zip(&other.by_pair) {
-            if our.1 > 0.0 && their.1 > 0.0 {
-                ours += our.0 / our.1;
-                theirs += their.0 / their.1;
+    /// How many times as long as the other side takes, over the pairs that both decided on in a
+    /// round; by round.
+    pub fn times_slower_than(&self, other: &Self) -> Vec<f64> {
+        let ratio = |(our, their): (&Round, &Round)| {
+            let (mut ours, mut theirs) = (0.0, 0.0);
+            for (our, their) in our.by_pair.iter().zip(&their.by_pair) {
+                if our.decisions > 0.0 && their.decisions > 0.0 {
+                    ours += our.ns / our.decisions;
+                    theirs += their.ns / their.decisions;
+                }
             }
-        }
-        ours / theirs
+            ours / theirs
+        };
+        self.rounds.iter().zip(&other.rounds).map(ratio).collect()
     }
 
     /// The figures as JSON.
@@ -152,9 +188,13 @@ impl Figures {
     }
 }
 
-fn range(figures: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let low = figures.clone().fold(f64::MAX, f64::min);
-    (low, figures.fold(f64::MIN, f64::max))
+/// The lowest and the highest.
+pub fn range(figures: &[f64]) -> (f64, f64) {
+    let all = figures.iter().copied();
+    (
+        all.clone().fold(f64::MAX, f64::min),
+        all.fold(f64::MIN, f64::max),
+    )
 }
 
 /// A comparison of sides that do not find the same says nothing.

@@ -1,8 +1,9 @@
 //! What the figures come to.
 
 use crate::goals::Goal;
+use crate::measure::range;
 use crate::plot;
-use crate::report::{line, table};
+use crate::report::{line, median, table};
 use crate::worlds::Kinds;
 use crate::{SideResult, SizeResult};
 
@@ -78,7 +79,7 @@ fn side_row(result: &SizeResult, side: &SideResult, ours: &SideResult) -> Vec<St
         micros(figures.p50_ns()),
         figures.p99_ns().map_or_else(|| "-".to_owned(), micros),
         micros(figures.mean_ns()),
-        format!("{:.1}", figures.times_slower_than(&ours.figures)),
+        format!("{:.1}", median(&figures.times_slower_than(&ours.figures))),
         format!("{:.0}", side.bytes_each),
         format!("{:.2}", side.build_seconds),
         side.left_out.to_string(),
@@ -132,8 +133,11 @@ pub fn goals(sizes: &[SizeResult]) -> Vec<Goal> {
         },
     ];
     if let Some(trees) = result.side("a-tree") {
-        let ratio = trees.figures.times_slower_than(figures);
-        goals.push(Goal::at_least("a-tree's time over Beckon's", ratio, 30.0));
+        let ratios = trees.figures.times_slower_than(figures);
+        goals.push(Goal {
+            rounds: range(&ratios),
+            ..Goal::at_least("mean of a-tree / beckon", median(&ratios), 30.0)
+        });
     }
     let (built, change) = (&result.built, &result.change);
     goals.push(Goal::at_most(

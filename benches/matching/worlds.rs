@@ -14,6 +14,8 @@ const PAIRS: u64 = 512;
 /// How many of 1,000 campaigns an event matches on average; 50 of 100,000.
 const SPARSE: f64 = 0.5;
 
+const SIZES: [u64; 6] = [1, 100, 1_000, 10_000, 100_000, 1_000_000];
+
 /// What campaigns there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kinds {
@@ -46,11 +48,13 @@ impl Kinds {
         }
     }
 
-    /// How many campaigns it is looked at with.
-    pub fn sizes(self) -> &'static [u64] {
+    /// With how many campaigns it is looked at.
+    pub fn sizes(self, is_full: bool) -> &'static [u64] {
         match self {
             Self::Dense => &[1_000, 100_000],
-            _ => &[1, 100, 1_000, 10_000, 100_000, 1_000_000],
+            Self::Typical => &SIZES,
+            _ if is_full => &SIZES,
+            _ => &SIZES[..5],
         }
     }
 }
