@@ -35,11 +35,14 @@ pub trait Side {
     }
 }
 
+/// The rules of each trigger, with their campaigns' numbers.
+type ByTrigger<T> = HashMap<String, Vec<(u32, T)>>;
+
 /// datalogic-rs alone.
 pub struct Library {
     engine: Engine,
     /// The rules of each trigger; all of them under no name where the trigger is part of the rule.
-    rules: HashMap<String, Vec<(u32, Logic)>>,
+    rules: ByTrigger<Logic>,
     is_by_trigger: bool,
     found: RefCell<Vec<u32>>,
 }
@@ -48,7 +51,7 @@ impl Library {
     /// Compiles the rules, for each trigger apart or all together.
     pub fn new(source: &Source, size: u64, is_by_trigger: bool) -> Outcome<Self> {
         let engine = Engine::builder().build();
-        let mut rules: HashMap<String, Vec<(u32, Logic)>> = HashMap::new();
+        let mut rules: ByTrigger<Logic> = HashMap::new();
         for index in 0..size {
             let (trigger, condition) = source.aim(index);
             let (key, rule) = if is_by_trigger {
@@ -111,14 +114,14 @@ impl Side for Library {
 
 /// Each condition a closure over fixed attributes that were taken out before, by trigger.
 pub struct Closures {
-    rules: HashMap<String, Vec<(u32, Box<[Closure]>)>>,
+    rules: ByTrigger<Box<[Closure]>>,
     found: RefCell<Vec<u32>>,
 }
 
 impl Closures {
     /// Builds the closures.
     pub fn new(source: &Source, size: u64) -> Outcome<Self> {
-        let mut rules: HashMap<String, Vec<(u32, Box<[Closure]>)>> = HashMap::new();
+        let mut rules: ByTrigger<Box<[Closure]>> = HashMap::new();
         for index in 0..size {
             let (trigger, condition) = source.aim(index);
             let tests = rule::tests(&condition)?;
