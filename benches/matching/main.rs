@@ -4,7 +4,8 @@
 //! campaign with datalogic-rs, its trigger being the first part of the rule; `trigger hash` only
 //! those of the event's trigger; both convert the facts once a decision. `a-tree` has a tree for
 //! each trigger and takes events that were built before. `closures` is the physical floor of trying
-//! one by one: conditions as machine code over fixed attributes taken out before, by trigger.
+//! one by one: conditions as machine code over fixed attributes taken out before, by trigger;
+//! `bitmaps` that of bitmaps, with one for each value of each attribute.
 //!
 //! All must find the same campaigns, and a decision without a match must not allocate: otherwise
 //! the bench fails.
@@ -15,6 +16,7 @@
 
 mod allocator;
 mod beckon;
+mod bitmaps;
 #[path = "../goals.rs"]
 mod goals;
 mod measure;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use ::beckon::rules::FactsArena;
 use beckon::{Allocations, Beckon, Built, Change};
+use bitmaps::Bitmaps;
 use goals::Goal;
 use measure::{Figures, compare};
 use report::{Outcome, line};
@@ -213,6 +216,9 @@ fn measure_size(
         others.push(boxed(build, size)?);
     }
     others.push(boxed(|| Closures::new(source, size), size)?);
+    if size <= bitmaps_max(source.kinds()) {
+        others.push(boxed(|| Bitmaps::new(source, size), size)?);
+    }
     let (compared, budget) = match size {
         MANY.. => (COMPARED_OF_MANY, span.budget * LONGER),
         _ => (COMPARED, span.budget),
@@ -254,6 +260,14 @@ fn measure_size(
         beckon: ours.json(&allocations, &change),
         unindexed: ours.unindexed(),
     })
+}
+
+/// Their memory grows with the square of the campaigns of a trigger.
+fn bitmaps_max(kinds: Kinds) -> u64 {
+    match kinds {
+        Kinds::Adversarial => 10_000,
+        _ => 100_000,
+    }
 }
 
 /// Builds a side; also the seconds it took, with drawing the campaigns, and its bytes a campaign.

@@ -129,6 +129,20 @@ impl Test {
         }
     }
 
+    /// The attribute that is tested, if it is only one, and the values at which the answer changes.
+    pub fn single(&self) -> Option<(usize, Vec<u32>)> {
+        Some(match self {
+            Self::Is(at, value) | Self::IsNot(at, value) => (*at, vec![*value, value + 1]),
+            Self::OneOf(at, listed) => {
+                let changes = listed.iter().flat_map(|value| [*value, value + 1]);
+                (*at, changes.collect())
+            }
+            Self::AtLeast(at, value) | Self::Below(at, value) => (*at, vec![*value]),
+            Self::Within(at, low, high) => (*at, vec![*low, high + 1]),
+            Self::Less(..) | Self::SumLeaves(..) => return None,
+        })
+    }
+
     /// The test in the language of `a-tree`, if that has it.
     fn expression(&self) -> Option<String> {
         Some(match self {

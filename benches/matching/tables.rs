@@ -156,7 +156,8 @@ pub fn goals(sizes: &[SizeResult]) -> Vec<Goal> {
 
 /// The medians of all sides over the sizes.
 pub fn panel((kinds, sizes): &(Kinds, Vec<SizeResult>)) -> plot::Panel {
-    const COLOURS: [(&str, &str); 5] = [
+    const COLOURS: [(&str, &str); 6] = [
+        ("bitmaps", "#0891b2"),
         ("one by one", "#7c3aed"),
         ("trigger hash", "#336791"),
         ("a-tree", "#15803d"),
