@@ -7,7 +7,7 @@ LOCKED := --locked
 export INSTA_UPDATE := no
 
 .PHONY: help setup promtool demo test ci fmt fmt-check lint doc deny deploy-check sdk-test bench \
-	bench-growth soak
+	bench-growth soak fuzz
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -49,6 +49,8 @@ deny: ## Check the dependencies' licences, bans and sources
 	@$(CARGO) deny --version >/dev/null 2>&1 || \
 		$(CARGO) install --locked --debug --quiet cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml --config fuzz/deny.toml check \
+		--hide-inclusion-graph licenses bans sources
 
 deploy-check: promtool ## Check the alert rules, their tests and the example of a scrape
 	scripts/promtool check rules deploy/prometheus/alerts.yml
@@ -75,3 +77,6 @@ bench-growth: setup ## Measure ingest as the database grows (40 minutes, 25 GB o
 # tests fail that would say that they could not be run (docs/soak.md).
 soak: setup promtool ## Run the long forms of the tests
 	BECKON_SOAK=1 CI=1 PROPTEST_CASES=10000 $(CARGO) test --release $(LOCKED)
+
+fuzz: setup ## Fuzz the rule compiler and the decoder, ten minutes each (docs/fuzzing.md)
+	scripts/fuzz 600

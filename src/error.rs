@@ -48,6 +48,8 @@ pub enum Code {
     Conflict,
     /// The rule or targeting cannot be compiled.
     InvalidRule,
+    /// The campaign would be live and could never be shown.
+    NeverShown,
     /// The key's, the project's or the address's limit is reached.
     RateLimited,
     /// More work is waiting than the bounds allow.
@@ -62,7 +64,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the documentation and its test.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::MalformedJson,
         Self::InvalidField,
         Self::MalformedEncoding,
@@ -81,6 +83,7 @@ impl Code {
         Self::NotFound,
         Self::Conflict,
         Self::InvalidRule,
+        Self::NeverShown,
         Self::RateLimited,
         Self::Overloaded,
         Self::DatabaseUnavailable,
@@ -109,11 +112,78 @@ impl Code {
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
             Self::InvalidRule => "invalid_rule",
+            Self::NeverShown => "never_shown",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::DatabaseUnavailable => "database_unavailable",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
+        }
+    }
+}
+
+/// Stable codes of what saving may warn of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningCode {
+    /// A comparison can hold on a missing value.
+    MissingValueMatches,
+    /// An operator of the seed's rule list that never holds.
+    UnknownOperator,
+    /// A placeholder that the seed's dashboard writes, and that does not count.
+    PlaceholderIgnored,
+    /// There is no such segment, so nobody is in it.
+    UnknownSegment,
+    /// A flag is read without an event.
+    EventInFlag,
+    /// The campaign can never be shown.
+    NeverTrue,
+    /// The targeting holds for everybody.
+    AlwaysTrue,
+    /// The schedule is over.
+    ScheduleEnded,
+    /// A campaign of the same slot and of higher priority is shown whenever this one is.
+    Shadowed,
+    /// No event of this name is stored.
+    EventNeverSeen,
+    /// Nobody has this trait.
+    TraitNeverSeen,
+    /// The window is longer than events are kept.
+    WindowExceedsRetention,
+}
+
+impl WarningCode {
+    /// Every code, for the documentation and its test.
+    pub const ALL: [Self; 12] = [
+        Self::MissingValueMatches,
+        Self::UnknownOperator,
+        Self::PlaceholderIgnored,
+        Self::UnknownSegment,
+        Self::EventInFlag,
+        Self::NeverTrue,
+        Self::AlwaysTrue,
+        Self::ScheduleEnded,
+        Self::Shadowed,
+        Self::EventNeverSeen,
+        Self::TraitNeverSeen,
+        Self::WindowExceedsRetention,
+    ];
+
+    /// The code as it is written in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingValueMatches => "missing_value_matches",
+            Self::UnknownOperator => "unknown_operator",
+            Self::PlaceholderIgnored => "placeholder_ignored",
+            Self::UnknownSegment => "unknown_segment",
+            Self::EventInFlag => "event_in_flag",
+            Self::NeverTrue => "never_true",
+            Self::AlwaysTrue => "always_true",
+            Self::ScheduleEnded => "schedule_ended",
+            Self::Shadowed => "shadowed",
+            Self::EventNeverSeen => "event_never_seen",
+            Self::TraitNeverSeen => "trait_never_seen",
+            Self::WindowExceedsRetention => "window_exceeds_retention",
         }
     }
 }
@@ -132,6 +202,9 @@ pub struct FieldError {
     pub path: String,
     /// Where the field stands: `body`, `query` or `params`.
     pub location: &'static str,
+    /// Of a rule: the stable code of what is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
 }
 
 impl FieldError {
@@ -159,6 +232,15 @@ impl FieldError {
             msg: msg.into(),
             path: path.to_owned(),
             location,
+            code: None,
+        }
+    }
+
+    /// The same, with the stable code of what is wrong.
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..self
         }
     }
 }
@@ -210,8 +292,16 @@ pub enum Error {
     InvalidRule {
         /// JSON pointer into the request body.
         pointer: String,
+        /// The stable code of what is wrong there.
+        code: &'static str,
         /// What is wrong there.
         message: String,
+    },
+    /// The campaign would be live and could never be shown.
+    #[error("The campaign could never be shown; with ?force=true it is saved all the same.")]
+    NeverShown {
+        /// Why, with pointers. Never empty.
+        findings: Vec<FieldError>,
     },
     /// A limit of the key, the project or the address.
     #[error("Too many requests, please try again later.")]
@@ -257,6 +347,7 @@ impl Error {
             Self::NotFound(_) => Code::NotFound,
             Self::Conflict(_) => Code::Conflict,
             Self::InvalidRule { .. } => Code::InvalidRule,
+            Self::NeverShown { .. } => Code::NeverShown,
             Self::RateLimited { .. } => Code::RateLimited,
             Self::Overloaded { .. } => Code::Overloaded,
             Self::DatabaseUnavailable => Code::DatabaseUnavailable,

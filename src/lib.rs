@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod embedded_pg;
 pub mod error;
+pub mod history;
 pub mod http;
 pub mod hub;
 pub mod ingest;

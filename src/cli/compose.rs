@@ -7,6 +7,7 @@ use crate::config::{Config, CorsOrigins, MetricsSetting, Mode};
 use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, MetricsAccess, Rate};
 use crate::ingest::decode::DecodeLimits;
 use crate::ingest::{Ingest, IngestMetrics, IngestOptions};
+use crate::rules::Limits;
 use crate::store::{Store, StoreMetrics, StoreOptions};
 use crate::targeting::{Targeting, TargetingMetrics, TargetingOptions};
 use crate::telemetry::metrics::Metrics;
@@ -28,6 +29,10 @@ pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState
         clock.clone(),
         TargetingOptions {
             people_cache_bytes: config.user_cache_bytes,
+            rules: Limits {
+                max_failures: config.campaign_failures_max,
+                ..Limits::default()
+            },
             metrics: TargetingMetrics::new(&metrics),
             ..TargetingOptions::default()
         },
@@ -90,6 +95,7 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             nesting_max: config.limit_nesting,
             message_id_chars_max: config.limit_message_id_chars,
         },
+        replay_events_per_second: config.replay_events_per_second,
         docs: config.docs,
         metrics: match config.metrics {
             MetricsSetting::Key => MetricsAccess::Key,

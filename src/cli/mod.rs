@@ -9,6 +9,7 @@ mod config;
 mod database;
 mod demo;
 mod doctor;
+mod explain;
 mod import;
 mod keys;
 mod ledger;
@@ -16,6 +17,7 @@ mod migrate;
 mod output;
 mod prepare;
 mod rejected;
+mod replay;
 mod retention;
 mod running;
 mod serve;
@@ -78,6 +80,10 @@ It prints `listening on http://HOST:PORT` once it takes calls. SIGTERM or SIGINT
     Keys(keys::KeysArgs),
     /// List rejected events, show them, and replay them after a fix.
     Rejected(rejected::RejectedArgs),
+    /// Tell why somebody is shown a campaign, or is not: every gate and the values it saw.
+    Explain(explain::ExplainArgs),
+    /// Try a draft of a campaign on stored events: whom it would have reached.
+    Replay(replay::ReplayArgs),
     /// Show what became of the events received: stored, duplicate or rejected, by day.
     Ledger(ledger::LedgerArgs),
     /// Drop events that are past their retention.
@@ -196,6 +202,14 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Rejected(arguments) => {
             let config = command(file, &arguments.settings)?;
             rejected::run(&config, &arguments)
+        }
+        Command::Explain(arguments) => {
+            let config = command(file, &arguments.settings)?;
+            explain::run(&config, &arguments)
+        }
+        Command::Replay(arguments) => {
+            let config = command(file, &arguments.settings)?;
+            replay::run(&config, &arguments)
         }
         Command::Ledger(arguments) => {
             let config = command(file, &arguments.settings)?;

@@ -133,7 +133,7 @@ fn parse_code(text: &str) -> Result<Code, String> {
     known.ok_or_else(|| "it is none of the codes that answers have".to_owned())
 }
 
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
     day.and_then(|day| day.and_hms_opt(0, 0, 0))
         .map(|time| time.and_utc())

@@ -110,7 +110,11 @@ pub struct Config {
     pub key_misses_per_minute: u32,
     pub retention_schedule: String,
     pub rejected_retention_days: u32,
+    /// How often in a row a campaign's targeting may fail before the campaign is taken out of
+    /// service; 0 never takes it out.
+    pub campaign_failures_max: u32,
     pub partitions_ahead_days: u32,
+    pub replay_events_per_second: u32,
     pub dedupe_window_days: u32,
 }
 
@@ -439,7 +443,9 @@ impl Checker<'_> {
             key_misses_per_minute: self.number("key_misses_per_minute", 0, 1_000_000),
             retention_schedule: self.take("retention_schedule", parse::cron),
             rejected_retention_days: self.number("rejected_retention_days", 1, 36_500),
+            campaign_failures_max: self.number("campaign_failures_max", 0, 1_000_000),
             partitions_ahead_days: self.number("partitions_ahead_days", 1, 60),
+            replay_events_per_second: self.number("replay_events_per_second", 1, 1_000_000),
             dedupe_window_days: self.number("dedupe_window_days", 1, 90),
         }
     }

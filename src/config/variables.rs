@@ -346,6 +346,13 @@ pub const VARIABLES: &[Variable] = &[
         "How many unknown keys one address may try in a minute; 0 switches it off. Up to 1000000.",
     ),
     Variable::server(
+        "campaign_failures_max",
+        "1000",
+        "COUNT",
+        "How often in a row a campaign's targeting may fail at run time before the campaign is \
+         taken out of service, until it is saved again. 0 never takes it out. Up to 1000000.",
+    ),
+    Variable::server(
         "retention_schedule",
         "0 17 3 * * *",
         "CRON",
@@ -364,6 +371,13 @@ pub const VARIABLES: &[Variable] = &[
         "7",
         "DAYS",
         "Days whose partitions are created ahead. 1 to 60.",
+    ),
+    Variable::everything(
+        "replay_events_per_second",
+        "5000",
+        "COUNT",
+        "How many stored events a replay of a draft reads a second at most, so that it does not \
+         disturb ingest. 1 to 1000000.",
     ),
     Variable::everything(
         "dedupe_window_days",

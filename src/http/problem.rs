@@ -147,7 +147,7 @@ impl Problem {
         }
         match &self.kind {
             Kind::Domain(error) => match error {
-                Error::Validation { .. } | Error::InvalidRule { .. } => {
+                Error::Validation { .. } | Error::InvalidRule { .. } | Error::NeverShown { .. } => {
                     "Validation failed".to_owned()
                 }
                 Error::NotFound(_) | Error::RateLimited { .. } => error.to_string(),
@@ -192,9 +192,14 @@ impl Problem {
         };
         match error {
             Error::Validation { fields, .. } => fields.clone(),
-            Error::InvalidRule { pointer, message } => {
-                vec![FieldError::body(pointer, None, message.clone())]
+            Error::InvalidRule {
+                pointer,
+                code,
+                message,
+            } => {
+                vec![FieldError::body(pointer, None, message.clone()).with_code(code)]
             }
+            Error::NeverShown { findings } => findings.clone(),
             Error::MalformedJson | Error::TooLarge { .. } => {
                 vec![FieldError::body("", None, error.to_string())]
             }
@@ -204,6 +209,7 @@ impl Problem {
                 msg: message.clone(),
                 path: "content-encoding".to_owned(),
                 location: "headers",
+                code: None,
             }],
             Error::Unauthorized { .. }
             | Error::Forbidden(_)
@@ -239,6 +245,7 @@ impl Problem {
             | Error::NotFound(_)
             | Error::Conflict(_)
             | Error::InvalidRule { .. }
+            | Error::NeverShown { .. }
             | Error::Internal(_) => None,
         }
     }
@@ -299,7 +306,7 @@ pub fn status_of(error: &Error) -> StatusCode {
         Error::Forbidden(_) => StatusCode::FORBIDDEN,
         Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::Conflict(_) => StatusCode::CONFLICT,
-        Error::InvalidRule { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::InvalidRule { .. } | Error::NeverShown { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Error::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Overloaded { .. } | Error::DatabaseUnavailable | Error::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -67,6 +67,15 @@ impl Params {
         Ok(text.parse::<i64>().unwrap_or(overflow).clamp(min, max))
     }
 
+    /// A switch, which is off unless it is `true`.
+    pub fn flag(&self, name: &str) -> Result<bool, Error> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(text) => Err(refuse(name, text, format!("{name} must be true or false"))),
+        }
+    }
+
     /// A time in RFC 3339, or in milliseconds since 1970.
     pub fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, Error> {
         let Some(text) = self.get(name) else {

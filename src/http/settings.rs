@@ -67,6 +67,8 @@ pub struct HttpSettings {
     pub bodies_bytes_max: usize,
     /// The largest body of an admin request, in bytes. Default: 1 MiB.
     pub admin_body_bytes_max: usize,
+    /// The most stored events a second that a replay of a draft reads.
+    pub replay_events_per_second: u32,
     /// How long an idle connection is kept. Default: 75 s, above what common proxies keep.
     pub keep_alive: Duration,
     /// The bounds of decoding.
@@ -108,6 +110,7 @@ impl Default for HttpSettings {
             body_timeout: Duration::from_secs(60),
             bodies_bytes_max: 256 * 1024 * 1024,
             admin_body_bytes_max: 1024 * 1024,
+            replay_events_per_second: 5_000,
             keep_alive: Duration::from_secs(75),
             decode: DecodeLimits::default(),
             docs: true,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Semaphore;
 
 use super::auth::Authenticator;
 use super::body::BodyBudget;
@@ -42,6 +43,10 @@ pub struct AppState {
     pub metrics: Metrics,
     /// What counts requests.
     pub requests: Arc<RequestMetrics>,
+    /// Whose turn it is to have decisions explained.
+    pub explaining: Arc<Semaphore>,
+    /// The one place for a replay of a draft.
+    pub replaying: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -76,6 +81,8 @@ impl AppState {
             readiness,
             metrics,
             requests,
+            explaining: Arc::new(Semaphore::new(1)),
+            replaying: Arc::new(Semaphore::new(1)),
         }
     }
 }

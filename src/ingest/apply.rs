@@ -14,7 +14,6 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::identities;
 use super::shard::Shard;
-use super::write::without_nul;
 use crate::error::Code;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
@@ -222,31 +221,10 @@ impl Shard {
 
 /// How many numbers one step of `persons_id_seq` stands for, as its migration says.
 const PERSON_ID_BLOCK: i64 = 100;
-/// The traits of an identify as they are kept: `\0`, which JSONB cannot hold, becomes U+FFFD. The
-/// event itself keeps what was sent.
-pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
-    let traits = raw.to_object();
-    if !raw.as_str().contains("\\u0000") {
-        return traits;
-    }
-    match without_nul_in(Value::Object(traits)) {
-        Value::Object(traits) => traits,
-        _ => Map::new(),
-    }
-}
 
-/// The depth of the value is bounded by the decoder.
-fn without_nul_in(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(without_nul(&text)),
-        Value::Array(list) => Value::Array(list.into_iter().map(without_nul_in).collect()),
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .map(|(key, item)| (without_nul(&key), without_nul_in(item)))
-                .collect(),
-        ),
-        other => other,
-    }
+/// The traits of an identify as they are kept.
+pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
+    crate::model::parse_traits(raw.as_str())
 }
 
 fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {

@@ -209,6 +209,6 @@ fn write_rejections(
 }
 
 /// Text columns cannot hold `\0`; JSON text writes it as an escape, so only a raw one is replaced.
-pub(super) fn without_nul(text: &str) -> String {
+fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

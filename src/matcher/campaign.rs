@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use super::failures::Failures;
 use crate::rules::native::Node;
 use crate::rules::{Condition, Limits, RuleError, RuleList};
 
@@ -110,7 +111,9 @@ pub struct Campaign {
     /// The rule list and the segments, in native form.
     pub(super) gates: Node,
     pub(super) targeting: Option<Condition>,
-    rank: (Reverse<i64>, Reverse<DateTime<Utc>>, Reverse<i64>),
+    pub(super) slot: Option<Box<str>>,
+    pub(super) failures: Failures,
+    pub(super) rank: (Reverse<i64>, Reverse<DateTime<Utc>>, Reverse<i64>),
 }
 
 impl Campaign {
@@ -140,13 +143,29 @@ impl Campaign {
             exclude,
             rules,
             targeting,
+            failures: Failures::new(limits.max_failures),
+            // No gate reads it yet, so it may be anything.
+            slot: body.get("slot").and_then(Value::as_str).map(Box::from),
             rank: (Reverse(priority), Reverse(row.created_at), Reverse(row.seq)),
         })
+    }
+
+    /// The same in quarantine: live for nobody, whatever its status.
+    pub fn out_of_service(self) -> Self {
+        Self {
+            is_active: false,
+            ..self
+        }
     }
 
     /// Names this state of this row: a change or a re-creation gives another.
     pub fn stored(&self) -> (i64, i64) {
         self.stored
+    }
+
+    /// The event that makes it a candidate.
+    pub fn trigger(&self) -> Option<&str> {
+        self.trigger.as_deref()
     }
 
     /// The order in which matches are returned, best first.
@@ -183,6 +202,29 @@ impl Campaign {
     /// The targeting, for its warnings.
     pub fn targeting(&self) -> Option<&Condition> {
         self.targeting.as_ref()
+    }
+
+    /// The seed's rules, for their warnings.
+    pub fn rules(&self) -> &RuleList {
+        &self.rules
+    }
+
+    /// When it may be shown.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// Whether its status makes it live.
+    pub fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// The most steps that an evaluation of its gates can take; what the segments it names cost is
+    /// left out.
+    pub fn cost(&self) -> u64 {
+        let segments = self.include.len() + self.exclude.len();
+        let plain = u64::try_from(self.rules.len() + segments).unwrap_or(u64::MAX);
+        plain.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
     }
 }
 

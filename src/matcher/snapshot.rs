@@ -1,33 +1,16 @@
 //! The picture of a project's live campaigns, and the decision on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::Campaign;
+use super::gates::Gates;
 use super::index::{self, Block, Found};
+use super::{Campaign, Failing};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
-
-/// The gates a campaign passes, in the order of a decision. Those of later stages (holdout, rollout,
-/// frequency, slot) follow `Targeting`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gate {
-    /// The campaign is active.
-    Status,
-    /// The moment lies within its schedule.
-    Schedule,
-    /// The event is its trigger; on a fetch, no rule mentions an event.
-    Trigger,
-    /// The user is in every included segment and in no excluded one.
-    Segments,
-    /// The seed's rule list holds.
-    Rules,
-    /// The JsonLogic condition holds.
-    Targeting,
-}
 
 /// A flag: a named value, perhaps for some users only.
 #[derive(Debug)]
@@ -47,17 +30,22 @@ pub struct Decision {
     pub matched: Vec<Arc<Campaign>>,
     /// How many conditions failed at run time.
     pub errors: u32,
+    /// Campaigns that have failed too often in a row by now.
+    pub failing: Vec<Failing>,
 }
 
 /// An immutable picture of a project's live campaigns, segments and flags.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     revision: i64,
+    /// The name of the moment that it was read at.
+    moment: Option<Box<str>>,
     campaigns: Vec<Arc<Campaign>>,
     by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
     on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,
+    quarantined: i64,
 }
 
 impl Snapshot {
@@ -82,17 +70,7 @@ impl Snapshot {
     ) -> Self {
         campaigns.retain(|campaign| campaign.is_active);
         campaigns.sort_by_cached_key(|campaign| campaign.rank());
-        let mut by_trigger: HashMap<&str, Vec<Arc<Campaign>>> = HashMap::new();
-        let mut on_fetch = Vec::new();
-        for campaign in &campaigns {
-            if let Some(trigger) = &campaign.trigger {
-                let triggered = by_trigger.entry(trigger).or_default();
-                triggered.push(Arc::clone(campaign));
-            }
-            if !campaign.mentions_event() {
-                on_fetch.push(Arc::clone(campaign));
-            }
-        }
+        let (by_trigger, on_fetch) = by_trigger(&campaigns);
         let by_trigger = by_trigger
             .into_iter()
             .map(|(trigger, campaigns)| {
@@ -102,12 +80,98 @@ impl Snapshot {
             .collect();
         Self {
             revision,
+            moment: None,
             on_fetch: index::blocks(on_fetch, &self.on_fetch),
             campaigns,
             by_trigger,
             segments,
             flags,
+            quarantined: 0,
         }
+    }
+
+    /// The same, knowing how many campaigns of the project are in quarantine and so left out.
+    pub fn with_quarantined(self, quarantined: i64) -> Self {
+        Self {
+            quarantined,
+            ..self
+        }
+    }
+
+    /// How many campaigns of the project are in quarantine.
+    pub fn quarantined(&self) -> i64 {
+        self.quarantined
+    }
+
+    /// The picture that follows this one when the campaigns with these ids went and these came, some
+    /// of them perhaps the same in another version. Unlike [`Snapshot::replaced`] it costs hardly
+    /// more for the campaigns that stay.
+    pub fn changed(
+        &self,
+        revision: i64,
+        gone: &[String],
+        mut came: Vec<Arc<Campaign>>,
+        segments: Segments,
+        flags: HashMap<String, Flag>,
+    ) -> Self {
+        came.retain(|campaign| campaign.is_active);
+        came.sort_by_cached_key(|campaign| campaign.rank());
+        let is_gone = |campaign: &Arc<Campaign>| gone.iter().any(|id| *id == campaign.id);
+        let mut left = Vec::new();
+        let mut campaigns = Vec::with_capacity(self.campaigns.len() + came.len());
+        let mut next = came.iter().peekable();
+        for campaign in &self.campaigns {
+            if is_gone(campaign) {
+                left.push(Arc::clone(campaign));
+                continue;
+            }
+            while let Some(new) = next.next_if(|new| new.rank() < campaign.rank()) {
+                campaigns.push(Arc::clone(new));
+            }
+            campaigns.push(Arc::clone(campaign));
+        }
+        campaigns.extend(next.cloned());
+        let (left_triggers, left_fetch) = by_trigger(&left);
+        let (came_triggers, came_fetch) = by_trigger(&came);
+        let mut by_trigger = self.by_trigger.clone();
+        let triggers: HashSet<&str> = left_triggers
+            .keys()
+            .chain(came_triggers.keys())
+            .copied()
+            .collect();
+        for trigger in triggers {
+            let of = |all: &HashMap<&str, Vec<Arc<Campaign>>>| {
+                all.get(trigger).cloned().unwrap_or_default()
+            };
+            let held = by_trigger.remove(trigger).unwrap_or_default();
+            let blocks = index::changed(&held, &of(&left_triggers), &of(&came_triggers));
+            if !blocks.is_empty() {
+                by_trigger.insert(Box::from(trigger), blocks);
+            }
+        }
+        Self {
+            revision,
+            moment: None,
+            on_fetch: index::changed(&self.on_fetch, &left_fetch, &came_fetch),
+            campaigns,
+            by_trigger,
+            segments,
+            flags,
+            quarantined: self.quarantined,
+        }
+    }
+
+    /// The same, with the name of the moment it was read at.
+    pub fn read_at(self, moment: String) -> Self {
+        Self {
+            moment: Some(moment.into()),
+            ..self
+        }
+    }
+
+    /// The name of the moment this picture was read at.
+    pub fn moment(&self) -> Option<&str> {
+        self.moment.as_deref()
     }
 
     /// The project's revision this picture was taken at.
@@ -235,7 +299,12 @@ impl Snapshot {
             }
             // Every condition fails, which no index knows.
             for campaign in block.campaigns() {
-                if first_closed_gate(campaign, &facts, &membership, &mut found.errors).is_none() {
+                let gates = Gates {
+                    campaign,
+                    prepared: &facts,
+                    membership: &membership,
+                };
+                if gates.first_closed(&mut found.errors).is_none() {
                     found.matched.push(Arc::clone(campaign));
                 }
             }
@@ -243,56 +312,25 @@ impl Snapshot {
         Decision {
             matched: found.matched,
             errors: found.errors + membership.errors(),
+            failing: found.failing,
         }
     }
 }
 
-/// The first gate that says no, or `None` when the campaign is to be shown.
-fn first_closed_gate(
-    campaign: &Campaign,
-    prepared: &Prepared<'_>,
-    membership: &Membership<'_>,
-    errors: &mut u32,
-) -> Option<Gate> {
-    let facts = prepared.facts();
-    if !campaign.is_active {
-        return Some(Gate::Status);
-    }
-    if !campaign.schedule.is_open(facts.now) {
-        return Some(Gate::Schedule);
-    }
-    let passes_trigger = match &facts.event {
-        Some(event) => campaign.trigger.as_deref() == Some(event.name),
-        None => !campaign.mentions_event(),
-    };
-    if !passes_trigger {
-        return Some(Gate::Trigger);
-    }
-    if !campaign
-        .include
-        .iter()
-        .all(|name| membership.contains(name))
-        || campaign
-            .exclude
-            .iter()
-            .any(|name| membership.contains(name))
-    {
-        return Some(Gate::Segments);
-    }
-    let properties = facts.event.as_ref().map(|event| event.properties);
-    if !campaign.rules.matches(facts.user.traits, properties) {
-        return Some(Gate::Rules);
-    }
-    match campaign
-        .targeting
-        .as_ref()
-        .map(|condition| condition.matches_prepared(prepared))
-    {
-        None | Some(Ok(true)) => None,
-        Some(Ok(false)) => Some(Gate::Targeting),
-        Some(Err(_)) => {
-            *errors += 1;
-            Some(Gate::Targeting)
+type ByTrigger<'a> = HashMap<&'a str, Vec<Arc<Campaign>>>;
+
+/// Campaigns by their trigger, and those that need no event, in the order given.
+fn by_trigger(campaigns: &[Arc<Campaign>]) -> (ByTrigger<'_>, Vec<Arc<Campaign>>) {
+    let mut by_trigger = ByTrigger::new();
+    let mut on_fetch = Vec::new();
+    for campaign in campaigns {
+        if let Some(trigger) = &campaign.trigger {
+            let triggered = by_trigger.entry(trigger).or_default();
+            triggered.push(Arc::clone(campaign));
+        }
+        if !campaign.mentions_event() {
+            on_fetch.push(Arc::clone(campaign));
         }
     }
+    (by_trigger, on_fetch)
 }

@@ -182,6 +182,33 @@ pub fn parse_object(text: &str) -> Map<String, Value> {
     Map::deserialize(&mut parser).unwrap_or_default()
 }
 
+/// The traits of an identify as they are kept, from text whose nesting was bounded: `\0`, which the
+/// database's traits cannot hold, becomes U+FFFD. The event itself keeps what was sent.
+pub fn parse_traits(text: &str) -> Map<String, Value> {
+    let traits = parse_object(text);
+    if !text.contains("\\u0000") {
+        return traits;
+    }
+    match without_nul(Value::Object(traits)) {
+        Value::Object(traits) => traits,
+        _ => Map::new(),
+    }
+}
+
+fn without_nul(value: Value) -> Value {
+    let replaced = |text: &str| text.replace('\0', "\u{fffd}");
+    match value {
+        Value::String(text) => Value::String(replaced(&text)),
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nul).collect()),
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(key, item)| (replaced(&key), without_nul(item)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
 /// What a call says, by kind.
 #[derive(Debug, Clone)]
 pub enum Call {

@@ -10,7 +10,7 @@ mod ids;
 
 pub use event::{
     Call, Dialect, Event, EventKind, EventName, MESSAGE_ID_CHARS_MAX, MessageId, RawJson,
-    message_digest, parse_object,
+    message_digest, parse_object, parse_traits,
 };
 pub use identity::{Identity, IdentityKind};
 pub use ids::{CampaignId, EventId, KeyId, PersonId, ProjectId, SegmentId};

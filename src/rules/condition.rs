@@ -16,7 +16,7 @@ use super::limits::{self, Limits, RuleError, RuleErrorCode, RuleWarning};
 use super::lower;
 use super::native::{Node, Outcomes};
 use super::operators::{self, SEGMENTS_KEY};
-use super::parse;
+use super::parse::{self, Parsed};
 
 /// A JsonLogic condition, parsed and compiled once.
 pub struct Condition {
@@ -28,6 +28,7 @@ pub struct Condition {
     mentions_event: bool,
     segments: Vec<String>,
     warnings: Vec<RuleWarning>,
+    cost: u64,
 }
 
 /// A condition as the library evaluates it.
@@ -98,6 +99,13 @@ impl EvalError {
     }
 }
 
+/// A part of a rule that was refused, though the whole was not.
+impl From<RuleError> for EvalError {
+    fn from(error: RuleError) -> Self {
+        EvalError::new(EvalErrorKind::Other, error.to_string())
+    }
+}
+
 impl Condition {
     /// Checks the bounds, parses and compiles.
     ///
@@ -106,14 +114,15 @@ impl Condition {
     pub fn parse(json: &Value, limits: &Limits) -> Result<Condition, RuleError> {
         limits::measure(json, limits)?;
         let parsed = parse::parse(json, limits)?;
-        let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
-        if parsed.expr.cost(max_array_len) > limits.max_cost {
-            let message = format!(
-                "evaluating the rule could take more than {} steps",
-                limits.max_cost
-            );
-            return Err(RuleError::new("", RuleErrorCode::TooCostly, message));
-        }
+        Self::of_parsed(json, parsed, limits)
+    }
+
+    /// What follows parsing, for a rule or for a part of one.
+    pub(super) fn of_parsed(
+        json: &Value,
+        parsed: Parsed,
+        limits: &Limits,
+    ) -> Result<Condition, RuleError> {
         let node = Node::of_condition(&parsed.expr);
         let library = OnceLock::new();
         if node.needs_library() {
@@ -124,6 +133,7 @@ impl Condition {
             mentions_event: inspect::mentions_event(&parsed.expr),
             segments: inspect::segments(&parsed.expr),
             warnings: parsed.warnings,
+            cost: parsed.expr.cost(limits),
             source: json.to_string().into(),
             node,
             library,
@@ -144,6 +154,17 @@ impl Condition {
     /// What its author probably did not mean.
     pub fn warnings(&self) -> &[RuleWarning] {
         &self.warnings
+    }
+
+    /// The most steps that an evaluation can take: each node is one, and what runs for each element
+    /// of an array counts [`Limits::max_array_len`] times.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// The rule as compact JSON.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether the condition holds, for a caller with one condition only.
@@ -196,6 +217,24 @@ impl Condition {
         Ok(self.library.get_or_init(|| Box::new(compiled)))
     }
 
+    /// The rule, parsed again from its text.
+    pub(super) fn parsed(&self, limits: &Limits) -> Result<(Value, Parsed), String> {
+        let mut parser = serde_json::Deserializer::from_str(&self.source);
+        parser.disable_recursion_limit();
+        let json = Value::deserialize(&mut parser).map_err(|error| error.to_string())?;
+        let parsed = parse::parse(&json, limits).map_err(|error| error.to_string())?;
+        Ok((json, parsed))
+    }
+
+    /// What the rule's value looks like, for a part of a rule that is no condition.
+    pub(super) fn value_prepared<T>(
+        &self,
+        prepared: &Prepared<'_>,
+        read: impl FnOnce(&DataValue<'_>) -> T,
+    ) -> Result<T, EvalError> {
+        self.with_result(prepared, |_, value| Ok(read(value)))
+    }
+
     /// The value of the rule, before it is taken for true or false.
     ///
     /// # Errors
@@ -224,10 +263,7 @@ impl Condition {
     }
 
     fn compile_source(&self, limits: &Limits) -> Result<Compiled, String> {
-        let mut parser = serde_json::Deserializer::from_str(&self.source);
-        parser.disable_recursion_limit();
-        let json = Value::deserialize(&mut parser).map_err(|error| error.to_string())?;
-        let parsed = parse::parse(&json, limits).map_err(|error| error.to_string())?;
+        let (_, parsed) = self.parsed(limits)?;
         let (engine, logic) = compile(&parsed.expr, limits).map_err(|error| error.to_string())?;
         Ok(Compiled { engine, logic })
     }

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use super::limits::Limits;
+
 /// A validated JsonLogic expression.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expr {
@@ -223,12 +225,14 @@ impl Expr {
         }
     }
 
-    /// Worst-case evaluation steps, when no array is longer than `max_array_len`.
-    pub(super) fn cost(&self, max_array_len: u64) -> u64 {
+    /// Worst-case evaluation steps: each node is one, and a body counts once for each element that
+    /// an array may have.
+    pub(super) fn cost(&self, limits: &Limits) -> u64 {
+        let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
         let iteration = matches!(self, Expr::Call(operator, _) if operator.is_iteration());
         let mut cost = 1_u64;
         for (index, child) in self.children().into_iter().enumerate() {
-            let own = child.cost(max_array_len);
+            let own = child.cost(limits);
             let times = if iteration && index == 1 {
                 max_array_len
             } else {

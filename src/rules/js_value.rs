@@ -40,7 +40,7 @@ pub(super) fn to_text<'a>(value: Option<&DataValue<'a>>) -> Cow<'a, str> {
 }
 
 /// The right side of a comparison, converted once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Constant {
     pub(super) kind: Kind,
     /// `Number(constant)`.

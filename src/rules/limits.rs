@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use crate::error::WarningCode;
+
 /// What a rule may cost. Everything is checked when the rule is saved, except
 /// [`Limits::max_array_len`] for arrays that only exist at run time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub struct Limits {
     pub max_cost: u64,
     /// Rules in a seed rule list. Default 1,000.
     pub max_list_rules: usize,
+    /// How often in a row a campaign's targeting may fail before it is reported; 0 is without end.
+    /// Default 1,000.
+    pub max_failures: u32,
 }
 
 impl Default for Limits {
@@ -50,6 +55,7 @@ impl Default for Limits {
             max_array_len: 1_000,
             max_cost: 20_000_000,
             max_list_rules: 1_000,
+            max_failures: 1_000,
         }
     }
 }
@@ -157,9 +163,8 @@ impl RuleError {
 pub struct RuleWarning {
     /// Where in the rule, as an RFC 6901 JSON pointer.
     pub pointer: String,
-    /// A stable name: `missing_value_matches`, `unknown_operator` (seed list only) or
-    /// `placeholder_ignored` (seed list only).
-    pub code: &'static str,
+    /// What kind of thing.
+    pub code: WarningCode,
     /// The same for a human being.
     pub message: String,
 }

@@ -83,18 +83,22 @@ mod inspect;
 mod js_value;
 mod limits;
 mod lower;
+mod mentions;
 mod moment;
 pub(crate) mod native;
 mod operators;
 mod parse;
 mod seed_list;
+mod trace;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
 pub use expr::{Expr, Operator, VarPath};
 pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
+pub use mentions::{Mention, Mentioned, mentions};
 pub use seed_list::RuleList;
+pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
 
 #[cfg(test)]
 mod tests;

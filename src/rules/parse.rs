@@ -6,6 +6,8 @@
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
+use crate::error::WarningCode;
+
 use super::expr::{Expr, Operator, VarPath};
 use super::inspect;
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning, push_token};
@@ -26,6 +28,7 @@ pub(super) fn parse(json: &Value, limits: &Limits) -> Result<Parsed, RuleError> 
         warnings: Vec::new(),
     };
     let expr = parser.expr(json, &Context::default())?;
+    parser.check_cost(&expr)?;
     Ok(Parsed {
         expr,
         warnings: parser.warnings,
@@ -146,6 +149,9 @@ impl Parser<'_> {
             self.arguments(operator, args, context)?
         };
         let expr = Expr::Call(operator, parsed);
+        if operator.is_iteration() {
+            self.check_cost(&expr)?;
+        }
         self.warn(&expr, context);
         Ok(expr)
     }
@@ -234,6 +240,15 @@ impl Parser<'_> {
             })?);
         }
         Ok(parsed)
+    }
+
+    fn check_cost(&self, expr: &Expr) -> Result<(), RuleError> {
+        let most = self.limits.max_cost;
+        if expr.cost(self.limits) <= most {
+            return Ok(());
+        }
+        let message = format!("evaluating this could take more than {most} steps");
+        Err(self.error(RuleErrorCode::TooCostly, message))
     }
 
     fn var(&mut self, args: &Value, context: &Context) -> Result<Expr, RuleError> {
@@ -396,7 +411,7 @@ impl Parser<'_> {
             let message = format!("this can hold when \"{path}\" is missing");
             self.warnings.push(RuleWarning {
                 pointer: self.pointer.clone(),
-                code: "missing_value_matches",
+                code: WarningCode::MissingValueMatches,
                 message,
             });
         }

@@ -19,7 +19,10 @@
 //! `{type: "event", field: "unknown", operator: "==", value: ""}` is a placeholder that the seed's
 //! dashboard writes by mistake and that could never hold; it is dropped.
 
+use datalogic_rs::DataValue;
 use serde_json::{Map, Value};
+
+use crate::error::WarningCode;
 
 use super::data::{FactsArena, Object};
 use super::js_value::{Constant, to_text};
@@ -88,7 +91,7 @@ impl RuleList {
         if is_placeholder(json) {
             self.warnings.push(RuleWarning {
                 pointer: format!("/{index}"),
-                code: "placeholder_ignored",
+                code: WarningCode::PlaceholderIgnored,
                 message: "this placeholder of the dashboard is ignored".to_owned(),
             });
             return;
@@ -97,7 +100,7 @@ impl RuleList {
         if rule.test.is_none() {
             self.warnings.push(RuleWarning {
                 pointer: format!("/{index}/operator"),
-                code: "unknown_operator",
+                code: WarningCode::UnknownOperator,
                 message: "a rule with this operator never holds".to_owned(),
             });
         }
@@ -116,6 +119,11 @@ impl RuleList {
         &self.warnings
     }
 
+    /// How many rules there are, placeholders left out.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
     /// Whether there is nothing to hold.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -123,17 +131,36 @@ impl RuleList {
 
     /// Whether all rules hold.
     pub fn matches(&self, traits: Object<'_>, properties: Option<Object<'_>>) -> bool {
-        self.rules.iter().all(|rule| {
-            let source = match rule.attribute.source {
-                Source::Traits => Some(traits),
-                _ => properties,
-            };
-            let name = rule.attribute.path.first();
-            let left = name.and_then(|name| source?.get(name));
-            let (Some(left), Some(test)) = (left, &rule.test) else {
-                return false;
-            };
-            test.outcome(left, 0) == Outcomes::YES
+        let mut rules = self.rules.iter();
+        rules.all(|rule| rule.holds(rule.left(traits, properties)))
+    }
+
+    /// How many rules do not hold.
+    pub fn misses(&self, traits: Object<'_>, properties: Option<Object<'_>>) -> u32 {
+        let misses = |rule: &&Rule| !rule.holds(rule.left(traits, properties));
+        u32::try_from(self.rules.iter().filter(misses).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Each rule as it was written, placeholders left out: its place in the list, whether it reads
+    /// the traits, and the name and value it sees there. `items` is the list this was parsed from.
+    pub(super) fn each<'r, 'a>(
+        &'r self,
+        items: &'r [Value],
+        traits: Object<'a>,
+        properties: Option<Object<'a>>,
+    ) -> impl Iterator<Item = SeenRule<'r, 'a>> {
+        let written = items.iter().enumerate();
+        let written = written.filter(|(_, item)| !item.as_object().is_some_and(is_placeholder));
+        written.zip(&self.rules).map(move |((place, json), rule)| {
+            let left = rule.left(traits, properties);
+            SeenRule {
+                place,
+                json,
+                reads_traits: rule.attribute.source == Source::Traits,
+                name: rule.attribute.path.first().map_or("", |name| name),
+                left,
+                holds: rule.holds(left),
+            }
         })
     }
 
@@ -162,7 +189,38 @@ fn is_placeholder(json: &Map<String, Value>) -> bool {
     is("type", "event") && is("field", "unknown") && is("operator", "==") && is("value", "")
 }
 
+/// A rule and what it sees.
+pub(super) struct SeenRule<'r, 'a> {
+    pub(super) place: usize,
+    pub(super) json: &'r Value,
+    pub(super) reads_traits: bool,
+    pub(super) name: &'r str,
+    /// `None` where there is none.
+    pub(super) left: Option<&'a DataValue<'a>>,
+    pub(super) holds: bool,
+}
+
 impl Rule {
+    /// What the rule compares with its constant.
+    fn left<'a>(
+        &self,
+        traits: Object<'a>,
+        properties: Option<Object<'a>>,
+    ) -> Option<&'a DataValue<'a>> {
+        let source = match self.attribute.source {
+            Source::Traits => Some(traits),
+            _ => properties,
+        };
+        source?.get(self.attribute.path.first()?)
+    }
+
+    fn holds(&self, left: Option<&DataValue<'_>>) -> bool {
+        let (Some(left), Some(test)) = (left, &self.test) else {
+            return false;
+        };
+        test.outcome(left, 0) == Outcomes::YES
+    }
+
     fn from_json(json: &Map<String, Value>) -> Rule {
         let is_attribute = json.get("type").and_then(Value::as_str) == Some("attribute");
         let arena = FactsArena::new();

@@ -202,6 +202,47 @@ impl<'a> Membership<'a> {
         self.errors.get()
     }
 
+    /// The moments at which the membership may change by the passing of time alone, in milliseconds
+    /// since 1970, added to `moments`; `None` where they cannot be told.
+    pub fn changes_at(
+        &self,
+        reference: &str,
+        limits: &Limits,
+        moments: &mut Vec<i64>,
+    ) -> Option<()> {
+        let mut seen: Vec<&str> = Vec::new();
+        let mut open = vec![reference];
+        while let Some(reference) = open.pop() {
+            let Some(segment) = self.segments.find(reference) else {
+                continue;
+            };
+            if seen.contains(&segment.id.as_str()) {
+                continue;
+            }
+            seen.push(&segment.id);
+            if let Some(condition) = &segment.targeting {
+                let lookup = |reference: &str| self.contains(reference);
+                let prepared = Prepared::new(self.facts(&lookup), self.arena);
+                moments.extend(condition.changes_at(&prepared, limits)?);
+            }
+            open.extend(segment.references().iter().map(String::as_str));
+        }
+        Some(())
+    }
+
+    /// A segment knows no event.
+    fn facts<'f>(&self, lookup: &'f dyn Fn(&str) -> bool) -> Facts<'f>
+    where
+        'a: 'f,
+    {
+        Facts {
+            user: self.user,
+            event: None,
+            now: self.now,
+            segments: lookup,
+        }
+    }
+
     fn evaluate(&self, segment: &Segment) -> bool {
         if !segment.rules.matches(self.user.traits, None) {
             return false;
@@ -210,13 +251,7 @@ impl<'a> Membership<'a> {
             return true;
         };
         let lookup = |reference: &str| self.contains(reference);
-        let facts = Facts {
-            user: self.user,
-            event: None,
-            now: self.now,
-            segments: &lookup,
-        };
-        let prepared = Prepared::new(facts, self.arena);
+        let prepared = Prepared::new(self.facts(&lookup), self.arena);
         condition.matches_prepared(&prepared).unwrap_or_else(|_| {
             self.errors.set(self.errors.get() + 1);
             false

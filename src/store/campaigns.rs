@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 use serde_json::Value;
 
+use super::audit::Change;
 use super::schema::{campaign_history, campaigns};
 use crate::model::ProjectId;
 
@@ -30,6 +31,23 @@ pub struct StoredCampaign {
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
     pub updated_at: Option<DateTime<Utc>>,
+    /// Since when it is in quarantine.
+    pub quarantined_at: Option<DateTime<Utc>>,
+    /// How its targeting failed.
+    pub quarantine_reason: Option<String>,
+    /// How often in a row.
+    pub quarantine_failures: Option<i32>,
+}
+
+/// Why a campaign is taken out of service.
+#[derive(Debug, Clone)]
+pub struct Quarantine<'a> {
+    /// The version that failed.
+    pub version: i64,
+    /// How it failed: a kind of failure.
+    pub reason: &'a str,
+    /// How often in a row.
+    pub failures: u32,
 }
 
 /// What of a campaign is written besides its id.
@@ -46,7 +64,7 @@ pub struct CampaignFields<'a> {
 }
 
 /// Which campaigns a list holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CampaignFilter {
     /// Those of this status.
     pub status: Option<String>,
@@ -54,6 +72,8 @@ pub struct CampaignFilter {
     pub trigger: Option<String>,
     /// Those whose name or trigger has these words.
     pub words: Option<String>,
+    /// Only those in quarantine.
+    pub quarantined: bool,
 }
 
 type Boxed<'a> = campaigns::BoxedQuery<'a, Pg>;
@@ -67,6 +87,9 @@ fn filtered<'a>(project: ProjectId, filter: &'a CampaignFilter) -> Boxed<'a> {
     }
     if let Some(trigger) = &filter.trigger {
         query = query.filter(campaigns::trigger.eq(trigger));
+    }
+    if filter.quarantined {
+        query = query.filter(campaigns::quarantined_at.is_not_null());
     }
     if let Some(words) = &filter.words {
         query = query.filter(
@@ -145,7 +168,42 @@ pub fn insert(
         .get_result(connection)
 }
 
-/// Replaces a campaign that the transaction has locked.
+/// Those of these ids that there are, in no order.
+pub fn find_many(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    ids: &[String],
+) -> QueryResult<Vec<StoredCampaign>> {
+    campaigns::table
+        .filter(campaigns::project_id.eq(project.0))
+        .filter(campaigns::id.eq_any(ids))
+        .select(StoredCampaign::as_select())
+        .load(connection)
+}
+
+/// Takes a campaign out of service that is live in this version; false when there is none.
+pub fn quarantine(
+    connection: &mut PgConnection,
+    change: &Change<'_>,
+    quarantine: &Quarantine<'_>,
+) -> QueryResult<bool> {
+    let live = campaigns::table
+        .find((change.project.0, change.object_id))
+        .filter(campaigns::version.eq(quarantine.version))
+        .filter(campaigns::status.eq("active"))
+        .filter(campaigns::quarantined_at.is_null());
+    let failures = i32::try_from(quarantine.failures).unwrap_or(i32::MAX);
+    diesel::update(live)
+        .set((
+            campaigns::quarantined_at.eq(change.at),
+            campaigns::quarantine_reason.eq(quarantine.reason),
+            campaigns::quarantine_failures.eq(failures),
+        ))
+        .execute(connection)
+        .map(|rows| rows > 0)
+}
+
+/// Replaces a campaign that the transaction has locked, and ends its quarantine.
 pub fn update(
     connection: &mut PgConnection,
     project: ProjectId,
@@ -161,6 +219,9 @@ pub fn update(
             campaigns::body.eq(fields.body),
             campaigns::version.eq(campaigns::version + 1),
             campaigns::updated_at.eq(at),
+            campaigns::quarantined_at.eq(None::<DateTime<Utc>>),
+            campaigns::quarantine_reason.eq(None::<&str>),
+            campaigns::quarantine_failures.eq(None::<i32>),
         ))
         .returning(StoredCampaign::as_returning())
         .get_result(connection)

@@ -1,8 +1,9 @@
 //! What a snapshot of a project is built from.
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Array, BigInt};
+use diesel::sql_types::{BigInt, Text};
 use serde_json::Value;
 
 use super::schema::{campaigns, feature_flags, project_revisions, segments};
@@ -36,12 +37,42 @@ pub fn bump_revision(connection: &mut PgConnection, project: i64) -> QueryResult
 /// Wakes the other nodes once the transaction commits.
 pub fn notify_change(connection: &mut PgConnection, project: i64) -> QueryResult<()> {
     sql_query("SELECT pg_notify('beckon_changes', $1)")
-        .bind::<diesel::sql_types::Text, _>(project.to_string())
+        .bind::<Text, _>(project.to_string())
         .execute(connection)
         .map(|_| ())
 }
 
-/// Which active campaigns there are, as (seq, version).
+/// Names the moment that this transaction sees, for [`changed_since`].
+pub fn moment(connection: &mut PgConnection) -> QueryResult<String> {
+    diesel::select(sql::<Text>("pg_current_snapshot()::text")).get_result(connection)
+}
+
+/// Which campaigns were changed by transactions that a moment did not see yet, at most so many.
+pub fn changed_since(
+    connection: &mut PgConnection,
+    project: i64,
+    moment: &str,
+    limit: i64,
+) -> QueryResult<Vec<String>> {
+    let changed: Vec<ChangedCampaign> = sql_query(
+        "SELECT campaign_id FROM campaign_changes WHERE project_id = $1 \
+         AND xid >= pg_snapshot_xmin($2::pg_snapshot) \
+         AND NOT pg_visible_in_snapshot(xid, $2::pg_snapshot) LIMIT $3",
+    )
+    .bind::<BigInt, _>(project)
+    .bind::<Text, _>(moment)
+    .bind::<BigInt, _>(limit)
+    .load(connection)?;
+    Ok(changed.into_iter().map(|row| row.campaign_id).collect())
+}
+
+#[derive(QueryableByName)]
+struct ChangedCampaign {
+    #[diesel(sql_type = Text)]
+    campaign_id: String,
+}
+
+/// Which campaigns are active and not in quarantine, as (seq, version).
 pub fn active_campaigns(
     connection: &mut PgConnection,
     project: i64,
@@ -49,12 +80,23 @@ pub fn active_campaigns(
     campaigns::table
         .filter(campaigns::project_id.eq(project))
         .filter(campaigns::status.eq("active"))
+        .filter(campaigns::quarantined_at.is_null())
         .select((campaigns::seq, campaigns::version))
         .load(connection)
 }
 
+/// How many campaigns are in quarantine.
+pub fn quarantined(connection: &mut PgConnection, project: i64) -> QueryResult<i64> {
+    campaigns::table
+        .filter(campaigns::project_id.eq(project))
+        .filter(campaigns::quarantined_at.is_not_null())
+        .count()
+        .get_result(connection)
+}
+
 /// A campaign's row as a snapshot needs it.
-#[derive(Debug, Queryable)]
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = campaigns)]
 pub struct LiveRow {
     /// The campaign's id.
     pub id: String,
@@ -70,6 +112,21 @@ pub struct LiveRow {
     pub updated_at: Option<DateTime<Utc>>,
 }
 
+/// Those of the campaigns with these ids that are active.
+pub fn active_among(
+    connection: &mut PgConnection,
+    project: i64,
+    ids: &[String],
+) -> QueryResult<Vec<LiveRow>> {
+    campaigns::table
+        .filter(campaigns::project_id.eq(project))
+        .filter(campaigns::id.eq_any(ids))
+        .filter(campaigns::status.eq("active"))
+        .filter(campaigns::quarantined_at.is_null())
+        .select(LiveRow::as_select())
+        .load(connection)
+}
+
 /// The campaigns with these `seq` numbers.
 pub fn campaign_rows(
     connection: &mut PgConnection,
@@ -78,19 +135,8 @@ pub fn campaign_rows(
 ) -> QueryResult<Vec<LiveRow>> {
     campaigns::table
         .filter(campaigns::project_id.eq(project))
-        .filter(
-            diesel::dsl::sql::<diesel::sql_types::Bool>("seq = ANY(")
-                .bind::<Array<BigInt>, _>(seqs)
-                .sql(")"),
-        )
-        .select((
-            campaigns::id,
-            campaigns::seq,
-            campaigns::version,
-            campaigns::body,
-            campaigns::created_at,
-            campaigns::updated_at,
-        ))
+        .filter(campaigns::seq.eq_any(seqs))
+        .select(LiveRow::as_select())
         .load(connection)
 }
 

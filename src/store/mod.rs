@@ -12,6 +12,7 @@ pub mod audit;
 pub mod campaigns;
 pub mod events;
 pub mod flags;
+pub mod history;
 pub mod keys;
 pub mod ledger;
 pub mod live;
@@ -23,6 +24,7 @@ pub mod person_state;
 pub(crate) mod prepared;
 pub mod rejected;
 pub mod schema;
+pub mod seen;
 pub mod segments;
 mod traits;
 

@@ -116,6 +116,9 @@ diesel::table! {
         version -> Int8,
         created_at -> Timestamptz,
         updated_at -> Nullable<Timestamptz>,
+        quarantined_at -> Nullable<Timestamptz>,
+        quarantine_reason -> Nullable<Text>,
+        quarantine_failures -> Nullable<Int4>,
     }
 }
 diesel::table! {

@@ -1,49 +1,14 @@
-//! Checks what an admin wants to save, without saving it.
+//! Checks segments and flags that an admin wants to save, without saving them.
 
-use chrono::DateTime;
 use serde_json::{Map, Value};
 
 use super::{Targeting, Warning};
-use crate::error::{Error, FieldError};
-use crate::matcher::{Campaign, CampaignRow, Refusal};
+use crate::error::{Error, WarningCode};
 use crate::model::ProjectId;
 use crate::rules::{Condition, RuleError, RuleWarning};
 use crate::segments::Segment;
 
 impl Targeting {
-    /// Checks a campaign: schedule, trigger, priority, segments, rules and targeting.
-    pub fn check_campaign(
-        &self,
-        project: ProjectId,
-        body: &Map<String, Value>,
-    ) -> Result<Vec<Warning>, Error> {
-        let row = CampaignRow {
-            id: String::new(),
-            seq: 0,
-            version: 0,
-            body: body.clone(),
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: None,
-        };
-        let campaign =
-            Campaign::compile(&row, &self.0.options.rules).map_err(|refusal| match refusal {
-                Refusal::Rule(error) => refuse_rule(error),
-                Refusal::Field { pointer, message } => Error::field(FieldError::body(
-                    pointer.trim_start_matches('/'),
-                    Value::Object(body.clone()).pointer(&pointer),
-                    message,
-                )),
-            })?;
-        let mut warnings = rule_warnings(campaign.targeting().map_or(&[], Condition::warnings));
-        let snapshot = self.snapshot(project);
-        for (pointer, reference) in campaign.segment_references() {
-            if snapshot.segments().find(reference).is_none() {
-                warnings.push(unknown_segment(pointer, reference));
-            }
-        }
-        Ok(warnings)
-    }
-
     /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and
     /// that no segment would contain itself.
     pub fn check_segment(
@@ -58,13 +23,14 @@ impl Targeting {
         if let Some(path) = snapshot.segments().cycle_through(&segment) {
             return Err(Error::InvalidRule {
                 pointer: "/targeting".to_owned(),
+                code: "segment_cycle",
                 message: format!(
                     "the segment would contain itself, by way of {}",
                     path.join(" > ")
                 ),
             });
         }
-        let mut warnings = rule_warnings(segment.warnings());
+        let mut warnings: Vec<_> = rule_warnings("/targeting", segment.warnings()).collect();
         for reference in segment.references() {
             if snapshot.segments().find(reference).is_none() {
                 warnings.push(unknown_segment("/targeting".to_owned(), reference));
@@ -84,7 +50,7 @@ impl Targeting {
         };
         let condition = Condition::parse(json, &self.0.options.rules)
             .map_err(|error| refuse_rule(error.under("/targeting")))?;
-        let mut warnings = rule_warnings(condition.warnings());
+        let mut warnings: Vec<_> = rule_warnings("/targeting", condition.warnings()).collect();
         let snapshot = self.snapshot(project);
         for reference in condition.segments() {
             if snapshot.segments().find(reference).is_none() {
@@ -93,7 +59,7 @@ impl Targeting {
         }
         if condition.mentions_event() {
             warnings.push(Warning {
-                code: "event_in_flag",
+                code: WarningCode::EventInFlag,
                 pointer: "/targeting".to_owned(),
                 message: "a flag is read without an event, so what this says of one never holds"
                     .to_owned(),
@@ -103,27 +69,29 @@ impl Targeting {
     }
 }
 
-fn refuse_rule(error: RuleError) -> Error {
+pub(super) fn refuse_rule(error: RuleError) -> Error {
     Error::InvalidRule {
         pointer: error.pointer,
+        code: error.code.as_str(),
         message: error.message,
     }
 }
 
-fn rule_warnings(warnings: &[RuleWarning]) -> Vec<Warning> {
-    warnings
-        .iter()
-        .map(|warning| Warning {
-            code: warning.code,
-            pointer: format!("/targeting{}", warning.pointer),
-            message: warning.message.clone(),
-        })
-        .collect()
+/// Warnings of a rule that stands under this pointer.
+pub(super) fn rule_warnings<'w>(
+    under: &'w str,
+    warnings: &'w [RuleWarning],
+) -> impl Iterator<Item = Warning> + 'w {
+    warnings.iter().map(move |warning| Warning {
+        code: warning.code,
+        pointer: format!("{under}{}", warning.pointer),
+        message: warning.message.clone(),
+    })
 }
 
-fn unknown_segment(pointer: String, reference: &str) -> Warning {
+pub(super) fn unknown_segment(pointer: String, reference: &str) -> Warning {
     Warning {
-        code: "unknown_segment",
+        code: WarningCode::UnknownSegment,
         pointer,
         message: format!("there is no segment {reference:?}; nobody is in it"),
     }

@@ -15,8 +15,11 @@ use crate::store::live as rows;
 /// How many campaigns are read in one query.
 const CHUNK: usize = 5_000;
 
+/// With more changes than this at once a snapshot is built anew.
+const CHANGES_MAX: i64 = 500;
+
 /// Loads the project at its current revision in one consistent read; `None` when there is no such
-/// project. What cannot be compiled (it can only have come by import) is left out and logged.
+/// project, or it is held already. What cannot be compiled (it can only have come by import) is left out and logged.
 pub(super) fn load(
     connection: &mut PgConnection,
     project: ProjectId,
@@ -31,7 +34,10 @@ pub(super) fn load(
             let Some(revision) = rows::revision(connection, project.0)? else {
                 return Ok(None);
             };
-            let campaigns = load_campaigns(connection, project, held, limits)?;
+            if held.moment().is_some() && held.revision() == revision {
+                return Ok(None);
+            }
+            let moment = rows::moment(connection)?;
             let segments = rows::segment_rows(connection, project.0)?
             .into_iter()
             .filter_map(|(id, body)| match Segment::compile(&id, &object(body), limits) {
@@ -46,13 +52,40 @@ pub(super) fn load(
                 .into_iter()
                 .filter_map(|row| compile_flag(project, row, limits))
                 .collect();
-            Ok(Some(held.replaced(
-                revision,
-                campaigns,
-                Segments::new(segments),
-                flags,
-            )))
+            let segments = Segments::new(segments);
+            let changed = changed_campaigns(connection, project, held, revision)?;
+            let fresh = match changed {
+                Some(ids) => {
+                    let mut came = Vec::new();
+                    for row in rows::active_among(connection, project.0, &ids)? {
+                        came.extend(compile_campaign(project, row, limits));
+                    }
+                    held.changed(revision, &ids, came, segments, flags)
+                }
+                None => {
+                    let campaigns = load_campaigns(connection, project, held, limits)?;
+                    held.replaced(revision, campaigns, segments, flags)
+                }
+            };
+            let quarantined = rows::quarantined(connection, project.0)?;
+            Ok(Some(fresh.read_at(moment).with_quarantined(quarantined)))
         })
+}
+
+/// The campaigns that changed since the snapshot was read; `None` if it has to be read anew, since
+/// there are too many of them, or the database is not the one that it was read from.
+fn changed_campaigns(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    held: &Snapshot,
+    revision: i64,
+) -> QueryResult<Option<Vec<String>>> {
+    let Some(moment) = held.moment().filter(|_| held.revision() <= revision) else {
+        return Ok(None);
+    };
+    let ids = rows::changed_since(connection, project.0, moment, CHANGES_MAX + 1)?;
+    let is_few = i64::try_from(ids.len()).is_ok_and(|count| count <= CHANGES_MAX);
+    Ok(is_few.then_some(ids))
 }
 
 fn load_campaigns(
@@ -76,23 +109,32 @@ fn load_campaigns(
     }
     for chunk in missing.chunks(CHUNK) {
         for row in rows::campaign_rows(connection, project.0, chunk)? {
-            let row = CampaignRow {
-                id: row.id,
-                seq: row.seq,
-                version: row.version,
-                body: object(row.body),
-                created_at: row.created_at,
-                updated_at: row.updated_at,
-            };
-            match Campaign::compile(&row, limits) {
-                Ok(campaign) => campaigns.push(Arc::new(campaign)),
-                Err(error) => {
-                    tracing::warn!(project = project.0, campaign = row.id, %error, "campaign left out");
-                }
-            }
+            campaigns.extend(compile_campaign(project, row, limits));
         }
     }
     Ok(campaigns)
+}
+
+fn compile_campaign(
+    project: ProjectId,
+    row: rows::LiveRow,
+    limits: &Limits,
+) -> Option<Arc<Campaign>> {
+    let row = CampaignRow {
+        id: row.id,
+        seq: row.seq,
+        version: row.version,
+        body: object(row.body),
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    };
+    match Campaign::compile(&row, limits) {
+        Ok(campaign) => Some(Arc::new(campaign)),
+        Err(error) => {
+            tracing::warn!(project = project.0, campaign = row.id, %error, "campaign left out");
+            None
+        }
+    }
 }
 
 fn compile_flag(project: ProjectId, row: rows::FlagRow, limits: &Limits) -> Option<(String, Flag)> {

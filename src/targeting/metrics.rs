@@ -11,8 +11,9 @@ use crate::matcher::Snapshot;
 use crate::model::ProjectId;
 use crate::telemetry::metrics::{
     CACHE_BYTES, CACHE_ENTRIES, CACHE_REQUESTS, DECISIONS, HUB_CONNECTED, MATCHES, Metrics, NODES,
-    PerProject, RULE_ERRORS, SNAPSHOT_CAMPAIGNS, SNAPSHOT_LOADED, SNAPSHOT_RELOAD_DURATION,
-    SNAPSHOT_RELOADS, SNAPSHOT_REVISION, SNAPSHOT_SEGMENTS, STALENESS,
+    PerProject, RULE_ERRORS, SNAPSHOT_CAMPAIGNS, SNAPSHOT_COST, SNAPSHOT_LOADED,
+    SNAPSHOT_QUARANTINED, SNAPSHOT_RELOAD_DURATION, SNAPSHOT_RELOADS, SNAPSHOT_REVISION,
+    SNAPSHOT_SEGMENTS, SNAPSHOT_UNINDEXED, STALENESS,
 };
 
 /// The handles of one service. Cheap to clone.
@@ -43,6 +44,9 @@ struct Inner {
 struct SnapshotGauges {
     revision: IntGauge,
     campaigns: IntGauge,
+    unindexed: IntGauge,
+    cost: IntGauge,
+    quarantined: IntGauge,
     segments: IntGauge,
     loaded: IntGauge,
 }
@@ -99,10 +103,21 @@ impl TargetingMetrics {
         let gauges = [
             &SNAPSHOT_REVISION,
             &SNAPSHOT_CAMPAIGNS,
+            &SNAPSHOT_UNINDEXED,
+            &SNAPSHOT_COST,
+            &SNAPSHOT_QUARANTINED,
             &SNAPSHOT_SEGMENTS,
             &SNAPSHOT_LOADED,
         ];
-        let [revision, campaigns, segments, loaded] = gauges.map(|of| metrics.gauges(of));
+        let [
+            revision,
+            campaigns,
+            unindexed,
+            cost,
+            quarantined,
+            segments,
+            loaded,
+        ] = gauges.map(|of| metrics.gauges(of));
         let of = |gauges: &IntGaugeVec, project: &str| gauges.with_label_values(&[project]);
         let reloads = metrics.counters(&SNAPSHOT_RELOADS);
         Self(Arc::new(Inner {
@@ -114,6 +129,9 @@ impl TargetingMetrics {
             snapshots: PerProject::new(move |project| SnapshotGauges {
                 revision: of(&revision, project),
                 campaigns: of(&campaigns, project),
+                unindexed: of(&unindexed, project),
+                cost: of(&cost, project),
+                quarantined: of(&quarantined, project),
                 segments: of(&segments, project),
                 loaded: of(&loaded, project),
             }),
@@ -166,6 +184,10 @@ impl TargetingMetrics {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         gauges.revision.set(snapshot.revision());
         gauges.campaigns.set(count(snapshot.campaigns().len()));
+        gauges.unindexed.set(count(snapshot.unindexed()));
+        let costs = snapshot.campaigns().iter().map(|campaign| campaign.cost());
+        gauges.cost.set(whole(costs.max().unwrap_or(0)));
+        gauges.quarantined.set(snapshot.quarantined());
         gauges.segments.set(count(snapshot.segments().list().len()));
         gauges.loaded.set(clock.now().timestamp());
     }

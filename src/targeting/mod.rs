@@ -13,6 +13,8 @@ pub mod people;
 mod check;
 mod live;
 mod metrics;
+mod publish;
+mod quarantine;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::error::{Error, WarningCode};
 use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId, parse_object};
@@ -72,6 +74,7 @@ struct Inner {
     options: TargetingOptions,
     people: People,
     snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
+    failing: quarantine::Waiting,
     is_ready: AtomicBool,
 }
 
@@ -105,7 +108,7 @@ pub struct SegmentMembership {
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Warning {
     /// A stable code.
-    pub code: &'static str,
+    pub code: WarningCode,
     /// JSON pointer into the saved object.
     pub pointer: String,
     /// What may surprise.
@@ -128,6 +131,7 @@ impl Targeting {
             options,
             people,
             snapshots: ArcSwap::default(),
+            failing: quarantine::Waiting::default(),
             is_ready: AtomicBool::new(false),
         }))
     }
@@ -150,6 +154,11 @@ impl Targeting {
                 caching.metrics().is_cut_off();
             },
         )
+    }
+
+    /// The bounds of rules.
+    pub fn rule_limits(&self) -> &Limits {
+        &self.0.options.rules
     }
 
     /// Whether every project's snapshot was loaded at least once.
@@ -308,6 +317,9 @@ impl Targeting {
     pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
         self.metrics()
             .decided(decision.matched.len(), decision.errors);
+        if !decision.failing.is_empty() {
+            self.0.failing.note(decision.failing);
+        }
         decision.matched
     }
 
@@ -396,6 +408,7 @@ impl Targeting {
             }
             Signal::Poll { other_nodes } => {
                 self.0.people.set_shared(other_nodes > 0);
+                self.quarantine_failing(connection)?;
                 self.reload_changed(connection)?;
                 self.metrics().is_current(other_nodes);
                 Ok(())
@@ -488,6 +501,15 @@ impl Targeting {
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
+}
+
+/// A project's snapshot for somebody who runs no server; `None` when there is no such project.
+pub fn load_snapshot(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    limits: &Limits,
+) -> QueryResult<Option<Snapshot>> {
+    live::load(connection, project, &Snapshot::default(), limits)
 }
 
 /// Looks identities of one project up.

@@ -80,7 +80,15 @@ const SEGMENT_GROUP: &str = r#"{"userId":"u","groupId":"g"}"#;
 const SEGMENT_ALIAS: &str = r#"{"userId":"u","previousId":"v"}"#;
 const SEGMENT_BATCH: &str = r#"{"batch":[{"type":"track","userId":"u","event":"e"}]}"#;
 
-const ROWS: [Row; 56] = [
+const ROWS: [Row; 59] = [
+    row("POST /v1/admin/explain", Read, Nothing, "{}", 200),
+    row(
+        "POST /v1/admin/campaigns/replay",
+        Admin,
+        Nothing,
+        r#"{"campaign":{"trigger":"e"}}"#,
+        200,
+    ),
     row("GET /metrics", Read, Nothing, "", 200),
     row("GET /livez", Public, Nothing, "", 200),
     row("GET /readyz", Public, Nothing, "", 200),
@@ -208,6 +216,13 @@ const ROWS: [Row; 56] = [
         Nothing,
         r#"{"name":"n"}"#,
         201,
+    ),
+    row(
+        "POST /v1/admin/campaigns/validate",
+        Admin,
+        Nothing,
+        r#"{"name":"n"}"#,
+        200,
     ),
     row("GET /v1/admin/campaigns/{id}", Read, Campaign, "", 200),
     row(

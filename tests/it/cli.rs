@@ -47,6 +47,8 @@ fn a_wrong_command_line_is_exit_code_two_and_help_is_zero() {
         "keys",
         "rejected",
         "ledger",
+        "explain",
+        "replay",
         "retention",
         "config",
         "doctor",

@@ -20,7 +20,7 @@ macro_rules! ground {
     };
 }
 
-const LAYERS: [Layer; 18] = [
+const LAYERS: [Layer; 19] = [
     Layer {
         module: "model",
         may_import: &[],
@@ -100,6 +100,12 @@ const LAYERS: [Layer; 18] = [
         reason: "a service; it asks targeting for decisions and nobody else",
     },
     Layer {
+        module: "history",
+        may_import: ground!("store"),
+        is_pure: false,
+        reason: "a service on stored facts; it decides with the matcher alone",
+    },
+    Layer {
         module: "retention",
         may_import: ground!("store", "hub"),
         is_pure: false,
@@ -118,6 +124,7 @@ const LAYERS: [Layer; 18] = [
             "hub",
             "targeting",
             "ingest",
+            "history",
             "retention",
             "transfer"
         ),
@@ -132,6 +139,7 @@ const LAYERS: [Layer; 18] = [
             "embedded_pg",
             "targeting",
             "ingest",
+            "history",
             "retention",
             "transfer",
             "http"

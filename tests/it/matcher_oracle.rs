@@ -4,6 +4,8 @@
 //! Failures are shrunk. Another seed, or the same again: `BECKON_SEED=… cargo test`.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod explain;
+mod findings;
 mod generate;
 
 use std::cmp::Reverse;
@@ -11,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use beckon::matcher::{Campaign, CampaignRow, Snapshot};
+use beckon::matcher::{Campaign, CampaignRow, Gate, Snapshot};
 use beckon::rules::{
     Condition, EventFacts, Facts, FactsArena, Limits, Prepared, RuleList, UserFacts,
 };
@@ -228,8 +230,8 @@ impl Slow<'_> {
         })
     }
 
-    /// Whether the campaign is shown; an error is a condition that failed.
-    fn shows(&self, campaign: &Parsed) -> Result<bool, ()> {
+    /// The first gate that says no.
+    fn first_closed(&self, campaign: &Parsed) -> Option<Gate> {
         let body = &campaign.body;
         let time = |name: &str| {
             let text = body["schedule"][name].as_str()?;
@@ -251,23 +253,29 @@ impl Slow<'_> {
             None => !mentions_event,
         };
         let properties = self.event.as_ref().map(|event| event.properties);
-        let gates = body["status"] == "active"
-            && time("start").is_none_or(|start| start <= now())
-            && time("end").is_none_or(|end| now() < end)
-            && trigger_passes
-            && names("include").iter().all(|name| self.is_in(name))
-            && !names("exclude").iter().any(|name| self.is_in(name))
-            && campaign.rules.matches(self.user.traits, properties);
-        if gates {
-            self.holds(campaign.targeting.as_ref(), self.event)
+        let is_open = time("start").is_none_or(|start| start <= now())
+            && time("end").is_none_or(|end| now() < end);
+        let segments_pass = names("include").iter().all(|name| self.is_in(name))
+            && !names("exclude").iter().any(|name| self.is_in(name));
+        if body["status"] != "active" {
+            Some(Gate::Status)
+        } else if !is_open {
+            Some(Gate::Schedule)
+        } else if !trigger_passes {
+            Some(Gate::Trigger)
+        } else if !segments_pass {
+            Some(Gate::Segments)
+        } else if !campaign.rules.matches(self.user.traits, properties) {
+            Some(Gate::Rules)
+        } else if self.holds(campaign.targeting.as_ref(), self.event) != Ok(true) {
+            Some(Gate::Targeting)
         } else {
-            Ok(false)
+            None
         }
     }
 }
 
-fn snapshot(bodies: &[Value]) -> Snapshot {
-    let limits = Limits::default();
+fn compiled(bodies: &[Value]) -> Vec<Arc<Campaign>> {
     let campaigns = bodies.iter().zip(0_i64..).map(|(body, seq)| {
         let row = CampaignRow {
             id: seq.to_string(),
@@ -277,38 +285,42 @@ fn snapshot(bodies: &[Value]) -> Snapshot {
             created_at: now() - TimeDelta::days(1) + TimeDelta::seconds(seq / 3),
             updated_at: None,
         };
-        Arc::new(Campaign::compile(&row, &limits).unwrap())
+        Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
     });
-    let compiled = segments()
+    campaigns.collect()
+}
+
+fn snapshot(bodies: &[Value]) -> Snapshot {
+    let limits = Limits::default();
+    let segments = segments()
         .iter()
         .map(|(id, body)| Arc::new(Segment::compile(id, &map(body), &limits).unwrap()))
         .collect();
-    Snapshot::new(
-        1,
-        campaigns.collect(),
-        Segments::new(compiled),
-        HashMap::new(),
-    )
+    Snapshot::new(1, compiled(bodies), Segments::new(segments), HashMap::new())
+}
+
+fn parsed(bodies: &[Value]) -> Vec<Parsed> {
+    let parsed = bodies.iter().map(|body| Parsed {
+        body: body.clone(),
+        rules: RuleList::parse(body.get("rules")).unwrap(),
+        targeting: condition(&body["targeting"]),
+    });
+    parsed.collect()
+}
+
+fn parsed_segments() -> HashMap<&'static str, (RuleList, Option<Condition>)> {
+    let parsed = segments().into_iter().map(|(id, body)| {
+        let rules = RuleList::parse(body.get("rules")).unwrap();
+        (id, (rules, condition(&body["targeting"])))
+    });
+    parsed.collect()
 }
 
 /// Decides all moments with both, and counts the pairs of a campaign and a moment.
 fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<(), TestCaseError> {
     let snapshot = snapshot(bodies);
-    let parsed: Vec<Parsed> = bodies
-        .iter()
-        .map(|body| Parsed {
-            body: body.clone(),
-            rules: RuleList::parse(body.get("rules")).unwrap(),
-            targeting: condition(&body["targeting"]),
-        })
-        .collect();
-    let segments: HashMap<_, _> = segments()
-        .into_iter()
-        .map(|(id, body)| {
-            let rules = RuleList::parse(body.get("rules")).unwrap();
-            (id, (rules, condition(&body["targeting"])))
-        })
-        .collect();
+    let parsed = parsed(bodies);
+    let segments = parsed_segments();
     let mut arena = FactsArena::new();
     for moment in moments {
         arena.reset();
@@ -323,7 +335,7 @@ fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<()
         };
         let mut expected = Vec::new();
         for (campaign, index) in parsed.iter().zip(0_usize..) {
-            if slow.shows(campaign) == Ok(true) {
+            if slow.first_closed(campaign).is_none() {
                 expected.push(index);
             }
         }

@@ -37,19 +37,20 @@ fn same(left: &Value, right: &Value) -> bool {
     }
 }
 
-#[test]
-fn the_official_suite_passes_in_full() {
+/// The suite's cases: a rule, data, and the result.
+pub fn cases() -> Vec<Value> {
     let path = evaluator_source().join("tests/suites/compatible.json");
     let suite: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let cases: Vec<_> = suite
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|case| case.is_object())
-        .collect();
+    let cases = suite.as_array().unwrap().iter();
+    cases.filter(|case| case.is_object()).cloned().collect()
+}
+
+#[test]
+fn the_official_suite_passes_in_full() {
+    let cases = cases();
     assert_eq!(cases.len(), 278);
     let mut wrong = Vec::new();
-    for case in cases {
+    for case in &cases {
         let data = case.get("data").cloned().unwrap_or_else(|| json!({}));
         let condition = match Condition::parse(&case["rule"], &Limits::default()) {
             Ok(condition) => condition,

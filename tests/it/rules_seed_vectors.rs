@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// Where we answer differently from the seed on purpose.
-const DIVERGENCES: &[(&str, &str)] = &[(
+pub const DIVERGENCES: &[(&str, &str)] = &[(
     "[{\"id\":1,\"type\":\"event\",\"field\":\"unknown\",\"operator\":\"==\",\"value\":\"\"}]",
     "the dashboard's placeholder could never hold; it is ignored",
 )];
@@ -21,13 +21,13 @@ const INHERITED: [&str; 5] = [
     "valueOf",
 ];
 
-fn vectors() -> Value {
+pub fn vectors() -> Value {
     let text = include_str!("../fixtures/vectors/seed-rule-vectors.json");
     serde_json::from_str(text).unwrap()
 }
 
 /// The vectors write what JSON cannot say as marker texts.
-fn decode(value: &Value) -> Option<Value> {
+pub fn decode(value: &Value) -> Option<Value> {
     match value.as_str() {
         Some("__absent__") => None,
         Some("__neg_zero__") => Some(json!(-0.0)),
@@ -35,7 +35,7 @@ fn decode(value: &Value) -> Option<Value> {
     }
 }
 
-fn one_rule(kind: &str, operator: &Value, value: Option<Value>) -> Value {
+pub fn one_rule(kind: &str, operator: &Value, value: Option<Value>) -> Value {
     let mut rule = json!({"type": kind, "field": "f", "operator": operator});
     if let Some(value) = value {
         rule["value"] = value;

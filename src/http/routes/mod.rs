@@ -8,6 +8,7 @@ mod author;
 mod campaigns;
 mod delivery;
 mod events;
+mod explain;
 mod features;
 mod health;
 mod ingest;
@@ -62,9 +63,11 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         // What people manage.
         .service(campaigns::list_campaigns)
         .service(campaigns::create_campaign)
+        .service(campaigns::validate_campaign)
         .service(campaigns::get_campaign)
         .service(campaigns::update_campaign)
         .service(campaigns::delete_campaign)
+        .service(campaigns::replay_campaign)
         .service(segments::list_segments)
         .service(segments::create_segment)
         .service(segments::get_segment)
@@ -85,6 +88,7 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         .service(rejected::get_rejected_event)
         .service(rejected::replay_rejected_event)
         .service(ledger::get_ledger)
+        .service(explain::explain_decision)
         // How campaigns do.
         .service(analytics::get_overview)
         .service(analytics::get_campaign_report)

@@ -4,7 +4,7 @@
 //! last of their block wherever they stand. So a campaign that comes, goes or changes its rank
 //! leaves the blocks before and after it as they were, and these are taken over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -54,6 +54,54 @@ pub(in crate::matcher) fn blocks(
             None => Arc::new(Block::new(block.to_vec())),
         });
     }
+    blocks
+}
+
+/// The blocks that follow these when some of their campaigns went and others came, both given best
+/// first.
+pub(in crate::matcher) fn changed(
+    held: &[Arc<Block>],
+    gone: &[Arc<Campaign>],
+    came: &[Arc<Campaign>],
+) -> Vec<Arc<Block>> {
+    if gone.is_empty() && came.is_empty() {
+        return held.to_vec();
+    }
+    // A campaign belongs to the last block that does not begin after it.
+    let place = |campaign: &Arc<Campaign>| {
+        let begins_before = |block: &Arc<Block>| {
+            let first = block.campaigns().first();
+            first.is_some_and(|first| first.rank() <= campaign.rank())
+        };
+        held.partition_point(begins_before).saturating_sub(1)
+    };
+    let is_gone = |campaign: &Arc<Campaign>| gone.iter().any(|gone| Arc::ptr_eq(gone, campaign));
+    let touched: HashSet<usize> = gone.iter().chain(came).map(place).collect();
+    let mut came = came.iter().peekable();
+    let mut blocks = Vec::with_capacity(held.len() + 1);
+    let mut open: Vec<Arc<Campaign>> = Vec::new();
+    for (index, block) in held.iter().enumerate() {
+        if open.is_empty() && !touched.contains(&index) {
+            blocks.push(Arc::clone(block));
+            continue;
+        }
+        for campaign in block.campaigns() {
+            while let Some(new) = came.next_if(|new| new.rank() < campaign.rank()) {
+                open.push(Arc::clone(new));
+            }
+            if !is_gone(campaign) {
+                open.push(Arc::clone(campaign));
+            }
+        }
+        while let Some(new) = came.next_if(|new| place(new) == index) {
+            open.push(Arc::clone(new));
+        }
+        if open.last().is_some_and(|last| ends_block(last)) {
+            blocks.extend(self::blocks(std::mem::take(&mut open), &[]));
+        }
+    }
+    open.extend(came.cloned());
+    blocks.extend(self::blocks(open, &[]));
     blocks
 }
 
@@ -115,5 +163,67 @@ mod tests {
         assert!(kept(&new) + 2 >= held.len());
         let ids: Vec<_> = campaigns.iter().map(|it| it.id.clone()).collect();
         assert_eq!(all(&new), ids);
+    }
+
+    /// What follows changes one by one is what is built from nothing, but for where blocks end.
+    #[test]
+    fn many_changes_come_to_the_same_as_building_anew() {
+        for seed in [0x5eed, 0xbecc04] {
+            follow_changes(seed);
+        }
+    }
+
+    fn follow_changes(seed: u64) {
+        let mut state = seed | 1;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below.max(1) as u64).unwrap()
+        };
+        let mut campaigns: Vec<Arc<Campaign>> = Vec::new();
+        let mut held: Vec<Arc<Block>> = Vec::new();
+        let mut seq = 0;
+        for round in 0..30 {
+            // Now and then many at once, so that blocks end, join and run full.
+            let (most_gone, most_came) = match round % 10 {
+                3 => (campaigns.len() / 2, 20_000),
+                7 => (campaigns.len(), 10),
+                _ => (4, 4),
+            };
+            let mut gone = Vec::new();
+            for _ in 0..random(most_gone + 1).min(campaigns.len()) {
+                gone.push(campaigns.swap_remove(random(campaigns.len())));
+            }
+            let mut came = Vec::new();
+            for _ in 0..random(most_came + 1) {
+                // Another version of one that went has the same rank.
+                let again = gone.get(random(2 * gone.len() + 1));
+                seq += 1;
+                let number = again.map_or(seq, |campaign| campaign.stored().0);
+                if !came
+                    .iter()
+                    .any(|it: &Arc<Campaign>| it.stored().0 == number)
+                    || number == seq
+                {
+                    came.push(campaign(number));
+                }
+            }
+            let by_rank = |all: &mut Vec<Arc<Campaign>>| all.sort_by_cached_key(|it| it.rank());
+            campaigns.extend(came.iter().cloned());
+            by_rank(&mut campaigns);
+            by_rank(&mut gone);
+            by_rank(&mut came);
+            held = changed(&held, &gone, &came);
+            let left = held.iter().flat_map(|block| block.campaigns());
+            assert!(
+                left.map(Arc::as_ptr).eq(campaigns.iter().map(Arc::as_ptr)),
+                "seed {seed:#x}, round {round}"
+            );
+            assert!(
+                held.iter()
+                    .all(|it| (1..=BLOCK_MAX).contains(&it.campaigns().len()))
+            );
+        }
     }
 }

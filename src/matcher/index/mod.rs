@@ -34,11 +34,11 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::Campaign;
+use super::{Campaign, Failing};
 use crate::rules::native::{Outcomes, Source, descend};
-use crate::rules::{FactsArena, Prepared};
+use crate::rules::{EvalErrorKind, FactsArena, Prepared};
 use attribute::AttributeIndex;
-pub(super) use blocks::blocks;
+pub(super) use blocks::{blocks, changed};
 use members::{Members, contains, insert, places};
 
 /// Campaigns that are decided on together, and their index. Immutable.
@@ -95,6 +95,7 @@ const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Contex
 pub(super) struct Found {
     pub(super) matched: Vec<Arc<Campaign>>,
     pub(super) errors: u32,
+    pub(super) failing: Vec<Failing>,
 }
 
 impl Block {
@@ -135,7 +136,8 @@ impl Block {
                 continue;
             }
             let is_certain = contains(&self.complete, place) && !contains(open, place);
-            if is_certain || campaign.holds(facts, &mut found.errors) {
+            if is_certain || campaign.holds(facts, found) {
+                campaign.failures.end();
                 found.matched.push(Arc::clone(campaign));
             }
         }
@@ -274,7 +276,7 @@ impl RareAttribute {
 
 impl Campaign {
     /// Whether the rules, segments and targeting hold.
-    fn holds(&self, facts: &Prepared<'_>, errors: &mut u32) -> bool {
+    fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found) -> bool {
         let view = facts.view();
         if self.gates.outcomes(view) != Outcomes::YES {
             return false;
@@ -285,14 +287,26 @@ impl Campaign {
         match targeting.node().outcomes(view) {
             Outcomes::YES => true,
             Outcomes::FAILS => {
-                *errors += 1;
+                self.failed(EvalErrorKind::Type, found);
                 false
             }
-            outcomes if !outcomes.may_hold() => false,
-            _ => targeting.matches_by_library(facts).unwrap_or_else(|_| {
-                *errors += 1;
+            outcomes if !outcomes.may_hold() => {
+                // What it is, no or a failure, only the library could tell.
+                if outcomes == Outcomes::NO {
+                    self.failures.end();
+                }
                 false
-            }),
+            }
+            _ => match targeting.matches_by_library(facts) {
+                Ok(holds) => {
+                    self.failures.end();
+                    holds
+                }
+                Err(error) => {
+                    self.failed(error.kind, found);
+                    false
+                }
+            },
         }
     }
 }

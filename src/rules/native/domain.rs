@@ -288,7 +288,7 @@ fn the_attribute(node: &Node) -> Option<&Attribute> {
 }
 
 /// What a test says of numbers.
-enum NumbersOf {
+pub(super) enum NumbersOf {
     /// Yes to these and no to the others.
     Yes(Ranges),
     /// It fails on every number.
@@ -296,7 +296,7 @@ enum NumbersOf {
     Open,
 }
 
-fn numbers_of(test: &Test) -> NumbersOf {
+pub(super) fn numbers_of(test: &Test) -> NumbersOf {
     let no = || NumbersOf::Yes(Ranges::none());
     NumbersOf::Yes(match test {
         Test::Truthy => Ranges::only(0.0).combine(&Ranges::none(), |is_zero, _| !is_zero),
@@ -351,7 +351,7 @@ fn strict_numbers(list: &[Literal]) -> Ranges {
 }
 
 /// What a test says of texts.
-enum TextsOf<'n> {
+pub(super) enum TextsOf<'n> {
     /// Yes to these and no to the others.
     Yes(Texts<'n>),
     /// It depends on the number that the text can be read as.
@@ -362,7 +362,7 @@ enum TextsOf<'n> {
     Open,
 }
 
-fn texts_of(test: &Test) -> TextsOf<'_> {
+pub(super) fn texts_of(test: &Test) -> TextsOf<'_> {
     let only = |text| TextsOf::Yes(Texts::only(vec![text]));
     let no = || TextsOf::Yes(Texts::only(Vec::new()));
     let others_than = |text| {

@@ -12,15 +12,18 @@
 //! it can hold.
 mod compile;
 mod domain;
+mod literals;
 mod outcome;
 mod ranges;
+mod solve;
 mod test;
 mod view;
 
 pub(crate) use domain::{Class, Domain, is_numeric_text};
 pub use outcome::Outcomes;
 pub(crate) use ranges::{Cut, Ranges};
-pub(crate) use test::{Literal, Order, Test};
+pub(crate) use solve::possible;
+pub(crate) use test::{Literal, Order, Test, micros};
 pub(crate) use view::{Attribute, Source, View, descend};
 
 /// A condition in native form.
@@ -52,7 +55,7 @@ pub(crate) enum Node {
 }
 
 /// What a test sees where there is no value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Missing {
     /// The test does not hold, whatever it asks (the seed's rules).
     No,

@@ -11,6 +11,8 @@ impl Outcomes {
     pub const NO: Outcomes = Outcomes(2);
     /// It fails.
     pub const FAILS: Outcomes = Outcomes(4);
+    /// It does not fail.
+    pub(super) const YES_OR_NO: Outcomes = Outcomes(3);
     /// Only the library can tell.
     pub const ASK: Outcomes = Outcomes(7);
 
@@ -24,17 +26,22 @@ impl Outcomes {
         self.0 & Outcomes::YES.0 != 0
     }
 
+    /// Whether some answer is possible in both.
+    pub(super) fn meets(self, other: Outcomes) -> bool {
+        self.0 & other.0 != 0
+    }
+
     fn may_not_hold(self) -> bool {
         self.0 & Outcomes::NO.0 != 0
     }
 
     /// What `!` makes of it. A failure stays a failure.
-    pub(super) fn negated(self) -> Outcomes {
+    pub(crate) fn negated(self) -> Outcomes {
         Outcomes(self.0 & 4 | (self.0 & 1) << 1 | (self.0 & 2) >> 1)
     }
 
     /// `if`.
-    pub(super) fn choice(
+    pub(crate) fn choice(
         condition: Outcomes,
         value: impl FnOnce() -> Outcomes,
         otherwise: impl FnOnce() -> Outcomes,
@@ -50,7 +57,7 @@ impl Outcomes {
     }
 
     /// `and`, in order: the rest counts only where all before it holds.
-    pub(super) fn all(parts: impl Iterator<Item = Outcomes>) -> Outcomes {
+    pub(crate) fn all(parts: impl Iterator<Item = Outcomes>) -> Outcomes {
         let mut so_far = Outcomes::YES;
         for part in parts {
             so_far = Outcomes(so_far.0 & !1 | part.0);
@@ -62,7 +69,7 @@ impl Outcomes {
     }
 
     /// `or`, in order: the rest counts only where nothing before it holds.
-    pub(super) fn any(parts: impl Iterator<Item = Outcomes>) -> Outcomes {
+    pub(crate) fn any(parts: impl Iterator<Item = Outcomes>) -> Outcomes {
         let mut so_far = Outcomes::NO;
         for part in parts {
             so_far = Outcomes(so_far.0 & !2 | part.0);

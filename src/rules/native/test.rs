@@ -26,7 +26,7 @@ pub(crate) enum Order {
 }
 
 /// What is asked of a value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Test {
     /// `!!`.
     Truthy,
@@ -303,7 +303,8 @@ pub(super) fn between_number(value: &DataValue<'_>) -> Option<f64> {
     }
 }
 
-fn micros(value: &DataValue<'_>) -> Option<i64> {
+/// The time that a value is, in microseconds.
+pub(crate) fn micros(value: &DataValue<'_>) -> Option<i64> {
     match value {
         DataValue::String(text) => moment::text_micros(text),
         DataValue::Number(number) => Some(moment::number_micros(number.as_f64())),

@@ -49,7 +49,7 @@ impl Attribute {
     }
 
     /// The value a dotted path names; `None` where it leads elsewhere.
-    pub(super) fn of_path(path: &str) -> Option<Attribute> {
+    pub(crate) fn of_path(path: &str) -> Option<Attribute> {
         let mut names = path.split('.');
         let (first, second) = (names.next()?, names.next());
         let (source, is_object) = match (first, second) {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{EvalErrorKind, RuleErrorCode, kind, on_traits, parse, refusal, refused, var};
-use crate::rules::RuleList;
+use crate::rules::{Condition, Limits, RuleList};
 
 /// Built by hand: the `json!` macro would copy what it is given, recursively, at each level.
 fn object(name: &str, value: Value) -> Value {
@@ -76,7 +76,20 @@ fn a_body_that_multiplies_too_much_is_refused() {
     let once = json!({"some": [var("a"), {"or": wide}]});
     parse(&once);
     let twice = json!({"some": [var("a"), once]});
-    assert_eq!(refused(&twice), (RuleErrorCode::TooCostly, String::new()));
+    assert_eq!(
+        refused(&twice),
+        (RuleErrorCode::TooCostly, "/some".to_owned())
+    );
+    // Neither alone is too much.
+    let limits = Limits {
+        max_cost: 500_000,
+        ..Limits::default()
+    };
+    let error = Condition::parse(&json!({"or": [once, once]}), &limits).unwrap_err();
+    assert_eq!(
+        (error.code, error.pointer.as_str()),
+        (RuleErrorCode::TooCostly, "")
+    );
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn warned(rule: &Value) -> Vec<String> {
     let warnings = condition.warnings().iter();
     warnings
         .map(|warning| {
-            assert_eq!(warning.code, "missing_value_matches");
+            assert_eq!(warning.code, crate::error::WarningCode::MissingValueMatches);
             warning.pointer.clone()
         })
         .collect()

@@ -88,6 +88,12 @@ described! {
         "The revision of the campaigns decisions are made on.";
     SNAPSHOT_CAMPAIGNS: Gauge "beckon_snapshot_campaigns" ["project"]
         "Live campaigns among them.";
+    SNAPSHOT_UNINDEXED: Gauge "beckon_snapshot_unindexed_campaigns" ["project"]
+        "Live campaigns without a condition that the index can use; each is evaluated at every event that is its trigger.";
+    SNAPSHOT_COST: Gauge "beckon_snapshot_cost_max" ["project"]
+        "The most steps that an evaluation of one live campaign can take.";
+    SNAPSHOT_QUARANTINED: Gauge "beckon_snapshot_quarantined_campaigns" ["project"]
+        "Campaigns that failed again and again and are out of service until they are saved again.";
     SNAPSHOT_SEGMENTS: Gauge "beckon_snapshot_segments" ["project"]
         "Segments among them.";
     SNAPSHOT_LOADED: Gauge "beckon_snapshot_loaded_timestamp_seconds" ["project"]

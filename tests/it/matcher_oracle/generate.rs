@@ -159,6 +159,57 @@ pub fn rule() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Conditions about so few values that they often contradict or imply each other.
+pub fn clashing() -> impl Strategy<Value = Value> {
+    let path = prop::sample::select(vec![
+        "user.traits.a",
+        "user.traits.a",
+        "event.properties.a",
+        "user.id",
+        "event.name",
+    ]);
+    let two_sided = prop::sample::select(vec![
+        "==",
+        "===",
+        "!=",
+        "!==",
+        ">",
+        ">=",
+        "<",
+        "<=",
+        "in",
+        "starts_with",
+        "before",
+        "after",
+        "semver_gt",
+    ]);
+    let test = prop_oneof![
+        6 => (two_sided, scalar()).prop_map(|(op, it)| json!({op: [{"var": "?"}, it]})),
+        2 => (scalar(), scalar()).prop_map(|(l, h)| json!({"between": [{"var": "?"}, l, h]})),
+        2 => scalars().prop_map(|list| json!({"in": [{"var": "?"}, list]})),
+        1 => Just(json!({"exists": "?"})),
+        1 => Just(json!({"var": "?"})),
+        1 => Just(json!({"within_last": [{"var": "?"}, "3d"]})),
+    ];
+    let test = (test, any::<bool>()).prop_map(
+        |(test, is_negated)| {
+            if is_negated { json!({"!": test}) } else { test }
+        },
+    );
+    let joined = prop::sample::select(vec!["and", "and", "and", "or", "if"]);
+    let group = (joined, prop::collection::vec(test, 1..4))
+        .prop_map(|(operator, tests)| json!({ operator: tests }));
+    (path, prop::collection::vec(group, 1..3)).prop_map(|(path, groups)| {
+        let text = json!({ "and": groups }).to_string();
+        let rule = serde_json::from_str(&text.replace("\"?\"", &format!("\"{path}\"")));
+        let rule: Value = rule.unwrap_or_default();
+        match Condition::parse(&rule, &Limits::default()) {
+            Ok(_) => rule,
+            Err(_) => json!({"===": [{"var": path}, text.len()]}),
+        }
+    })
+}
+
 fn seed_rule() -> impl Strategy<Value = Value> {
     let kind = prop::sample::select(vec!["attribute", "attribute", "event", "other"]);
     let operator = prop::sample::select(vec![

@@ -17,6 +17,9 @@ const STATUSES: [&str; 3] = ["active", "paused", "draft"];
 /// save, which a client may send back.
 const SERVERS_OWN: [&str; 4] = ["id", "createdAt", "updatedAt", "warnings"];
 
+/// What Beckon knows of a campaign's evaluation: it is answered and not stored.
+pub(super) const EVALUATION: &str = "evaluation";
+
 /// A campaign whose fields are in order; whether its rules compile is for `targeting` to say.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
@@ -27,6 +30,7 @@ impl Draft {
     /// A new campaign.
     pub(super) fn new(mut body: Map<String, Value>, id: &str, at: &str) -> Result<Self, Error> {
         drop_servers_own(&mut body);
+        body.remove(EVALUATION);
         check_fields(&body, true)?;
         normalize(&mut body);
         let kind = kind_of(&body);
@@ -71,6 +75,7 @@ impl Draft {
 /// The members of a change, without those that are the server's.
 pub(super) fn check_patch(mut patch: Map<String, Value>) -> Result<Map<String, Value>, Error> {
     drop_servers_own(&mut patch);
+    patch.remove(EVALUATION);
     check_fields(&patch, false)?;
     Ok(patch)
 }
@@ -231,13 +236,16 @@ mod tests {
             version: 1,
             created_at: chrono::DateTime::UNIX_EPOCH,
             updated_at: None,
+            quarantined_at: None,
+            quarantine_reason: None,
+            quarantine_failures: None,
         }
     }
 
     #[test]
     fn the_server_gives_id_time_and_type() {
         let draft = new(json!({
-            "id": "mine", "createdAt": "x", "updatedAt": "y", "warnings": [], "name": " N ",
+            "id": "mine", "createdAt": "x", "updatedAt": "y", "warnings": [], "evaluation": {}, "name": " N ",
             "config": {"type": "floater"}, "odd": {"kept": true}
         }))
         .unwrap();

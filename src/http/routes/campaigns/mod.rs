@@ -1,11 +1,13 @@
 //! Campaigns, as admins manage them.
 
 pub(super) mod draft;
+mod evaluation;
+mod replay;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use diesel::PgConnection;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
@@ -17,10 +19,17 @@ use crate::http::query::Params;
 use crate::http::request_id::new_uuid;
 use crate::http::state::AppState;
 use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
-use crate::targeting::{Targeting, Warning};
+use crate::targeting::Targeting;
 use draft::Draft;
+pub(super) use evaluation::validate_campaign;
+use evaluation::{Evaluation, Saved, WarningDoc, answered, with_warnings};
+
+pub(super) use replay::replay_campaign;
 
 const NOT_FOUND: Error = Error::NotFound("Campaign");
+
+const FORCE: &str = "Save a campaign that is live and can never be shown; default false.";
+const REFUSED: &str = "Its rules or targeting cannot be compiled, or it can never be shown.";
 
 /// A campaign as it is sent. Members that are not listed are kept and returned.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -72,8 +81,9 @@ struct Campaign {
     #[serde(rename = "updatedAt")]
     updated_at: Option<String>,
     /// What may surprise, in the answer to a save only.
-    #[schema(value_type = Option<Vec<Object>>)]
-    warnings: Option<Vec<Value>>,
+    warnings: Option<Vec<WarningDoc>>,
+    /// What Beckon knows of its evaluation.
+    evaluation: Evaluation,
 }
 
 /// A page of campaigns.
@@ -94,7 +104,7 @@ struct DeletedCampaign {
     deleted: Campaign,
 }
 
-/// Lists campaigns, newest first.
+/// Lists campaigns, newest first, or live ones by their cost.
 #[utoipa::path(tag = "admin", operation_id = "list_campaigns", security(("api_key" = ["read"])),
     params(
         ("limit" = Option<i64>, Query, description = "1 to 100, clamped; default 20."),
@@ -102,6 +112,9 @@ struct DeletedCampaign {
         ("status" = Option<String>, Query, description = "Only those of this status."),
         ("trigger" = Option<String>, Query, description = "Only those of this trigger."),
         ("q" = Option<String>, Query, description = "Only those with these words in name or trigger."),
+        ("quarantined" = Option<bool>, Query, description = "Only those in quarantine; default false."),
+        ("sort" = Option<String>, Query, description =
+            "`cost`: live campaigns only, the most expensive first. No filter goes with it."),
     ),
     responses((status = 200, description = "A page.", body = CampaignList)))]
 #[get("/v1/admin/campaigns")]
@@ -116,12 +129,28 @@ pub(super) async fn list_campaigns(
         status: params.text("status", 20)?.map(str::to_owned),
         trigger: params.text("trigger", 200)?.map(str::to_owned),
         words: params.text("q", 200)?.map(str::to_owned),
+        quarantined: params.flag("quarantined")?,
     };
-    let (page, total) = state
-        .store
-        .run(move |connection| campaigns::list(connection, project, &filter, limit, offset))
-        .await?;
-    let page: Vec<_> = page.into_iter().map(draft::into_answer).collect();
+    let by_cost = match params.get("sort") {
+        None => false,
+        Some("cost") if filter == CampaignFilter::default() => true,
+        Some(sort) => return Err(evaluation::refuse_sort(sort).into()),
+    };
+    let targeting = state.targeting.clone();
+    let list = move |connection: &mut PgConnection| {
+        let (page, total) = if by_cost {
+            let (ids, total) = targeting.most_expensive(project, limit, offset);
+            let mut page = campaigns::find_many(connection, project, &ids)?;
+            page.sort_by_key(|stored| ids.iter().position(|id| *id == stored.id));
+            (page, total)
+        } else {
+            campaigns::list(connection, project, &filter, limit, offset)?
+        };
+        // Compiling takes its time, which no async thread has.
+        let page = page.into_iter().map(|stored| answered(stored, &targeting));
+        Ok((page.collect::<Vec<_>>(), total))
+    };
+    let (page, total) = state.store.run(list).await?;
     Ok(HttpResponse::Ok().json(json!({"campaigns": page, "total": total})))
 }
 
@@ -137,22 +166,28 @@ pub(super) async fn get_campaign(
 ) -> Result<HttpResponse, Problem> {
     let id = checked_id(id.into_inner())?;
     let project = reader.access.project;
+    let targeting = state.targeting.clone();
     let found = state
         .store
-        .run(move |connection| campaigns::find(connection, project, &id))
+        .run(move |connection| {
+            let found = campaigns::find(connection, project, &id)?;
+            Ok(found.map(|stored| answered(stored, &targeting)))
+        })
         .await?;
-    Ok(HttpResponse::Ok().json(draft::into_answer(found.ok_or(NOT_FOUND)?)))
+    Ok(HttpResponse::Ok().json(found.ok_or(NOT_FOUND)?))
 }
 
 /// Makes a campaign. It is live, if active, before the answer is sent.
 #[utoipa::path(tag = "admin", operation_id = "create_campaign", security(("api_key" = ["admin"])),
+    params(("force" = Option<bool>, Query, description = FORCE)),
     request_body = CampaignBody,
     responses((status = 201, description = "The campaign.", body = Campaign),
-              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+              (status = 422, description = REFUSED)))]
 #[post("/v1/admin/campaigns")]
 pub(super) async fn create_campaign(
     request: HttpRequest,
     admin: Authorized<Admin>,
+    params: Params,
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
@@ -161,13 +196,14 @@ pub(super) async fn create_campaign(
     let id = new_uuid(&state.clock).to_string();
     let draft = Draft::new(body, &id, &seed_time(author.at))?;
     let targeting = state.targeting.clone();
-    let (stored, warnings) = state
+    let (project, force) = (author.project, params.flag("force")?);
+    let saved = state
         .targeting
-        .change(author.project, move |connection| {
-            create(connection, &targeting, &author, &id, draft)
+        .change(project, move |connection| {
+            create(connection, &targeting, &author, &id, draft, force)
         })
         .await?;
-    Ok(HttpResponse::Created().json(saved(stored, &warnings)))
+    Ok(HttpResponse::Created().json(with_warnings(saved, &state.targeting, project).await))
 }
 
 fn create(
@@ -176,26 +212,29 @@ fn create(
     author: &Author,
     id: &str,
     draft: Draft,
-) -> Result<(StoredCampaign, Vec<Warning>), Error> {
-    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    force: bool,
+) -> Result<Saved, Error> {
+    let warnings = targeting.check_campaign(author.project, None, &draft.body, force)?;
     let body = Value::Object(draft.body.clone());
     let fields = fields(&draft, &body);
     let stored = campaigns::insert(connection, author.project, id, &fields, author.at)?;
     record(connection, author, &stored, "create")?;
-    Ok((stored, warnings))
+    Ok((answered(stored, targeting), warnings))
 }
 
 /// Changes a campaign: each top-level member that is sent replaces the stored one whole.
 #[utoipa::path(tag = "admin", operation_id = "update_campaign", security(("api_key" = ["admin"])),
-    params(("id" = String, Path, description = "The campaign's id.")),
+    params(("id" = String, Path, description = "The campaign's id."),
+           ("force" = Option<bool>, Query, description = FORCE)),
     request_body = CampaignBody,
     responses((status = 200, description = "The campaign.", body = Campaign),
-              (status = 422, description = "Its rules or targeting cannot be compiled.")))]
+              (status = 422, description = REFUSED)))]
 #[put("/v1/admin/campaigns/{id}")]
 pub(super) async fn update_campaign(
     request: HttpRequest,
     admin: Authorized<Admin>,
     id: web::Path<String>,
+    params: Params,
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
@@ -203,14 +242,16 @@ pub(super) async fn update_campaign(
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
     let targeting = state.targeting.clone();
+    let (project, force) = (author.project, params.flag("force")?);
     let bytes_max = state.settings.admin_body_bytes_max;
-    let (stored, warnings) = state
+    let saved = state
         .targeting
-        .change(author.project, move |connection| {
-            update(connection, &targeting, &author, &id, patch, bytes_max)
+        .change(project, move |connection| {
+            let merge = |stored| Draft::merged(stored, patch, &seed_time(author.at), bytes_max);
+            update(connection, &targeting, &author, &id, merge, force)
         })
         .await?;
-    Ok(HttpResponse::Ok().json(saved(stored, &warnings)))
+    Ok(HttpResponse::Ok().json(with_warnings(saved, &state.targeting, project).await))
 }
 
 fn update(
@@ -218,17 +259,17 @@ fn update(
     targeting: &Targeting,
     author: &Author,
     id: &str,
-    patch: Map<String, Value>,
-    bytes_max: usize,
-) -> Result<(StoredCampaign, Vec<Warning>), Error> {
+    merge: impl FnOnce(StoredCampaign) -> Result<Draft, Error>,
+    force: bool,
+) -> Result<Saved, Error> {
     let stored = campaigns::find_for_update(connection, author.project, id)?.ok_or(NOT_FOUND)?;
-    let draft = Draft::merged(stored, patch, &seed_time(author.at), bytes_max)?;
-    let warnings = targeting.check_campaign(author.project, &draft.body)?;
+    let draft = merge(stored)?;
+    let warnings = targeting.check_campaign(author.project, Some(id), &draft.body, force)?;
     let body = Value::Object(draft.body.clone());
     let fields = fields(&draft, &body);
     let stored = campaigns::update(connection, author.project, id, &fields, author.at)?;
     record(connection, author, &stored, "update")?;
-    Ok((stored, warnings))
+    Ok((answered(stored, targeting), warnings))
 }
 
 /// Deletes a campaign. Its history is kept.
@@ -289,12 +330,4 @@ fn record(
     )?;
     author.audit(connection, action, "campaign", &campaign.id)?;
     Ok(())
-}
-
-fn saved(stored: StoredCampaign, warnings: &[Warning]) -> Map<String, Value> {
-    let mut answer = draft::into_answer(stored);
-    if !warnings.is_empty() {
-        answer.insert("warnings".into(), json!(warnings));
-    }
-    answer
 }

@@ -1,0 +1,351 @@
+//! `beckon explain`.
+
+use std::sync::Arc;
+
+use clap::Args;
+use diesel::Connection;
+use serde_json::{Map, Value};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::history::{Answer, Case, Ground, Question, Source};
+use crate::matcher::{ExplainedCampaign, GateReport};
+use crate::rules::{Limits, TraceOutcome, TracePart};
+use crate::targeting;
+
+use super::database::Database;
+use super::settings::CommandSettings;
+use super::{Exit, Failure, Outcome, keys, output};
+
+/// How much of a condition a table shows, in characters.
+const CONDITION_CHARS_MAX: usize = 160;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  beckon explain --user-id ada
+  beckon explain --user-id ada --event Ordered --properties '{\"total\": 80}'
+  beckon explain --event-id 01976b1e-3f2a-7c41-9d5e-0c8f6a2b7d10 --campaign-id 5f0c…
+  beckon explain --user-id ada --at 2026-03-01T09:00:00Z --json
+
+Without an event it explains a fetch of campaigns. A stored event is decided as of then: with the
+traits as far as stored identify calls tell them, and with the campaigns as they were. One campaign is
+shown with all of its gates, several as a list: those that match, then the nearest misses.")]
+pub(super) struct ExplainArgs {
+    /// The user, by the application's own id. Nobody: a newcomer of whom nothing is known.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["anonymous_id", "event_id"])]
+    user_id: Option<String>,
+    /// The user, by an anonymous id.
+    #[arg(long, value_name = "ID", conflicts_with = "event_id")]
+    anonymous_id: Option<String>,
+    /// The name of an event that need not be stored.
+    #[arg(long, value_name = "NAME", conflicts_with = "event_id")]
+    event: Option<String>,
+    /// Its details, a JSON object.
+    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_object)]
+    properties: Option<Map<String, Value>>,
+    /// Its context, a JSON object.
+    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_object)]
+    context: Option<Map<String, Value>>,
+    /// When it happened, in RFC 3339.
+    #[arg(long, value_name = "TIME", requires = "event")]
+    timestamp: Option<String>,
+    /// The id of a stored event.
+    #[arg(long, value_name = "ID")]
+    event_id: Option<String>,
+    /// One campaign, whatever its status; else all live ones.
+    #[arg(long, value_name = "ID")]
+    campaign_id: Option<String>,
+    /// The moment of the decision, in RFC 3339; now, if left out.
+    #[arg(long, value_name = "TIME", conflicts_with = "event_id")]
+    at: Option<String>,
+    /// How many campaigns are shown.
+    #[arg(long, default_value_t = 20, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: u32,
+    /// The project, by name.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    project: String,
+    /// Print one JSON document, with all gates of each campaign.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pub(super) settings: CommandSettings,
+}
+
+pub(super) fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err("it must be a JSON object".to_owned()),
+        Err(error) => Err(format!("it must be a JSON object: {error}")),
+    }
+}
+
+impl ExplainArgs {
+    /// The question as the API takes it.
+    fn body(&self) -> Map<String, Value> {
+        let text = |text: &Option<String>| text.as_deref().map(Value::from);
+        let object = |members: &Option<Map<String, Value>>| members.clone().map(Value::Object);
+        let members = |members: Vec<(&str, Option<Value>)>| -> Map<String, Value> {
+            let given = members.into_iter();
+            given
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect()
+        };
+        let event = self.event.is_some().then(|| {
+            Value::Object(members(vec![
+                ("name", text(&self.event)),
+                ("properties", object(&self.properties)),
+                ("context", object(&self.context)),
+                ("timestamp", text(&self.timestamp)),
+            ]))
+        });
+        members(vec![
+            ("user_id", text(&self.user_id)),
+            ("anonymous_id", text(&self.anonymous_id)),
+            ("event", event),
+            ("event_id", text(&self.event_id)),
+            ("campaign_id", text(&self.campaign_id)),
+            ("at", text(&self.at)),
+            ("limit", Some(Value::from(self.limit))),
+        ])
+    }
+}
+
+pub(super) fn run(config: &Config, arguments: &ExplainArgs) -> Outcome {
+    let question = Question::parse(&arguments.body()).map_err(refused)?;
+    let database = Database::for_command(config)?;
+    let mut connection = database.connect_migrated()?;
+    let project = keys::find_project(&mut connection, &arguments.project)?;
+    let limits = Limits::default();
+    let snapshot = targeting::load_snapshot(&mut connection, project, &limits)?;
+    let ground = Ground {
+        project,
+        snapshot: Arc::new(snapshot.unwrap_or_default()),
+        limits: limits.clone(),
+        now: Clock::system().now(),
+    };
+    let case = connection.transaction(|connection| Case::load(connection, &ground, &question))?;
+    drop(connection);
+    database.stop()?;
+    let answer = case.explain(&limits);
+    if arguments.json {
+        output::json(&answer);
+    } else {
+        print(&answer, arguments.campaign_id.is_some());
+    }
+    Ok(Exit::Done)
+}
+
+/// A question that is wrong is a wrong command line.
+pub(super) fn refused(error: Error) -> Failure {
+    match error {
+        Error::Validation { fields, .. } => {
+            let reasons: Vec<String> = fields.into_iter().map(|field| field.msg).collect();
+            Failure::usage(reasons.join("; "))
+        }
+        other => Failure::from(other),
+    }
+}
+
+fn print(answer: &Answer, is_one: bool) {
+    let event = answer.event.as_ref();
+    let event = event.map_or("a fetch".to_owned(), |event| {
+        format!("event {}", shown(&event.name))
+    });
+    let user = match (answer.user.known, answer.user.id.as_str()) {
+        (true, id) => format!("user {}", shown(id)),
+        (false, "") => "a newcomer".to_owned(),
+        (false, id) => format!("newcomer {}", shown(id)),
+    };
+    output::line(format_args!(
+        "{user}, {event}, at {}",
+        answer.as_of.at.to_rfc3339()
+    ));
+    for remark in remarks(answer) {
+        output::line(remark);
+    }
+    let explanation = &answer.explanation;
+    if is_one {
+        for campaign in &explanation.campaigns {
+            print_tree(campaign);
+        }
+        return;
+    }
+    let (summary, closed) = (&explanation.summary, &explanation.summary.first_closed);
+    output::line(format_args!(
+        "{} of {} campaigns match; the others fail first at status {}, schedule {}, trigger {}, \
+         segments {}, rules {}, targeting {}",
+        summary.matched,
+        summary.campaigns,
+        closed.status,
+        closed.schedule,
+        closed.trigger,
+        closed.segments,
+        closed.rules,
+        closed.targeting
+    ));
+    let rows: Vec<Vec<String>> = explanation.campaigns.iter().map(row).collect();
+    if !rows.is_empty() {
+        let headings = [
+            "MATCHES",
+            "CAMPAIGN",
+            "NAME",
+            "GATE",
+            "MISSES",
+            "FIRST IN THE WAY",
+            "OPENS AT",
+        ];
+        output::table(&headings, &rows);
+    }
+}
+
+/// What the answer rests on, where that is not the present.
+fn remarks(answer: &Answer) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let (traits, campaigns) = (&answer.as_of.traits, &answer.as_of.campaigns);
+    if traits.source == Source::History {
+        let calls = traits.identify_calls;
+        let mut remark = format!("traits: rebuilt from {calls} stored identify calls");
+        if !traits.certain {
+            remark.push_str(", not certain");
+        }
+        if !traits.unexplained.is_empty() {
+            let names = shown(&traits.unexplained.join(", "));
+            remark.push_str(&format!("; no stored call explains {names}"));
+        }
+        if !traits.set_later.is_empty() {
+            let names = shown(&traits.set_later.join(", "));
+            remark.push_str(&format!("; set later only: {names}"));
+        }
+        remarks.push(remark);
+    }
+    if campaigns.source == Source::History {
+        remarks.push("campaigns: as they were then; segments: as they are now".to_owned());
+    }
+    remarks
+}
+
+fn row(campaign: &ExplainedCampaign) -> Vec<String> {
+    let gate = campaign.first_closed_gate.map_or("", |gate| gate.as_str());
+    let misses = match campaign.failing_conditions {
+        0 => String::new(),
+        count => count.to_string(),
+    };
+    let first = campaign
+        .first_failing
+        .as_ref()
+        .map(condition)
+        .unwrap_or_default();
+    vec![
+        if campaign.matched { "yes" } else { "no" }.to_owned(),
+        shown(&campaign.campaign_id),
+        shown(&campaign.name),
+        gate.to_owned(),
+        misses,
+        first,
+        campaign
+            .opens_at
+            .map(|at| at.to_rfc3339())
+            .unwrap_or_default(),
+    ]
+}
+
+fn print_tree(campaign: &ExplainedCampaign) {
+    let answer = if campaign.matched {
+        "matches"
+    } else {
+        "does not match"
+    };
+    output::line(format_args!(
+        "{} {}: {answer}",
+        shown(&campaign.campaign_id),
+        shown(&campaign.name)
+    ));
+    for GateReport {
+        gate,
+        passes,
+        conditions,
+        opens_at,
+        ..
+    } in &campaign.gates
+    {
+        let word = if *passes { "yes" } else { "no" };
+        let opens = opens_at.map(|at| format!("  (opens at {})", at.to_rfc3339()));
+        let opens = opens.unwrap_or_default();
+        output::line(format_args!("  {:<10} {word}{opens}", gate.as_str()));
+        for condition in conditions {
+            print_part(condition, 2);
+        }
+    }
+    if let Some(at) = campaign.opens_at {
+        output::line(format_args!("  it would open at {}", at.to_rfc3339()));
+    }
+}
+
+/// Depth is bounded with the depth of rules.
+fn print_part(part: &TracePart, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let outcome = match part.outcome {
+        TraceOutcome::Holds => "yes  ",
+        TraceOutcome::DoesNotHold => "no   ",
+        TraceOutcome::Fails => "fails",
+    };
+    let unreached = if part.reached { "" } else { "  (not reached)" };
+    if part.parts.is_empty() {
+        output::line(format_args!(
+            "{indent}{outcome} {}{unreached}",
+            condition(part)
+        ));
+    } else {
+        output::line(format_args!(
+            "{indent}{outcome} {}{unreached}",
+            part.operator
+        ));
+    }
+    for inner in &part.parts {
+        print_part(inner, depth + 1);
+    }
+    if part.parts_left_out > 0 {
+        output::line(format_args!("{indent}  … and {} more", part.parts_left_out));
+    }
+}
+
+/// A condition and what it saw, on one line.
+fn condition(part: &TracePart) -> String {
+    let rule = match &part.rule {
+        None | Some(Value::Null) => String::new(),
+        Some(rule) if part.operator == "is" => format!("is {rule}"),
+        Some(rule @ Value::String(_)) => format!("{} {rule}", part.operator),
+        Some(rule) => rule.to_string(),
+    };
+    let mut text = format!("{} {rule}", part.pointer);
+    for (index, seen) in part.seen.iter().enumerate() {
+        text.push_str(if index == 0 { "; saw " } else { ", " });
+        let value = if seen.missing {
+            "nothing".to_owned()
+        } else {
+            seen.value.to_string()
+        };
+        text.push_str(&format!("{} = {value}", seen.path));
+    }
+    if let Some(error) = &part.error {
+        text.push_str(&format!("; {error}"));
+    }
+    shown(text.trim())
+}
+
+/// Fit for one line of a terminal.
+fn shown(text: &str) -> String {
+    let mut letters = text.chars();
+    let begin: String = letters.by_ref().take(CONDITION_CHARS_MAX).collect();
+    let more = if letters.next().is_some() { "…" } else { "" };
+    let escaped = begin.chars().map(|c| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    });
+    escaped.chain([more.to_owned()]).collect()
+}

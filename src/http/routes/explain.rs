@@ -1,0 +1,104 @@
+//! Why somebody is shown a campaign, or is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, post, web};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use crate::error::Error;
+use crate::history::{Answer, Case, Ground, Question};
+use crate::http::auth::{Authorized, Read};
+use crate::http::body;
+use crate::http::problem::Problem;
+use crate::http::state::AppState;
+
+/// How long a call waits for those before it.
+const TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// What is to be explained.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `Question` reads")]
+struct ExplainBody {
+    /// The user. Without it and `anonymous_id`, a newcomer of whom nothing is known.
+    user_id: Option<String>,
+    /// Else the anonymous id.
+    anonymous_id: Option<String>,
+    /// An event that need not be stored; its name alone will do. Without one it is a fetch.
+    #[schema(inline)]
+    event: Option<ExplainedEvent>,
+    /// A stored event: it is decided as of then, for its own user. Nothing else of who, what and
+    /// when may be given beside it.
+    event_id: Option<String>,
+    /// One campaign, whatever its status; else all live ones.
+    campaign_id: Option<String>,
+    /// The moment of the decision, RFC 3339. One that has passed is decided as of then.
+    at: Option<String>,
+    /// How many campaigns are shown in full, 1 to 1,000; default 100. All are counted.
+    limit: Option<u32>,
+}
+
+/// An event that need not be stored.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that `Question` reads")]
+struct ExplainedEvent {
+    /// Its name.
+    name: String,
+    /// Its details.
+    #[schema(value_type = Option<Object>)]
+    properties: Option<Value>,
+    /// Its context.
+    #[schema(value_type = Option<Object>)]
+    context: Option<Value>,
+    /// When it happened, RFC 3339; at the moment of the decision, if left out.
+    timestamp: Option<String>,
+}
+
+/// Explains which campaigns somebody is shown and why the others are not.
+#[utoipa::path(tag = "admin", operation_id = "explain_decision", security(("api_key" = ["read"])),
+    request_body = ExplainBody,
+    responses((status = 200, description = "The gates of every campaign.", body = Answer),
+              (status = 404, description = "The user, event or campaign is not there.")))]
+#[post("/v1/admin/explain")]
+pub(super) async fn explain_decision(
+    request: HttpRequest,
+    reader: Authorized<Read>,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read_object(&request, payload, &state).await?;
+    let question = Question::parse(&body)?;
+    if !state.targeting.is_ready() {
+        return Err(Error::DatabaseUnavailable.into());
+    }
+    let project = reader.access.project;
+    let limits = state.targeting.rule_limits().clone();
+    let ground = Ground {
+        project,
+        snapshot: state.targeting.snapshot(project),
+        limits: limits.clone(),
+        now: state.clock.now(),
+    };
+    // One at a time: many campaigns keep a core busy for a while.
+    let turn = Arc::clone(&state.explaining).acquire_owned();
+    let turn = timeout(TURN_WAIT, turn)
+        .await
+        .map_err(|_| Error::Overloaded {
+            retry_after: TURN_WAIT,
+        })?
+        .map_err(|_| Error::ShuttingDown)?;
+    let case = state
+        .store
+        .transact(move |connection| Case::load(connection, &ground, &question))
+        .await?;
+    let answer = web::block(move || {
+        let _until_it_is_explained = turn;
+        case.explain(&limits)
+    })
+    .await
+    .map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(HttpResponse::Ok().json(answer))
+}

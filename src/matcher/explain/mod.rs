@@ -1,0 +1,210 @@
+//! Why campaigns are shown to somebody, or are not.
+//!
+//! The gates are those that decide ([`gates`](super::gates)); here all of them are passed and not
+//! only those up to the first that is closed. Every campaign is decided and counted. Up to a limit
+//! they are explained in full: those that match first, then the nearest, by the number of
+//! conditions that would have to turn out otherwise.
+//!
+//! Like a decision this reads nothing but its arguments.
+
+mod gate;
+mod opening;
+mod report;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::Campaign;
+use super::gates::{Gate, Gates};
+use crate::rules::{EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
+use crate::segments::{Membership, Segments};
+
+pub use report::{ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, Summary};
+
+/// The most campaigns that one explanation shows in full.
+pub const SHOWN_MAX: usize = 1_000;
+
+/// How many nearest misses are listed.
+const NEAREST_MAX: usize = 10;
+
+/// For how many campaigns it is found out how near they are; those after them, by rank, are decided
+/// and counted.
+const EXAMINED_MAX: usize = 10_000;
+
+/// Who is asked about, on which event, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The user.
+    pub user: UserFacts<'a>,
+    /// The event; without one it is a fetch.
+    pub event: Option<EventFacts<'a>>,
+    /// The moment of the decision.
+    pub now: DateTime<Utc>,
+}
+
+/// Explains campaigns for one user and moment. They are taken in the order of their rank, whatever
+/// order they come in; at most `shown_max` are shown in full.
+pub fn explain<'a>(
+    campaigns: &[Arc<Campaign>],
+    segments: &'a Segments,
+    asked: Asked<'a>,
+    limits: &'a Limits,
+    shown_max: usize,
+    arena: &'a FactsArena,
+) -> Explanation {
+    let mut ranked: Vec<&Arc<Campaign>> = campaigns.iter().collect();
+    ranked.sort_by_cached_key(|campaign| campaign.rank());
+    let case = Case {
+        segments,
+        asked,
+        limits,
+        arena,
+    };
+    case.at(asked.now, |moment| {
+        moment.explain(&ranked, shown_max.min(SHOWN_MAX))
+    })
+}
+
+/// The first gate of one campaign that says no, live or not; `None` when it is to be shown. Counts
+/// conditions that failed.
+pub fn first_closed_gate<'a>(
+    campaign: &Campaign,
+    segments: &'a Segments,
+    asked: Asked<'a>,
+    limits: &'a Limits,
+    arena: &'a FactsArena,
+    errors: &mut u32,
+) -> Option<Gate> {
+    let case = Case {
+        segments,
+        asked,
+        limits,
+        arena,
+    };
+    case.at(asked.now, |moment| {
+        moment.gates(campaign).first_closed(errors)
+    })
+}
+
+/// What stays the same while time passes.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    segments: &'a Segments,
+    asked: Asked<'a>,
+    limits: &'a Limits,
+    arena: &'a FactsArena,
+}
+
+impl Case<'_> {
+    /// Prepares the facts as they are at a moment.
+    fn at<T>(self, now: DateTime<Utc>, work: impl FnOnce(&Moment<'_, '_>) -> T) -> T {
+        let Asked { user, event, .. } = self.asked;
+        let membership = Membership::new(self.segments, user, now, self.arena);
+        let lookup = |reference: &str| membership.contains(reference);
+        let facts = Facts {
+            user,
+            event,
+            now,
+            segments: &lookup,
+        };
+        let prepared = Prepared::new(facts, self.arena);
+        work(&Moment {
+            case: self,
+            prepared: &prepared,
+            membership: &membership,
+        })
+    }
+}
+
+/// The facts at one moment.
+struct Moment<'m, 'a> {
+    case: Case<'a>,
+    prepared: &'m Prepared<'a>,
+    membership: &'m Membership<'a>,
+}
+
+/// How far a campaign is from being shown: those of another trigger come last, however few their
+/// conditions are.
+type Distance = (bool, u32);
+
+/// Campaigns that do not match.
+struct Missed<'c> {
+    /// The nearest first.
+    near: Vec<&'c Arc<Campaign>>,
+    /// Those that were too many to look at.
+    far: Vec<&'c Arc<Campaign>>,
+}
+
+impl<'a> Moment<'_, 'a> {
+    fn gates<'g>(&'g self, campaign: &'g Campaign) -> Gates<'g, 'a> {
+        Gates {
+            campaign,
+            prepared: self.prepared,
+            membership: self.membership,
+        }
+    }
+
+    fn explain(&self, ranked: &[&Arc<Campaign>], shown_max: usize) -> Explanation {
+        let mut summary = Summary {
+            campaigns: ranked.len(),
+            ..Summary::default()
+        };
+        let mut matched: Vec<&Arc<Campaign>> = Vec::new();
+        let mut missed: Vec<&Arc<Campaign>> = Vec::new();
+        for &campaign in ranked {
+            match self.gates(campaign).first_closed(&mut summary.rule_errors) {
+                None => matched.push(campaign),
+                Some(gate) => {
+                    summary.first_closed.count(gate);
+                    missed.push(campaign);
+                }
+            }
+        }
+        summary.matched = matched.len();
+        let Missed { near, far } = self.by_distance(missed);
+        summary.examined = near.len();
+        let nearest = near.iter().take(NEAREST_MAX);
+        let nearest_misses = nearest.map(|campaign| self.near_miss(campaign)).collect();
+        let shown: Vec<ExplainedCampaign> = matched
+            .iter()
+            .copied()
+            .chain(near)
+            .chain(far)
+            .take(shown_max)
+            .map(|campaign| self.explained(campaign))
+            .collect();
+        summary.shown = shown.len();
+        Explanation {
+            summary,
+            matched: matched
+                .iter()
+                .take(SHOWN_MAX)
+                .map(|campaign| campaign.id.clone())
+                .collect(),
+            nearest_misses,
+            campaigns: shown,
+        }
+    }
+
+    /// Puts those in order that are looked at.
+    fn by_distance<'c>(&self, missed: Vec<&'c Arc<Campaign>>) -> Missed<'c> {
+        let is_other_trigger =
+            |campaign: &Arc<Campaign>| self.gates(campaign).passes(Gate::Trigger) != Ok(true);
+        let (others, mut candidates): (Vec<_>, Vec<_>) = missed
+            .into_iter()
+            .partition(|campaign| is_other_trigger(campaign));
+        let first_other = candidates.len();
+        candidates.extend(others);
+        let far = candidates.split_off(candidates.len().min(EXAMINED_MAX));
+        let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates
+            .into_iter()
+            .enumerate()
+            .map(|(place, campaign)| ((place >= first_other, self.misses(campaign)), campaign))
+            .collect();
+        // Those of one distance stay in the order of their rank.
+        near.sort_by_key(|(distance, _)| *distance);
+        let near = near.into_iter().map(|(_, campaign)| campaign).collect();
+        Missed { near, far }
+    }
+}

@@ -1,0 +1,70 @@
+//! How often a campaign's targeting has failed in a row.
+//!
+//! The count is kept beside the campaign, for whoever wants to take it out of service; no decision
+//! looks at it. A run ends with an evaluation that does not fail and with a match. Nothing here
+//! knows the time, so the same events give the same count. What the index rules out is not
+//! evaluated and counts neither way, nor do facts that are nested too deep, which fail every
+//! condition there is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::Campaign;
+use super::index::Found;
+use crate::rules::EvalErrorKind;
+
+/// A campaign that has failed too often in a row.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    /// The campaign, in the state in which it failed.
+    pub campaign: Arc<Campaign>,
+    /// How it failed the last time.
+    pub kind: EvalErrorKind,
+    /// How often in a row.
+    pub count: u32,
+}
+
+/// The count of one campaign.
+#[derive(Debug)]
+pub(super) struct Failures {
+    /// How many are too many; 0 is never.
+    max: u32,
+    in_a_row: AtomicU32,
+}
+
+impl Failures {
+    pub(super) fn new(max: u32) -> Self {
+        Failures {
+            max,
+            in_a_row: AtomicU32::new(0),
+        }
+    }
+
+    /// Ends a run. Writes only if there is one, since every thread that decides comes by here.
+    pub(super) fn end(&self) {
+        if self.in_a_row.load(Ordering::Relaxed) != 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Campaign {
+    /// Counts a failure. It is reported each time the count has grown by the bound, so that a
+    /// report that leads to nothing is followed by another.
+    pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found) {
+        found.errors += 1;
+        let count = self
+            .failures
+            .in_a_row
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1);
+        let max = self.failures.max;
+        if max > 0 && count.is_multiple_of(max) {
+            found.failing.push(Failing {
+                campaign: Arc::clone(self),
+                kind,
+                count,
+            });
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Explanations over HTTP and from the command line, against what the server did.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+
+use crate::support::sql::{self, KeyRow};
+use crate::support::{TestApp, now};
+
+const OTHER_ADMIN: &str = "admin_key_of_another_project_0123456789";
+
+fn explain(app: &TestApp, question: &Value) -> Value {
+    app.admin().post("/v1/admin/explain", question).expect(200)
+}
+
+fn create(app: &TestApp, campaign: &Value) -> String {
+    let made = app
+        .admin()
+        .post("/v1/admin/campaigns", campaign)
+        .expect(201);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+fn identify(app: &TestApp, user: &str, traits: &Value) {
+    let call = json!({"user_id": user, "traits": traits});
+    app.client().post("/v1/identify", &call).expect(200);
+}
+
+/// Tracks and returns the event's id and the ids of the campaigns it was answered with.
+fn track(app: &TestApp, user: &str, name: &str, properties: &Value) -> (Value, Vec<Value>) {
+    let call = json!({"user_id": user, "event": name, "properties": properties});
+    let answer = app.client().post("/v1/track", &call).expect(200);
+    let matched = answer["matched"].as_array().unwrap().iter();
+    let matched = matched.map(|campaign| campaign["id"].clone()).collect();
+    (answer["event"]["id"].clone(), matched)
+}
+
+fn gate<'a>(campaign: &'a Value, name: &str) -> &'a Value {
+    let gates = campaign["gates"].as_array().unwrap();
+    gates.iter().find(|gate| gate["gate"] == name).unwrap()
+}
+
+fn upsell(status: &str) -> Value {
+    json!({
+        "name": "Upsell", "status": status, "trigger": "Ordered", "priority": 5,
+        "rules": [{"type": "event", "field": "total", "operator": ">", "value": 50}],
+        "targeting": {"and": [
+            {"==": [{"var": "user.traits.plan"}, "free"]},
+            {"!": [{"in": ["muted", {"var": "user.traits.labels"}]}]},
+        ]},
+    })
+}
+
+#[test]
+fn every_gate_is_shown_with_what_it_saw() {
+    let app = TestApp::start();
+    let id = create(&app, &upsell("active"));
+    identify(
+        &app,
+        "ada",
+        &json!({"plan": "pro", "labels": ["x", "muted"]}),
+    );
+    let (_, matched) = track(&app, "ada", "Ordered", &json!({"total": 10}));
+    assert!(matched.is_empty());
+    let event = json!({"name": "Ordered", "properties": {"total": 10}});
+    let answer = explain(&app, &json!({"user_id": "ada", "event": event}));
+    assert_eq!(answer["summary"]["campaigns"], 1, "{answer}");
+    assert_eq!(answer["summary"]["first_closed"]["rules"], 1);
+    assert_eq!(answer["as_of"]["traits"]["source"], "current");
+    let campaign = &answer["campaigns"][0];
+    assert_eq!(campaign["campaign_id"], *id);
+    assert_eq!(campaign["first_closed_gate"], "rules");
+    assert_eq!(campaign["failing_conditions"], 3, "{campaign}");
+    let gates: Vec<(&str, bool)> = campaign["gates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|gate| {
+            (
+                gate["gate"].as_str().unwrap(),
+                gate["passes"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("status", true),
+        ("schedule", true),
+        ("trigger", true),
+        ("segments", true),
+        ("rules", false),
+        ("targeting", false),
+    ];
+    assert_eq!(gates, expected);
+    let rule = &gate(campaign, "rules")["conditions"][0];
+    assert_eq!(rule["pointer"], "/rules/0");
+    assert_eq!(
+        rule["seen"],
+        json!([{"path": "event.properties.total", "value": 10}])
+    );
+    assert_eq!(campaign["first_failing"], *rule);
+    let and = &gate(campaign, "targeting")["conditions"][0];
+    assert_eq!(
+        (&and["operator"], &and["outcome"]),
+        (&json!("and"), &json!("does_not_hold"))
+    );
+    let plan = &and["parts"][0];
+    assert_eq!(plan["pointer"], "/targeting/and/0/==");
+    assert_eq!(
+        plan["rule"],
+        json!({"==": [{"var": "user.traits.plan"}, "free"]})
+    );
+    assert_eq!(
+        plan["seen"],
+        json!([{"path": "user.traits.plan", "value": "pro"}])
+    );
+    assert_eq!(plan["reached"], true);
+    let not = &and["parts"][1];
+    assert_eq!(
+        (&not["operator"], &not["reached"]),
+        (&json!("!"), &json!(false))
+    );
+    assert_eq!(not["parts"][0]["outcome"], "holds", "{not}");
+
+    // The same event, for somebody who gets it.
+    identify(&app, "bob", &json!({"plan": "free"}));
+    let event = json!({"name": "Ordered", "properties": {"total": 51}});
+    let answer = explain(&app, &json!({"user_id": "bob", "event": event}));
+    assert_eq!(answer["matched"], json!([id]), "{answer}");
+    assert_eq!(
+        track(&app, "bob", "Ordered", &json!({"total": 51})).1,
+        [json!(id)]
+    );
+    // Without an event a campaign that asks about one is out.
+    let fetch = explain(&app, &json!({"user_id": "bob"}));
+    assert_eq!(
+        fetch["campaigns"][0]["first_closed_gate"], "trigger",
+        "{fetch}"
+    );
+    // A newcomer, of whom nothing is known.
+    let nobody = explain(&app, &json!({"event": "Ordered"}));
+    assert_eq!(nobody["user"], json!({"id": "", "known": false}));
+    let rule = &gate(&nobody["campaigns"][0], "rules")["conditions"][0];
+    assert_eq!(rule["seen"][0]["missing"], true, "{rule}");
+}
+
+#[test]
+fn a_stored_event_is_explained_as_of_then() {
+    let app = TestApp::start();
+    let id = create(&app, &upsell("active"));
+    identify(&app, "ada", &json!({"plan": "free", "seats": 3}));
+    let (event, matched) = track(&app, "ada", "Ordered", &json!({"total": 80}));
+    assert_eq!(matched, [json!(id)]);
+    // Since then everything has changed: her plan, the campaign, and another campaign is there.
+    identify(&app, "ada", &json!({"plan": "pro", "city": "Rome"}));
+    let path = format!("/v1/admin/campaigns/{id}");
+    let change = json!({"targeting": {"==": [1, 2]}, "name": "Later"});
+    app.admin().put(&path, &change).expect(200);
+    create(
+        &app,
+        &json!({"name": "New", "status": "active", "trigger": "Ordered"}),
+    );
+    let answer = explain(&app, &json!({"event_id": event}));
+    assert_eq!(answer["matched"], json!([id]), "{answer}");
+    assert_eq!(answer["summary"]["campaigns"], 1);
+    assert_eq!(answer["user"], json!({"id": "ada", "known": true}));
+    let campaign = &answer["campaigns"][0];
+    assert_eq!(campaign["name"], "Upsell");
+    let plan = &gate(campaign, "targeting")["conditions"][0]["parts"][0]["seen"];
+    assert_eq!(
+        *plan,
+        json!([{"path": "user.traits.plan", "value": "free"}])
+    );
+    let as_of = &answer["as_of"];
+    let traits = json!({"source": "history", "certain": true, "identify_calls": 1,
+                        "set_later": ["city"]});
+    assert_eq!(as_of["traits"], traits, "{as_of}");
+    assert_eq!(as_of["campaigns"], json!({"source": "history"}));
+    assert_eq!(as_of["segments"], "current");
+    // Now it is another answer.
+    let today = json!({"name": "Ordered", "properties": {"total": 80}});
+    let today = explain(&app, &json!({"user_id": "ada", "event": today}));
+    assert_eq!(today["summary"]["matched"], 1, "{today}");
+    assert_ne!(today["matched"], json!([id]));
+    // What is deleted is still explained as of then, and a past moment does as well as an event.
+    app.admin().delete(&path).expect(200);
+    assert_eq!(
+        explain(&app, &json!({"event_id": event}))["matched"],
+        json!([id])
+    );
+    let at = as_of["at"]
+        .as_str()
+        .unwrap()
+        .parse::<DateTime<Utc>>()
+        .unwrap();
+    let ordered = json!({"name": "Ordered", "properties": {"total": 80}});
+    let then = json!({"user_id": "ada", "event": ordered, "at": at});
+    assert_eq!(explain(&app, &then)["matched"], json!([id]));
+    let before = json!({"user_id": "ada", "event": ordered, "at": at - TimeDelta::days(1)});
+    let before = explain(&app, &before);
+    assert_eq!(before["user"]["known"], false, "{before}");
+    assert_eq!(before["summary"]["campaigns"], 0);
+}
+
+#[test]
+fn what_history_cannot_tell_is_said() {
+    let app = TestApp::start();
+    let plan = json!({"==": [{"var": "user.traits.plan"}, "free"]});
+    let campaign = json!({"name": "c", "status": "active", "trigger": "e", "targeting": plan});
+    let id = create(&app, &campaign);
+    identify(&app, "ada", &json!({"city": "Rome"}));
+    let (event, _) = track(&app, "ada", "e", &json!({}));
+    identify(&app, "ada", &json!({"city": "Oslo"}));
+    // As if the trait had come with an import.
+    sql::run(
+        &mut app.sql(),
+        "UPDATE persons SET traits = traits || '{\"plan\": \"free\"}'",
+    );
+    let answer = explain(&app, &json!({"event_id": event}));
+    let traits = json!({"source": "history", "certain": false, "identify_calls": 1,
+                        "unexplained": ["plan"]});
+    assert_eq!(answer["as_of"]["traits"], traits);
+    assert_eq!(
+        answer["matched"],
+        json!([id]),
+        "it counts as having been there: {answer}"
+    );
+    sql::run(&mut app.sql(), "DELETE FROM campaign_history");
+    let answer = explain(&app, &json!({"event_id": event}));
+    assert_eq!(
+        answer["as_of"]["campaigns"],
+        json!({"source": "history", "without_history": 1})
+    );
+}
+
+#[test]
+fn time_bound_gates_tell_when_they_open() {
+    let app = TestApp::start();
+    let start = now() + TimeDelta::hours(2);
+    let start = DateTime::from_timestamp_millis(start.timestamp_millis()).unwrap();
+    let waits = json!({"!": [{"within_last": [{"var": "user.traits.ordered_at"}, "3d"]}]});
+    let campaign = json!({"name": "c", "status": "active", "schedule": {"start": start},
+                          "targeting": waits});
+    let id = create(&app, &campaign);
+    let ordered_at = start - TimeDelta::days(3) + TimeDelta::hours(1);
+    identify(&app, "ada", &json!({ "ordered_at": ordered_at }));
+    let question = json!({"user_id": "ada", "campaign_id": id});
+    let answer = explain(&app, &question);
+    let campaign = &answer["campaigns"][0];
+    let opens_at =
+        |value: &Value| -> DateTime<Utc> { value["opens_at"].as_str().unwrap().parse().unwrap() };
+    let waited: DateTime<Utc> = start + TimeDelta::hours(1) + TimeDelta::milliseconds(1);
+    assert_eq!(opens_at(gate(campaign, "schedule")), start, "{campaign}");
+    assert_eq!(opens_at(gate(campaign, "targeting")), waited);
+    assert_eq!(opens_at(campaign), waited);
+    assert_eq!(campaign["failing_conditions"], 2);
+    // At that moment it is so, and not a millisecond before.
+    let shown = |at: DateTime<Utc>| {
+        let question = json!({"user_id": "ada", "campaign_id": id, "at": at});
+        explain(&app, &question)["summary"]["matched"] == 1
+    };
+    assert!(shown(waited));
+    assert!(!shown(waited - TimeDelta::milliseconds(1)));
+}
+
+#[test]
+fn many_campaigns_are_counted_and_the_nearest_come_first() {
+    let app = TestApp::start();
+    let named = |name: String, conditions: usize| {
+        let condition = |n: usize| json!({"==": [{"var": format!("user.traits.t{n}")}, 1]});
+        let conditions: Vec<Value> = (0..conditions).map(condition).collect();
+        json!({"name": name, "status": "active", "trigger": "e", "targeting": {"and": conditions}})
+    };
+    for n in 1..=12 {
+        create(&app, &named(format!("needs {n}"), n));
+    }
+    let other = json!({"name": "other", "status": "active", "trigger": "f"});
+    create(&app, &other);
+    let paused = create(
+        &app,
+        &json!({"name": "paused", "status": "paused", "trigger": "e"}),
+    );
+    identify(&app, "ada", &json!({"t0": 1}));
+    let answer = explain(&app, &json!({"user_id": "ada", "event": "e", "limit": 3}));
+    let summary = &answer["summary"];
+    assert_eq!(
+        (&summary["campaigns"], &summary["matched"]),
+        (&json!(13), &json!(1))
+    );
+    assert_eq!(summary["first_closed"]["targeting"], 11, "{summary}");
+    assert_eq!(summary["first_closed"]["trigger"], 1);
+    assert_eq!(summary["shown"], 3);
+    let names = |list: &str| -> Vec<String> {
+        let list = answer[list].as_array().unwrap();
+        let name = |it: &Value| it["name"].as_str().unwrap().to_owned();
+        list.iter().map(name).collect()
+    };
+    assert_eq!(names("campaigns"), ["needs 1", "needs 2", "needs 3"]);
+    let nearest: Vec<String> = (2..12).map(|n| format!("needs {n}")).collect();
+    assert_eq!(names("nearest_misses"), nearest);
+    assert_eq!(answer["nearest_misses"][9]["failing_conditions"], 10);
+    // One that is not live is explained when it is asked for.
+    let one = explain(
+        &app,
+        &json!({"user_id": "ada", "event": "e", "campaign_id": paused}),
+    );
+    assert_eq!(one["campaigns"][0]["first_closed_gate"], "status", "{one}");
+    let seen = &gate(&one["campaigns"][0], "status")["conditions"][0]["seen"];
+    assert_eq!(*seen, json!([{"path": "status", "value": "paused"}]));
+}
+
+#[test]
+fn long_values_and_rules_are_cut() {
+    let app = TestApp::start();
+    let conditions = vec![json!({"==": [{"var": "user.traits.bio"}, "x"]}); 400];
+    let rules = json!([{"type": "attribute", "field": "bio", "operator": "==", "value": "x"}]);
+    let campaign = json!({"name": "c", "status": "active", "trigger": "e", "rules": rules,
+                          "targeting": {"or": conditions}});
+    create(&app, &campaign);
+    identify(&app, "ada", &json!({"bio": "b".repeat(100_000)}));
+    let answer = explain(&app, &json!({"user_id": "ada", "event": "e"}));
+    let campaign = &answer["campaigns"][0];
+    let or = &gate(campaign, "targeting")["conditions"][0];
+    assert_eq!(or["parts"].as_array().unwrap().len(), 199);
+    assert_eq!(or["parts_left_out"], 201);
+    assert_eq!(or["parts"][0]["seen"][0]["cut"], true);
+    assert_eq!(campaign["failing_conditions"], 2);
+    assert!(answer.to_string().len() < 300_000);
+}
+
+#[test]
+fn others_are_as_missing_as_nobody_and_mistakes_are_refused() {
+    let app = TestApp::prepared(&[], |connection| {
+        let other = sql::project(connection, "other");
+        KeyRow::good(other, "admin", OTHER_ADMIN).insert(connection);
+    });
+    let id = create(&app, &upsell("active"));
+    identify(&app, "ada", &json!({}));
+    let (event, _) = track(&app, "ada", "Ordered", &json!({}));
+    let theirs = app.with_key(OTHER_ADMIN);
+    for (question, kind) in [
+        (json!({"user_id": "ada"}), "User"),
+        (json!({"event_id": event}), "Event"),
+        (json!({"campaign_id": id}), "Campaign"),
+        (
+            json!({"campaign_id": id, "at": now() - TimeDelta::hours(1)}),
+            "Campaign",
+        ),
+    ] {
+        let answer = theirs.post("/v1/admin/explain", &question).expect(404);
+        assert_eq!(answer["message"], format!("{kind} not found"), "{question}");
+    }
+    assert_eq!(
+        explain(&app, &json!({"event_id": event}))["summary"]["campaigns"],
+        1
+    );
+    for odd in [
+        json!({"userId": "ada"}),
+        json!({"at": "soon"}),
+        json!({"limit": 5_000}),
+    ] {
+        let refused = app.admin().post("/v1/admin/explain", &odd).expect(400);
+        assert_eq!(refused["code"], "invalid_field", "{odd}");
+    }
+}
+
+#[test]
+fn the_command_line_explains_the_same() {
+    let app = TestApp::start();
+    let id = create(&app, &upsell("active"));
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    let (event, _) = track(&app, "ada", "Ordered", &json!({"total": 80}));
+    let run = |arguments: &[&str]| app.launch().command(arguments).output().unwrap();
+    let text = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let properties = r#"{"total": 80}"#;
+    let asked = [
+        "explain",
+        "--user-id",
+        "ada",
+        "--event",
+        "Ordered",
+        "--properties",
+        properties,
+    ];
+    let list = text(&asked);
+    assert!(list.contains("0 of 1 campaigns match"), "{list}");
+    assert!(list.contains(r#"user.traits.plan = "pro""#), "{list}");
+    let tree = text(&[&asked[..], &["--campaign-id", &id]].concat());
+    assert!(tree.contains("targeting  no"), "{tree}");
+    assert!(tree.contains("/targeting/and/0/=="), "{tree}");
+    let mut said: Value = serde_json::from_str(&text(&[&asked[..], &["--json"]].concat())).unwrap();
+    let event_asked = json!({"name": "Ordered", "properties": {"total": 80}});
+    let mut answer = explain(&app, &json!({"user_id": "ada", "event": event_asked}));
+    for document in [&mut said, &mut answer] {
+        document["as_of"]["at"] = Value::Null;
+        document["event"]["timestamp"] = Value::Null;
+    }
+    assert_eq!(said, answer);
+    let stored = text(&["explain", "--event-id", event.as_str().unwrap(), "--json"]);
+    let stored: Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored, explain(&app, &json!({"event_id": event})));
+    for (wrong, exit) in [
+        (&["explain", "--event-id", "x", "--user-id", "ada"][..], 2),
+        (&["explain", "--event", "e", "--properties", "[]"][..], 2),
+        (&["explain", "--at", "soon"][..], 2),
+        (&["explain", "--user-id", "nobody"][..], 1),
+    ] {
+        assert_eq!(run(wrong).status.code(), Some(exit), "{wrong:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! A node that follows changes of campaigns holds what the database does, whatever made the changes
+//! and in whatever order they were committed.
+
+use std::time::Duration;
+
+use beckon::clock::Clock;
+use beckon::error::Error;
+use beckon::model::ProjectId;
+use beckon::store::{Store, StoreOptions};
+use beckon::targeting::{Targeting, TargetingOptions};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use proptest::prelude::*;
+
+use crate::support::postgres::{TestDatabase, database};
+
+const PROJECT: ProjectId = ProjectId(1);
+
+/// More than are followed one by one.
+const MANY: u16 = 700;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A change as the API makes one.
+    Change(Write),
+    /// Something that a long transaction beside it does, as an import might.
+    Beside(Write),
+    /// The long transaction ends.
+    Commit,
+    RollBack,
+}
+
+#[derive(Debug, Clone)]
+enum Write {
+    Put {
+        number: u8,
+        priority: u8,
+        is_active: bool,
+    },
+    Delete {
+        number: u8,
+    },
+    PutMany {
+        priority: u8,
+    },
+    DeleteAll,
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    prop_oneof![
+        12 => (0..8_u8, 0..4_u8, prop::bool::weighted(0.8)).prop_map(
+            |(number, priority, is_active)| Write::Put { number, priority, is_active },
+        ),
+        4 => (0..8_u8).prop_map(|number| Write::Delete { number }),
+        1 => (0..4_u8).prop_map(|priority| Write::PutMany { priority }),
+        1 => Just(Write::DeleteAll),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => write().prop_map(Step::Change),
+        4 => write().prop_map(Step::Beside),
+        2 => Just(Step::Commit),
+        1 => Just(Step::RollBack),
+    ]
+}
+
+impl Write {
+    /// `side` keeps the two writers apart, as they would wait for each other's rows.
+    fn run(&self, connection: &mut PgConnection, side: &str) -> QueryResult<usize> {
+        let put = |connection: &mut PgConnection, numbers: (i64, i64), priority: u8, is_active| {
+            let status = if is_active { "active" } else { "paused" };
+            let body = format!(r#"{{"status":"{status}","trigger":"e","priority":{priority}}}"#);
+            sql_query(
+                "INSERT INTO campaigns (project_id, id, name, status, body, created_at) \
+                 SELECT $1, $2 || n, 'c', $5, $6::json, 'epoch' FROM generate_series($3, $4) n \
+                 ON CONFLICT (project_id, id) DO UPDATE SET status = excluded.status, \
+                 body = excluded.body, version = campaigns.version + 1",
+            )
+            .bind::<BigInt, _>(PROJECT.0)
+            .bind::<Text, _>(side)
+            .bind::<BigInt, _>(numbers.0)
+            .bind::<BigInt, _>(numbers.1)
+            .bind::<Text, _>(status)
+            .bind::<Text, _>(body)
+            .execute(connection)
+        };
+        let delete = |connection: &mut PgConnection, pattern: String| {
+            sql_query("DELETE FROM campaigns WHERE project_id = $1 AND id LIKE $2")
+                .bind::<BigInt, _>(PROJECT.0)
+                .bind::<Text, _>(pattern)
+                .execute(connection)
+        };
+        match *self {
+            Write::Put {
+                number,
+                priority,
+                is_active,
+            } => {
+                let number = i64::from(number);
+                put(connection, (number, number), priority, is_active)
+            }
+            Write::PutMany { priority } => put(connection, (0, MANY.into()), priority, true),
+            Write::Delete { number } => delete(connection, format!("{side}{number}")),
+            Write::DeleteAll => delete(connection, format!("{side}%")),
+        }
+    }
+}
+
+#[derive(Debug, QueryableByName, PartialEq, Eq)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    id: String,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+    #[diesel(sql_type = BigInt)]
+    version: i64,
+}
+
+struct Rig {
+    database: TestDatabase,
+    targeting: Targeting,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Rig {
+    fn change(&self, write: Option<Write>) {
+        let changed = self.targeting.change(PROJECT, move |connection| {
+            if let Some(write) = write {
+                write.run(connection, "a")?;
+            }
+            Ok::<_, Error>(())
+        });
+        self.runtime.block_on(changed).unwrap();
+    }
+
+    /// What the node holds is what a list of the table says, best first.
+    fn check(&self) {
+        let listed: Vec<Row> = sql_query(
+            "SELECT id, seq, version FROM campaigns WHERE project_id = $1 AND status = 'active' \
+             ORDER BY (body->>'priority')::int DESC, created_at DESC, seq DESC",
+        )
+        .bind::<BigInt, _>(PROJECT.0)
+        .load(&mut self.database.connect())
+        .unwrap();
+        let snapshot = self.targeting.snapshot(PROJECT);
+        let held = snapshot.campaigns().iter().map(|campaign| Row {
+            id: campaign.id.clone(),
+            seq: campaign.stored().0,
+            version: campaign.stored().1,
+        });
+        assert_eq!(held.collect::<Vec<_>>(), listed);
+    }
+}
+
+#[test]
+fn a_node_that_follows_changes_holds_what_the_database_does() {
+    let database = database();
+    let store = Store::new(StoreOptions {
+        url: database.url.clone(),
+        pool_size: 2,
+        deadline: Duration::from_secs(10),
+    });
+    let rig = Rig {
+        targeting: Targeting::new(store, Clock::system(), TargetingOptions::default()),
+        runtime: tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap(),
+        database,
+    };
+    let cases = if crate::support::is_soak() { 500 } else { 10 };
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..Default::default()
+    };
+    proptest::test_runner::TestRunner::new(config)
+        .run(&prop::collection::vec(step(), 1..30), |steps| {
+            let mut beside = rig.database.connect();
+            beside.batch_execute("BEGIN").unwrap();
+            for step in steps {
+                match step {
+                    Step::Change(write) => rig.change(Some(write)),
+                    Step::Beside(write) => {
+                        write.run(&mut beside, "b").unwrap();
+                    }
+                    Step::Commit => beside.batch_execute("COMMIT; BEGIN").unwrap(),
+                    Step::RollBack => beside.batch_execute("ROLLBACK; BEGIN").unwrap(),
+                }
+                rig.change(None);
+                rig.check();
+            }
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,297 @@
+//! What saving a campaign says about it.
+
+use beckon::error::WarningCode;
+use serde_json::{Value, json};
+
+use crate::campaign_flow::{NONE, create, identify, on_buy, shown};
+use crate::support::sql::{self, KeyRow};
+use crate::support::{Client, TestApp};
+
+const OTHER_ADMIN: &str = "admin_key_of_another_project_0123456789";
+
+/// The warnings of an answer as codes and pointers.
+fn warnings(answer: &Value) -> Vec<(String, String)> {
+    let list = answer["warnings"].as_array().into_iter().flatten();
+    list.map(|warning| {
+        assert!(
+            !warning["message"].as_str().unwrap().is_empty(),
+            "{warning}"
+        );
+        let text = |name: &str| warning[name].as_str().unwrap().to_owned();
+        (text("code"), text("pointer"))
+    })
+    .collect()
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = expected.iter();
+    pairs
+        .map(|(code, pointer)| ((*code).to_owned(), (*pointer).to_owned()))
+        .collect()
+}
+
+fn age(operator: &str, bound: i64) -> Value {
+    json!({operator: [{"var": "user.traits.age"}, bound]})
+}
+
+/// A user with an age, who buys.
+fn seen(client: &Client) {
+    identify(client, "ada", json!({"age": 30, "city": "Oslo"}));
+    assert_eq!(shown(client, "ada", "buy", json!({})), NONE);
+}
+
+#[test]
+fn a_live_campaign_that_can_never_be_shown_needs_force() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    seen(&client);
+    let never = json!({"and": [age(">", 50), age("==", 20)]});
+    let campaign = on_buy("never", json!({"targeting": never}));
+    let answer = admin.post("/v1/admin/campaigns", &campaign);
+    let problem = answer.expect_problem(422, "never_shown");
+    assert_eq!(problem["details"][0]["code"], "never_true", "{problem}");
+    assert_eq!(problem["details"][0]["path"], "/targeting", "{problem}");
+    assert_eq!(admin.get("/v1/admin/campaigns").expect(200)["total"], 0);
+    let odd = admin.post("/v1/admin/campaigns?force=maybe", &campaign);
+    odd.expect_problem(400, "invalid_field");
+
+    let expected = pairs(&[("never_true", "/targeting")]);
+    let forced = admin
+        .post("/v1/admin/campaigns?force=true", &campaign)
+        .expect(201);
+    assert_eq!(warnings(&forced), expected);
+    assert_eq!(shown(&client, "ada", "buy", json!({})), NONE);
+    // A draft may be whatever it is, until somebody activates it.
+    let draft = on_buy("draft", json!({"targeting": never, "status": "draft"}));
+    let saved = admin.post("/v1/admin/campaigns", &draft).expect(201);
+    assert_eq!(warnings(&saved), expected);
+    let path = format!("/v1/admin/campaigns/{}", saved["id"].as_str().unwrap());
+    let activate = json!({"status": "active"});
+    admin
+        .put(&path, &activate)
+        .expect_problem(422, "never_shown");
+    assert_eq!(admin.get(&path).expect(200)["status"], "draft");
+    let mended = json!({"status": "active", "targeting": age(">", 20)});
+    let saved = admin.put(&path, &mended).expect(200);
+    assert_eq!(warnings(&saved), []);
+    assert_eq!(shown(&client, "ada", "buy", json!({})), ["draft"]);
+    admin
+        .put(&path, &json!({"targeting": never}))
+        .expect_problem(422, "never_shown");
+    let forced = admin.put(&format!("{path}?force=true"), &json!({"targeting": never}));
+    assert_eq!(warnings(&forced.expect(200)), expected);
+    assert_eq!(shown(&client, "ada", "buy", json!({})), NONE);
+}
+
+#[test]
+fn what_the_seeds_clients_send_is_only_warned_of() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    seen(&client);
+    let city = |value: &str| json!({"type": "attribute", "field": "city", "operator": "==", "value": value});
+    let both = json!({"rules": [city("Oslo"), city("Bergen")]});
+    let answer = admin
+        .post("/v1/admin/campaigns", &on_buy("both", both))
+        .expect(201);
+    assert_eq!(warnings(&answer), pairs(&[("never_true", "/rules")]));
+    let odd = json!([{"type": "attribute", "field": "city", "operator": "like", "value": "O"}]);
+    let answer = admin.post("/v1/admin/campaigns", &on_buy("odd", json!({"rules": odd})));
+    assert_eq!(
+        warnings(&answer.expect(201)),
+        pairs(&[
+            ("unknown_operator", "/rules/0/operator"),
+            ("never_true", "/rules")
+        ])
+    );
+    let ended = json!({"schedule": {"end": "2020-01-01T00:00:00Z"}});
+    let answer = admin
+        .post("/v1/admin/campaigns", &on_buy("ended", ended))
+        .expect(201);
+    assert_eq!(
+        warnings(&answer),
+        pairs(&[("schedule_ended", "/schedule/end")])
+    );
+    let placeholder = json!([{"type": "event", "field": "unknown", "operator": "==", "value": ""}]);
+    let answer = admin.post(
+        "/v1/admin/campaigns",
+        &on_buy("new", json!({"rules": placeholder})),
+    );
+    assert_eq!(
+        warnings(&answer.expect(201)),
+        pairs(&[("placeholder_ignored", "/rules/0")])
+    );
+}
+
+#[test]
+fn names_that_nobody_has_sent_are_pointed_out() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    seen(&client);
+    let name = |name: &str| json!({"==": [{"var": "event.name"}, name]});
+    let targeting = json!({"or": [
+        {"exists": "user.traits.shoe_size"},
+        age(">", 20),
+        {"!": [name("buy")]},
+        {"within_last": [{"var": "user.traits.city"}, "91d"]},
+        {"within_last": [{"var": "user.traits.city"}, "90d"]},
+        {"within_last": [{"var": "user.created_at"}, "91d"]},
+    ]});
+    let rules = json!([
+        {"type": "attribute", "field": "city", "operator": "==", "value": "Oslo"},
+        {"type": "attribute", "field": "weight", "operator": ">", "value": 1},
+        {"type": "event", "field": "sku", "operator": "==", "value": 1},
+    ]);
+    let campaign = on_buy("odd", json!({"targeting": targeting, "rules": rules}));
+    let campaigns = "/v1/admin/campaigns";
+    let answer = admin.post(campaigns, &campaign).expect(201);
+    let expected = pairs(&[
+        ("trait_never_seen", "/rules/1/field"),
+        ("trait_never_seen", "/targeting/or/0/exists"),
+        ("window_exceeds_retention", "/targeting/or/3/within_last/1"),
+    ]);
+    assert_eq!(warnings(&answer), expected);
+    let path = format!("{campaigns}/{}", answer["id"].as_str().unwrap());
+    let answer = admin.put(&path, &json!({"trigger": "sell"})).expect(200);
+    assert_eq!(
+        warnings(&answer)[0],
+        pairs(&[("event_never_seen", "/trigger")])[0]
+    );
+    // Once it was sent, nothing is said of it any more.
+    assert_eq!(shown(&client, "ada", "sell", json!({})), NONE);
+    identify(&client, "bob", json!({"shoe_size": 43, "weight": null}));
+    let answer = admin.put(&path, &json!({})).expect(200);
+    assert_eq!(warnings(&answer), expected[2..]);
+}
+
+#[test]
+fn another_projects_names_are_not_seen() {
+    let app = TestApp::prepared(&[], |sql| {
+        let other = sql::project(sql, "other");
+        KeyRow::good(other, "admin", OTHER_ADMIN).insert(sql);
+    });
+    seen(&app.client());
+    let other = app.with_key(OTHER_ADMIN);
+    let campaign = on_buy("theirs", json!({"targeting": age(">", 20)}));
+    let answer = other.post("/v1/admin/campaigns", &campaign).expect(201);
+    let expected = [
+        ("event_never_seen", "/trigger"),
+        ("trait_never_seen", "/targeting/>/0/var"),
+    ];
+    assert_eq!(warnings(&answer), pairs(&expected));
+}
+
+#[test]
+fn a_campaign_that_another_one_of_its_slot_hides_is_pointed_out() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    seen(&client);
+    let in_slot = |name: &str, slot: &str, priority: i64, targeting: Value| {
+        let more = json!({"slot": slot, "priority": priority, "targeting": targeting});
+        admin
+            .post("/v1/admin/campaigns", &on_buy(name, more))
+            .expect(201)
+    };
+    let wide = in_slot("wide", "home", 10, age(">", 18));
+    assert_eq!(warnings(&wide), []);
+    let path = format!("/v1/admin/campaigns/{}", wide["id"].as_str().unwrap());
+    // It does not hide itself.
+    assert_eq!(
+        warnings(&admin.put(&path, &json!({"priority": 9})).expect(200)),
+        []
+    );
+    let shadowed = pairs(&[("shadowed", "/slot")]);
+    let narrow = in_slot("narrow", "home", 5, age(">", 21));
+    assert_eq!(warnings(&narrow), shadowed);
+    let message = narrow["warnings"][0]["message"].as_str().unwrap();
+    assert!(message.contains(wide["id"].as_str().unwrap()), "{message}");
+    for (slot, priority, bound) in [("other", 5, 21), ("home", 10, 21), ("home", 5, 17)] {
+        let answer = in_slot("seen", slot, priority, age(">", bound));
+        assert_eq!(warnings(&answer), [], "{slot} {priority} {bound}");
+    }
+    admin.put(&path, &json!({"status": "paused"})).expect(200);
+    let answer = in_slot("now seen", "home", 5, age(">", 19));
+    assert_eq!(warnings(&answer), []);
+}
+
+#[test]
+fn a_campaign_can_be_checked_without_being_saved() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    seen(&client);
+    let validate = "/v1/admin/campaigns/validate";
+    let fine = on_buy("fine", json!({"targeting": age(">", 18)}));
+    let answer = admin.post(validate, &fine).expect(200);
+    assert_eq!(
+        answer,
+        json!({"warnings": [], "evaluation": {"cost": 3, "indexed": true, "quarantine": null}})
+    );
+    let always = on_buy("always", json!({"targeting": {"exists": "user.id"}}));
+    let answer = admin.post(validate, &always).expect(200);
+    assert_eq!(warnings(&answer), pairs(&[("always_true", "/targeting")]));
+    let never = on_buy(
+        "never",
+        json!({"targeting": {"in": [{"var": "user.id"}, []]}}),
+    );
+    admin
+        .post(validate, &never)
+        .expect_problem(422, "never_shown");
+    admin
+        .post(&format!("{validate}?force=true"), &never)
+        .expect(200);
+    let bad = on_buy("bad", json!({"targeting": {"nope": 1}}));
+    let problem = admin
+        .post(validate, &bad)
+        .expect_problem(422, "invalid_rule");
+    assert_eq!(
+        problem["details"][0]["code"], "unknown_operator",
+        "{problem}"
+    );
+    admin
+        .post(validate, &json!({}))
+        .expect_problem(400, "invalid_field");
+    assert_eq!(admin.get("/v1/admin/campaigns").expect(200)["total"], 0);
+}
+
+#[test]
+fn what_a_campaign_may_cost_is_answered_and_not_stored() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let plain = json!({"==": [{"var": ""}, 1]});
+    let nested = json!({"some": [{"var": "user.traits.list"}, plain]});
+    let saved = admin
+        .post(
+            "/v1/admin/campaigns",
+            &on_buy("nested", json!({"targeting": nested})),
+        )
+        .expect(201);
+    // The operator, the list, and three nodes for each of a thousand elements.
+    assert_eq!(saved["evaluation"]["cost"], 3_002, "{saved}");
+    let path = format!("/v1/admin/campaigns/{}", saved["id"].as_str().unwrap());
+    assert_eq!(admin.get(&path).expect(200)["evaluation"]["cost"], 3_002);
+    let list = admin.get("/v1/admin/campaigns").expect(200);
+    assert_eq!(list["campaigns"][0]["evaluation"]["cost"], 3_002);
+    let answer = admin
+        .put(&path, &json!({"evaluation": {"cost": 1}}))
+        .expect(200);
+    assert_eq!(answer["evaluation"]["cost"], 3_002);
+    let wide: Vec<Value> = (0..100).map(|_| plain.clone()).collect();
+    let twice = json!({"some": [{"var": "user.traits.list"},
+        {"some": [{"var": ""}, {"or": wide}]}]});
+    let refused = admin.put(&path, &json!({"targeting": {"!": [twice]}}));
+    let problem = refused.expect_problem(422, "invalid_rule");
+    assert_eq!(problem["details"][0]["path"], "/targeting/!/0/some");
+    assert_eq!(problem["details"][0]["code"], "rule_too_costly");
+    assert_eq!(create(&admin, json!({"name": "free"})).len(), 36);
+}
+
+#[test]
+fn every_warning_is_documented() {
+    let page = include_str!("../../docs/campaigns.md");
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: Vec<&str> = rows.collect();
+    for code in WarningCode::ALL {
+        assert!(documented.contains(&code.as_str()), "{}", code.as_str());
+    }
+}

@@ -1,0 +1,348 @@
+//! A draft tried on stored events: over HTTP, from the command line, and beside ingest.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+
+use crate::support::sql::{self, KeyRow};
+use crate::support::{ADMIN_KEY, Client, TestApp, eventually, now, pause};
+
+const PATH: &str = "/v1/admin/campaigns/replay";
+const OTHER_ADMIN: &str = "admin_key_of_another_project_0123456789";
+
+fn lines(client: &Client, question: &Value) -> Vec<Value> {
+    let answer = client.post(PATH, question);
+    let text = String::from_utf8(answer.body).unwrap();
+    assert_eq!(answer.status, 200, "{text}");
+    assert_eq!(answer.headers["content-type"], "application/x-ndjson");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn report(client: &Client, question: &Value) -> Value {
+    let mut lines = lines(client, question);
+    let last = lines.pop().unwrap();
+    assert!(
+        lines.iter().all(|line| line["progress"].is_object()),
+        "{lines:?}"
+    );
+    assert!(last["report"].is_object(), "{last}");
+    last["report"].clone()
+}
+
+fn identify(app: &TestApp, user: &str, traits: &Value) {
+    let call = json!({"user_id": user, "traits": traits});
+    app.client().post("/v1/identify", &call).expect(200);
+}
+
+/// Tracks; returns the event's id and the ids of what it was answered with.
+fn track(app: &TestApp, user: &str, total: i64) -> (Value, Vec<Value>) {
+    let call = json!({"user_id": user, "event": "Ordered", "properties": {"total": total}});
+    let answer = app.client().post("/v1/track", &call).expect(200);
+    let matched = answer["matched"].as_array().unwrap().iter();
+    let matched = matched.map(|campaign| campaign["id"].clone()).collect();
+    (answer["event"]["id"].clone(), matched)
+}
+
+fn draft() -> Value {
+    json!({
+        "name": "Draft", "status": "draft", "trigger": "Ordered",
+        "rules": [{"type": "event", "field": "total", "operator": ">=", "value": 50}],
+        "targeting": {"==": [{"var": "user.traits.plan"}, "free"]},
+    })
+}
+
+fn create(app: &TestApp, campaign: &Value) -> String {
+    let made = app
+        .admin()
+        .post("/v1/admin/campaigns", campaign)
+        .expect(201);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// Ada was free, then pro, then free again; Bob was always free; Cleo is nobody's plan.
+///
+/// Returns the events of the draft's trigger and what they were answered with, oldest first.
+fn played(app: &TestApp) -> Vec<(Value, Vec<Value>)> {
+    let mut tracked = Vec::new();
+    for (plan, total) in [("free", 80), ("pro", 80), ("free", 50)] {
+        identify(app, "ada", &json!({"plan": plan, "n": total}));
+        tracked.push(track(app, "ada", total));
+    }
+    identify(app, "bob", &json!({"plan": "free"}));
+    tracked.push(track(app, "bob", 99));
+    tracked.push(track(app, "bob", 49));
+    tracked.push(track(app, "cleo", 500));
+    let other = json!({"user_id": "bob", "event": "Opened", "properties": {"total": 99}});
+    app.client().post("/v1/track", &other).expect(200);
+    // What they are now must not count.
+    identify(app, "bob", &json!({"plan": "pro"}));
+    identify(app, "cleo", &json!({"plan": "free"}));
+    tracked
+}
+
+#[test]
+fn a_replay_matches_what_the_campaign_would_have_matched_when_it_was_live() {
+    let app = TestApp::start();
+    let live = create(
+        &app,
+        &json!({
+            "name": "Live", "status": "active", "trigger": "Ordered",
+            "rules": [{"type": "event", "field": "total", "operator": ">", "value": 70}],
+        }),
+    );
+    // The same campaign, live: what it is answered with is what the replay must find.
+    let twin = json!({"name": "Twin", "status": "active", "trigger": "Ordered",
+                      "rules": draft()["rules"], "targeting": draft()["targeting"]});
+    let twin = create(&app, &twin);
+    let tracked = played(&app).into_iter();
+    let expected: Vec<Value> = tracked
+        .filter(|(_, matched)| matched.contains(&json!(twin)))
+        .map(|(event, _)| event)
+        .collect();
+    assert_eq!(expected.len(), 3);
+    let report = report(&app.admin(), &json!({"campaign": draft()}));
+    assert_eq!(report["events"], 6, "{report}");
+    assert_eq!(
+        (&report["matches"], &report["users"]),
+        (&json!(3), &json!(2)),
+        "{report}"
+    );
+    assert_eq!(report["first_closed"]["rules"], 1);
+    assert_eq!(report["first_closed"]["targeting"], 2);
+    let today = now().date_naive();
+    assert_eq!(
+        report["by_day"],
+        json!([{"day": today, "events": 6, "matches": 3}])
+    );
+    // The twin, on the same facts, matches as the draft does.
+    let overlap = json!([{"campaign_id": twin, "events": 3, "users": 2},
+                         {"campaign_id": live, "events": 2, "users": 2}]);
+    assert_eq!(report["live_overlap"], overlap);
+    // One of each person, oldest first.
+    let sample: Vec<&Value> = report["sample"].as_array().unwrap().iter().collect();
+    assert_eq!(sample.len(), 2);
+    assert_eq!(sample[0]["event_id"], expected[0]);
+    assert_eq!(sample[1]["event_id"], expected[2]);
+    assert_eq!(sample[1]["user_id"], "bob");
+    assert_eq!(report["traits"]["uncertain"], 0);
+    assert_eq!(report["traits"]["rebuilt"], 5, "{report}");
+}
+
+#[test]
+fn the_span_is_cut_by_the_time_of_receipt_and_days_are_told_apart() {
+    let app = TestApp::start();
+    let (first, _) = track(&app, "ada", 80);
+    track(&app, "ada", 80);
+    let draft = json!({"name": "d", "trigger": "Ordered"});
+    // The first was received yesterday, in yesterday's partition.
+    sql::run(
+        &mut app.sql(),
+        &format!(
+            "UPDATE events SET received_on = current_date - 1, \
+             received_at = received_at - interval '1 day' WHERE id = {}",
+            sql::quoted(first.as_str().unwrap())
+        ),
+    );
+    let both = report(&app.admin(), &json!({"campaign": draft}));
+    let (today, yesterday) = (
+        now().date_naive(),
+        (now() - TimeDelta::days(1)).date_naive(),
+    );
+    let days = json!([{"day": yesterday, "events": 1, "matches": 1},
+                      {"day": today, "events": 1, "matches": 1}]);
+    assert_eq!(both["by_day"], days);
+    let hour_ago = now() - TimeDelta::hours(1);
+    let late = report(&app.admin(), &json!({"campaign": draft, "from": hour_ago}));
+    assert_eq!(late["events"], 1);
+    let early = report(&app.admin(), &json!({"campaign": draft, "to": hour_ago}));
+    assert_eq!(early["events"], 1);
+    // A schedule counts only if it is asked for.
+    let scheduled = json!({"name": "d", "trigger": "Ordered", "schedule": {"start": hour_ago}});
+    let without = report(&app.admin(), &json!({"campaign": scheduled}));
+    assert_eq!(without["matches"], 2);
+    let kept = json!({"campaign": scheduled, "keep_schedule": true});
+    let kept = report(&app.admin(), &kept);
+    assert_eq!(
+        (&kept["matches"], &kept["first_closed"]["schedule"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[test]
+fn mistakes_are_refused_and_other_projects_are_not_seen() {
+    let app = TestApp::prepared(&[], |connection| {
+        let other = sql::project(connection, "other");
+        KeyRow::good(other, "admin", OTHER_ADMIN).insert(connection);
+    });
+    track(&app, "ada", 80);
+    let draft = json!({"name": "d", "trigger": "Ordered"});
+    let theirs = report(&app.with_key(OTHER_ADMIN), &json!({"campaign": draft}));
+    assert_eq!(theirs["events"], 0);
+    let soon = now() + TimeDelta::hours(1);
+    for (odd, status, code) in [
+        (json!({}), 400, "invalid_field"),
+        (json!({"campaign": []}), 400, "invalid_field"),
+        (
+            json!({"campaign": {"name": "no trigger"}}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": draft, "form": soon}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": draft, "from": "monday"}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": draft, "from": soon}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": draft, "keep_schedule": 1}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": {"trigger": "e", "targeting": {"nope": []}}}),
+            422,
+            "invalid_rule",
+        ),
+    ] {
+        let refused = app.admin().post(PATH, &odd).expect(status);
+        assert_eq!(refused["code"], code, "{odd}");
+    }
+}
+
+/// Opens a replay by hand, to read it line by line and to leave in the middle.
+fn open(app: &TestApp, question: &Value) -> BufReader<TcpStream> {
+    let mut socket = TcpStream::connect(app.address()).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let body = question.to_string();
+    write!(
+        socket,
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\nx-api-key: {ADMIN_KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut line = String::new();
+    while !line.contains("progress") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    reader
+}
+
+#[test]
+fn a_slow_replay_is_told_as_it_goes_ends_with_its_client_and_leaves_ingest_alone() {
+    // Ten events a second, in pages of ten.
+    let app = TestApp::start_with(&[("BECKON_REPLAY_EVENTS_PER_SECOND", "10")]);
+    let batch: Vec<Value> = (0..200)
+        .map(|n| json!({"type": "track", "userId": format!("u{}", n % 7), "event": "Ordered"}))
+        .collect();
+    app.client()
+        .post("/v1/batch", &json!({ "batch": batch }))
+        .expect(200);
+    let question = json!({"campaign": {"name": "d", "trigger": "Ordered"}});
+    let mut reader = open(&app, &question);
+    // One at a time.
+    let refused = app.admin().post(PATH, &question).expect(409);
+    assert_eq!(refused["code"], "conflict");
+    // Lines come while it goes on.
+    let mut progress = String::new();
+    while !progress.contains("\"events\":20") && !progress.contains("\"events\":30") {
+        progress.clear();
+        reader.read_line(&mut progress).unwrap();
+        assert!(!progress.contains("report"), "{progress}");
+    }
+    // Ingest goes on beside it.
+    let began = Instant::now();
+    track(&app, "ada", 1);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    drop(reader);
+    // The place is free soon after the client has left, long before the twenty seconds are over.
+    let began = Instant::now();
+    let draft = json!({"campaign": {"name": "d", "trigger": "never"}});
+    eventually("the replay has ended", Duration::from_secs(10), || {
+        let answer = app.admin().post(PATH, &draft);
+        (answer.status == 200).then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn a_replay_waits_for_nobody_when_the_server_stops() {
+    // It would take half a minute, and requests in flight are waited for that long.
+    let mut app = TestApp::start_with(&[
+        ("BECKON_REPLAY_EVENTS_PER_SECOND", "1"),
+        ("BECKON_SHUTDOWN_TIMEOUT_MS", "30000"),
+    ]);
+    for _ in 0..30 {
+        track(&app, "ada", 80);
+    }
+    let mut reader = open(
+        &app,
+        &json!({"campaign": {"name": "d", "trigger": "Ordered"}}),
+    );
+    pause(Duration::from_millis(200));
+    assert!(
+        app.terminate(Duration::from_secs(15)).is_some(),
+        "it did not stop"
+    );
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("shutting_down"), "{rest}");
+}
+
+#[test]
+fn the_command_line_replays_the_same() {
+    let app = TestApp::start();
+    played(&app);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), draft().to_string()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let run = |arguments: &[&str]| app.launch().command(arguments).output().unwrap();
+    let json = run(&["replay", "--campaign", path, "--json"]);
+    assert!(json.status.success(), "{json:?}");
+    let mut said: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let progress = String::from_utf8(json.stderr).unwrap();
+    assert!(progress.contains("0 events, 0 matches"), "{progress}");
+    let mut answer = report(&app.admin(), &json!({"campaign": draft()}));
+    for document in [&mut said, &mut answer] {
+        for end in ["from", "to"] {
+            let time = document[end]
+                .as_str()
+                .unwrap()
+                .parse::<DateTime<Utc>>()
+                .unwrap();
+            assert!((now() - time) < TimeDelta::days(8));
+            document[end] = Value::Null;
+        }
+    }
+    assert_eq!(said, answer);
+    let text = run(&["replay", "--campaign", path, "--from", "2026-01-01"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(
+        text.contains("3 of 6 events of \"Ordered\" match, of 2 people"),
+        "{text}"
+    );
+    for wrong in [
+        &["replay", "--campaign", "/no/such/file"][..],
+        &["replay", "--campaign", path, "--from", "2999-01-01"][..],
+        &["replay"][..],
+    ] {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
