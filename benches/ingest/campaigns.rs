@@ -38,10 +38,7 @@ pub fn run(bench: &mut Bench, world: &World, rounds: u64) -> Outcome<(Value, Vec
         there = count;
         // No change is announced, so a server keeps what it reads when it starts.
         let server = Server::beckon(&bench.stage.url)?;
-        let live = format!("beckon_snapshot_campaigns{{project=\"1\"}} {count}");
-        if !server.get("/metrics")?.lines().any(|line| line == live) {
-            return Err(format!("the server does not have {count} campaigns").into());
-        }
+        expect_live(&server, count)?;
         servers.push(server);
         bench.with_server(&mut servers, |bench| {
             bench.visit_everybody()?;
@@ -61,6 +58,9 @@ pub fn run(bench: &mut Bench, world: &World, rounds: u64) -> Outcome<(Value, Vec
             })?;
             servers.rotate_right(1);
         }
+    }
+    for (server, count) in servers.iter().rev().zip([FEW, MANY]) {
+        expect_live(server, count)?;
     }
     let [few, many] = &figures;
     line("\nsingle calls, 64 connections, no campaign matches\n");
@@ -115,6 +115,14 @@ pub fn run(bench: &mut Bench, world: &World, rounds: u64) -> Outcome<(Value, Vec
         "server_cpu_ratio_by_round": cpu,
     });
     Ok((value, goals))
+}
+
+fn expect_live(server: &Server, count: u64) -> Outcome<()> {
+    let live = format!("beckon_snapshot_campaigns{{project=\"1\"}} {count}");
+    if server.get("/metrics")?.lines().any(|line| line == live) {
+        return Ok(());
+    }
+    Err(format!("the server does not have {count} campaigns").into())
 }
 
 /// A campaign of the world that nobody gets to see.

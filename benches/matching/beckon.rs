@@ -203,8 +203,8 @@ impl<'a> Beckon<'a> {
         counted
     }
 
-    /// Changes one campaign, as saving it does but for the database: the campaigns that are still
-    /// as they were are found, the changed one is compiled, and a snapshot follows this one.
+    /// Changes one campaign, as saving it does but for the database: it is compiled, and a snapshot
+    /// follows this one.
     pub fn change(&self, source: &Source, size: u64) -> Outcome<Change> {
         let mut all = Vec::new();
         for change in 0..CHANGES {
@@ -212,27 +212,13 @@ impl<'a> Beckon<'a> {
             let mut row = source.row(changed, 2)?;
             let other = source.row(size + change, 2)?.body;
             row.body.extend(other);
-            let stored: Vec<(i64, i64)> = (0..i64::try_from(size)?)
-                .map(|seq| (seq, if seq == row.seq { 2 } else { 1 }))
-                .collect();
             let start = Instant::now();
-            let known: HashMap<(i64, i64), &Arc<Campaign>> = self
-                .snapshot
-                .campaigns()
-                .iter()
-                .map(|campaign| (campaign.stored(), campaign))
-                .collect();
-            let mut campaigns = Vec::new();
-            for stored in &stored {
-                match known.get(stored) {
-                    Some(campaign) => campaigns.push(Arc::clone(campaign)),
-                    None => campaigns.push(Arc::new(Campaign::compile(&row, &Limits::default())?)),
-                }
-            }
-            let segments = Segments::new(Vec::new());
+            let came = Arc::new(Campaign::compile(&row, &Limits::default())?);
+            let ids = [row.id.clone()];
+            let none = Segments::default();
             let next = self
                 .snapshot
-                .replaced(2, campaigns, segments, HashMap::new());
+                .changed(2, &ids, vec![came], none, HashMap::new());
             all.push(start.elapsed().as_secs_f64() * 1e3);
             if next.campaigns().len() as u64 != size {
                 return Err("a change lost a campaign".into());
