@@ -53,17 +53,24 @@ impl Rng {
     }
 }
 
+/// What an attribute's values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// `false` or `true`.
     Flag,
+    /// `"v0"`, `"v1"` and so on.
     Text,
+    /// Whole numbers from 0.
     Number,
 }
 
+/// A trait or a property.
 #[derive(Debug, Clone, Copy)]
-struct Attribute {
-    kind: Kind,
-    values: u64,
+pub struct Attribute {
+    /// What its values are.
+    pub kind: Kind,
+    /// How many there are.
+    pub values: u64,
 }
 
 const fn text(values: u64) -> Attribute {
@@ -131,6 +138,9 @@ const PROPERTIES: [Attribute; 10] = [
     number(50_000),
 ];
 
+/// How many attributes there are.
+pub const ATTRIBUTES: usize = TRAITS.len() + PROPERTIES.len();
+
 /// Texts with more values than this are only ever excluded by a condition, since almost nobody has
 /// any one of them.
 const LISTED_VALUES_MAX: u64 = 50;
@@ -151,12 +161,17 @@ pub struct World {
     /// The chance of a trigger or one before it.
     up_to_trigger: Vec<f64>,
     /// The chance that a campaign whose trigger an event is matches it.
-    match_chance: f64,
+    pub match_chance: f64,
 }
 
 impl World {
     /// The world of a seed.
     pub fn new(seed: u64) -> Self {
+        Self::with_matches(seed, MATCHES_PER_THOUSAND)
+    }
+
+    /// The world of a seed in which an event matches so many of 1,000 campaigns on average.
+    pub fn with_matches(seed: u64, per_thousand: f64) -> Self {
         let weights: Vec<f64> = (1..=TRIGGERS).map(|rank| 1.0 / rank as f64).collect();
         let sum: f64 = weights.iter().sum();
         let meeting: f64 = weights.iter().map(|weight| (weight / sum).powi(2)).sum();
@@ -170,7 +185,7 @@ impl World {
         Self {
             seed,
             up_to_trigger,
-            match_chance: MATCHES_PER_THOUSAND / (1_000.0 * meeting),
+            match_chance: per_thousand / (1_000.0 * meeting),
         }
     }
 
@@ -199,61 +214,76 @@ impl World {
     /// A whole campaign, as an admin would write it.
     pub fn campaign(&self, index: u64) -> Map<String, Value> {
         let (trigger, targeting) = self.aim(index);
-        let mut campaign = Map::new();
-        campaign.insert("name".to_owned(), json!(format!("campaign {index}")));
-        campaign.insert("status".to_owned(), json!("active"));
-        campaign.insert("type".to_owned(), json!("modal"));
-        campaign.insert("trigger".to_owned(), json!(trigger));
-        campaign.insert("priority".to_owned(), json!(index % 100));
-        campaign.insert("targeting".to_owned(), targeting);
-        let bare = Value::Object(campaign.clone()).to_string().len();
-        // The id, the time of creation and the names of the members below take some 150 bytes.
-        let filler = "Lorem ipsum. ".repeat(CAMPAIGN_BYTES / 13);
-        let length = CAMPAIGN_BYTES.saturating_sub(bare + 150);
-        let config = json!({"title": "A title", "body": filler.get(..length)});
-        campaign.insert("config".to_owned(), config);
-        campaign
+        campaign(index, &trigger, targeting)
     }
 
-    fn trigger(&self, rng: &mut Rng) -> String {
+    /// An event's name.
+    pub fn trigger(&self, rng: &mut Rng) -> String {
         let point = rng.unit();
         let rank = self
             .up_to_trigger
             .partition_point(|reached| *reached < point);
-        format!("trigger_{:02}", rank.min(TRIGGERS - 1))
+        trigger_name(rank.min(TRIGGERS - 1))
     }
 
     fn condition(&self, rng: &mut Rng) -> Value {
         let count = 3 + rng.below(2);
-        let attributes = TRAITS.len() + PROPERTIES.len();
         let mut chosen: Vec<usize> = Vec::new();
         while (chosen.len() as u64) < count {
-            let place = rng.below(attributes as u64) as usize;
+            let place = rng.below(ATTRIBUTES as u64) as usize;
             // The first one can be made as strict as is wanted.
             let fits = !chosen.is_empty() || attribute(place).1.kind == Kind::Number;
             if fits && !chosen.contains(&place) {
                 chosen.push(place);
             }
         }
-        // The coarse ones come first, and the finer ones make up for them.
-        chosen.sort_by_key(|&place| {
-            let attribute = attribute(place).1;
-            (attribute.kind == Kind::Number, attribute.values)
-        });
-        let mut chance = self.match_chance;
-        let mut parts = Vec::new();
-        for (done, place) in chosen.iter().enumerate() {
-            let left = (chosen.len() - done) as f64;
-            let (path, attribute) = attribute(*place);
-            let (part, share) = one_condition(&path, attribute, chance.powf(1.0 / left), rng);
-            chance = (chance / share).min(1.0);
-            parts.push(part);
-        }
-        json!({ "and": parts })
+        conditions(chosen, self.match_chance, rng)
     }
 }
 
-fn attribute(place: usize) -> (String, Attribute) {
+/// The event name of this rank, from 0.
+pub fn trigger_name(rank: usize) -> String {
+    format!("trigger_{rank:02}")
+}
+
+/// A whole campaign, as an admin would write it.
+pub fn campaign(index: u64, trigger: &str, targeting: Value) -> Map<String, Value> {
+    let mut campaign = Map::new();
+    campaign.insert("name".to_owned(), json!(format!("campaign {index}")));
+    campaign.insert("status".to_owned(), json!("active"));
+    campaign.insert("type".to_owned(), json!("modal"));
+    campaign.insert("trigger".to_owned(), json!(trigger));
+    campaign.insert("priority".to_owned(), json!(index % 100));
+    campaign.insert("targeting".to_owned(), targeting);
+    let bare = Value::Object(campaign.clone()).to_string().len();
+    // The id, the time of creation and the names of the members below take some 150 bytes.
+    let filler = "Lorem ipsum. ".repeat(CAMPAIGN_BYTES / 13);
+    let length = CAMPAIGN_BYTES.saturating_sub(bare + 150);
+    let config = json!({"title": "A title", "body": filler.get(..length)});
+    campaign.insert("config".to_owned(), config);
+    campaign
+}
+
+/// One condition for each of the chosen attributes; all together hold with about this chance.
+pub fn conditions(mut chosen: Vec<usize>, mut chance: f64, rng: &mut Rng) -> Value {
+    // The coarse ones come first, and the finer ones make up for them.
+    chosen.sort_by_key(|&place| {
+        let attribute = attribute(place).1;
+        (attribute.kind == Kind::Number, attribute.values)
+    });
+    let mut parts = Vec::new();
+    for (done, place) in chosen.iter().enumerate() {
+        let left = (chosen.len() - done) as f64;
+        let (path, attribute) = attribute(*place);
+        let (part, share) = one_condition(&path, attribute, chance.powf(1.0 / left), rng);
+        chance = (chance / share).min(1.0);
+        parts.push(part);
+    }
+    json!({ "and": parts })
+}
+
+/// Where an attribute is found, and what it is.
+pub fn attribute(place: usize) -> (String, Attribute) {
     match TRAITS.get(place) {
         Some(attribute) => (format!("user.traits.a{place:02}"), *attribute),
         None => {

@@ -15,6 +15,8 @@ mod feed;
 #[path = "../ingest/load.rs"]
 #[expect(dead_code, reason = "some of it is for the other benches")]
 mod load;
+#[expect(dead_code, reason = "some of it is for the other benches")]
+#[path = "../plot.rs"]
 mod plot;
 #[path = "../report.rs"]
 mod report;
@@ -31,7 +33,7 @@ use beckon::store;
 use beckon::store::partitions;
 use feed::Source;
 use load::Span;
-use plot::Panel;
+use plot::Scale;
 use report::{Outcome, line, median, quantile, table};
 use serde_json::{Value, json};
 use stage::{Server, Stage};
@@ -69,6 +71,9 @@ impl Point {
         })
     }
 }
+
+/// What grows, and the cost at each size.
+type Series = (&'static str, Vec<Point>);
 
 struct Bench {
     stage: Stage,
@@ -115,27 +120,30 @@ fn main() -> Outcome<()> {
          {:.0} µs, medians of {rounds} rounds of {millis} ms.",
         bench.stage.sync_us
     ));
-    let panels = vec![
-        Panel::new("people", bench.with_people(people)?),
-        Panel::new("partitions", bench.with_partitions(&[1, 10, 90])?),
-        Panel::new("rows today", bench.with_rows(rows)?),
+    let series: Vec<Series> = vec![
+        ("people", bench.with_people(people)?),
+        ("partitions", bench.with_partitions(&[1, 10, 90])?),
+        ("rows today", bench.with_rows(rows)?),
     ];
     let sync_us = bench.stage.sync_us;
-    let verdicts: Vec<Value> = panels.iter().map(verdict).collect();
+    let verdicts: Vec<Value> = series.iter().map(verdict).collect();
     bench
         .stage
         .execute("TRUNCATE events, message_ids_0, message_ids_1, persons, identities")?;
     bench.stage.stop()?;
     let path = report::folder()?.join("growth.svg");
-    std::fs::write(&path, plot::svg(&panels))?;
+    std::fs::write(
+        &path,
+        plot::svg(&series.iter().map(panel).collect::<Vec<_>>(), Scale::Linear),
+    )?;
     line(format_args!(
         "\nthe plot is {}; {:.0} s",
         path.display(),
         begin.elapsed().as_secs_f64()
     ));
-    let series: Vec<Value> = panels
+    let series: Vec<Value> = series
         .iter()
-        .map(|panel| json!({ "of": panel.name, "points": panel.points.iter().map(Point::json).collect::<Vec<_>>() }))
+        .map(|(name, points)| json!({ "of": name, "points": points.iter().map(Point::json).collect::<Vec<_>>() }))
         .collect();
     let document = json!({
         "bench": "growth",
@@ -334,11 +342,30 @@ fn fill(url: &str, people: u64, start: u64, end: u64) -> Outcome<()> {
     Ok(())
 }
 
+/// The stacked cost of an event: Postgres's, and the server's on top of it.
+fn panel((name, points): &Series) -> plot::Panel {
+    type Cost = fn(&Point) -> f64;
+    let lines: [(&str, &str, Cost); 2] = [
+        ("Postgres", "#336791", |p| p.postgres_us),
+        ("and server", "#c2410c", |p| p.server_us + p.postgres_us),
+    ];
+    plot::Panel {
+        title: format!("µs of CPU an event, by {name}"),
+        lines: lines
+            .into_iter()
+            .map(|(name, colour, of)| plot::Line {
+                name: name.to_owned(),
+                colour,
+                points: points.iter().map(|p| (p.size, of(p))).collect(),
+            })
+            .collect(),
+    }
+}
+
 /// Compares the largest size with the smallest, and prints the series.
-fn verdict(panel: &Panel) -> Value {
-    line(format_args!("\n{}\n", panel.name));
-    let rows: Vec<Vec<String>> = panel
-        .points
+fn verdict((name, points): &Series) -> Value {
+    line(format_args!("\n{name}\n"));
+    let rows: Vec<Vec<String>> = points
         .iter()
         .map(|point| {
             vec![
@@ -363,10 +390,10 @@ fn verdict(panel: &Panel) -> Value {
         &rows,
     );
     let cost = |point: Option<&Point>| point.map_or(f64::NAN, |p| p.server_us + p.postgres_us);
-    let ratio = cost(panel.points.last()) / cost(panel.points.first());
+    let ratio = cost(points.last()) / cost(points.first());
     let word = if ratio <= FLAT { "reached" } else { "missed" };
     line(format_args!(
         "cost at the largest over the smallest: {ratio:.2}, to be at most {FLAT}: {word}"
     ));
-    json!({ "of": panel.name, "ratio": ratio, "bound": FLAT, "reached": ratio <= FLAT })
+    json!({ "of": name, "ratio": ratio, "bound": FLAT, "reached": ratio <= FLAT })
 }

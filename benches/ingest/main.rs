@@ -11,13 +11,16 @@
 //!
 //! `cargo bench --bench ingest -- [--rounds 3] [--millis 1500] [--connections 64] [--batch 100]
 //! [--part sides] [--slow-sync] [--memory-seconds 60]`; `--connections` and `--batch` choose one
-//! shape, the parts are `sides`, `half`, `overload` and `memory`. With `--slow-sync` each
-//! `fdatasync` of Postgres takes a millisecond longer, and the shapes are single calls over 256
+//! shape, the parts are `sides`, `half`, `overload`, `memory` and `campaigns`. With `--slow-sync`
+//! each `fdatasync` of Postgres takes a millisecond longer, and the shapes are single calls over 256
 //! connections and batches of 100 over 16.
 
+mod campaigns;
 #[path = "../copy.rs"]
 mod copy;
 mod feed;
+#[path = "../goals.rs"]
+mod goals;
 mod load;
 mod memory;
 mod naive;
@@ -38,7 +41,7 @@ mod world;
 
 use std::time::Duration;
 
-use ratios::Goal;
+use goals::Goal;
 use report::{Outcome, line, median, table};
 use serde_json::{Value, json};
 use sides::{Bench, Shape, Side};
@@ -78,7 +81,8 @@ fn main() -> Outcome<()> {
         None => name == "sides" || !is_narrow,
     };
     let machine = report::machine();
-    let mut bench = Bench::set_up(&World::new(SEED), measured)?;
+    let world = World::new(SEED);
+    let mut bench = Bench::set_up(&world, measured)?;
     let (matches, naive_matches) = bench.matches()?;
     line(format_args!(
         "Durable ingest; {} people, {} campaigns, {matches:.2} matches an event ({naive_matches:.2} \
@@ -123,7 +127,12 @@ fn main() -> Outcome<()> {
         document["memory"] = value;
         goals.extend(more);
     }
-    ratios::print_goals(&goals);
+    if wants("campaigns") {
+        let (value, more) = campaigns::run(&mut bench, &world, rounds)?;
+        document["campaigns"] = value;
+        goals.extend(more);
+    }
+    goals::print_goals(&goals);
     let resident = bench.beckon.resident_mib();
     line(format_args!("\nbeckon holds {resident:.0} MiB at the end"));
     document["beckon_resident_mib"] = json!(resident);

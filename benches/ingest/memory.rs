@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::feed;
+use crate::goals::Goal;
 use crate::open;
-use crate::ratios::Goal;
 use crate::report::{Outcome, line};
 use crate::sides::{Bench, Side};
 

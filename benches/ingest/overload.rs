@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::feed;
+use crate::goals::Goal;
 use crate::load;
 use crate::open::{self, Second};
-use crate::ratios::Goal;
 use crate::report::{Outcome, line, quantile, table};
 use crate::sides::{Bench, Side};
 

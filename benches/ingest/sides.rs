@@ -1,6 +1,7 @@
 //! Who is measured, under which load, and how one measurement goes.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,7 +170,7 @@ impl Bench {
 
     /// One event of each known person, so that Beckon knows them as a server does that has run for
     /// a while.
-    fn visit_everybody(&mut self) -> Outcome<()> {
+    pub fn visit_everybody(&mut self) -> Outcome<()> {
         let span = Span {
             warm_up: Duration::ZERO,
             measured: Duration::from_secs(120),
@@ -181,25 +182,39 @@ impl Bench {
         load::drive(self.beckon.address, feed, requests, 4, span).map(drop)
     }
 
+    /// Does something while the last of these servers is the one that is measured.
+    pub fn with_server(
+        &mut self,
+        servers: &mut [Server],
+        act: impl FnOnce(&mut Self) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let server = servers.last_mut().ok_or("there is no server")?;
+        std::mem::swap(&mut self.beckon, server);
+        let outcome = act(self);
+        std::mem::swap(&mut self.beckon, server);
+        outcome
+    }
+
     /// How many campaigns an answer to a single call holds on average, Beckon's and the naive one's.
     pub fn matches(&mut self) -> Outcome<(f64, f64)> {
-        let of = |address, requests_max| -> Outcome<f64> {
-            let span = Span {
-                warm_up: Duration::from_secs(60),
-                measured: Duration::ZERO,
-                requests_max,
-                ..self.span
-            };
-            let requests = feed::requests(&self.source, 0);
-            let feed = self.source.feed();
-            let run = load::drive(address, feed, requests, 8, span)?;
-            let (campaigns, events) = run.campaigns;
-            Ok(campaigns as f64 / events as f64)
-        };
         Ok((
-            of(self.beckon.address, 5_000)?,
-            of(self.naive.address, 300)?,
+            self.matches_of(self.beckon.address, 5_000)?,
+            self.matches_of(self.naive.address, 300)?,
         ))
+    }
+
+    /// How many campaigns the answers of this server hold on average, over so many single calls.
+    pub fn matches_of(&self, address: SocketAddr, calls: u64) -> Outcome<f64> {
+        let span = Span {
+            warm_up: Duration::from_secs(60),
+            measured: Duration::ZERO,
+            requests_max: calls,
+            ..self.span
+        };
+        let requests = feed::requests(&self.source, 0);
+        let run = load::drive(address, self.source.feed(), requests, 8, span)?;
+        let (campaigns, events) = run.campaigns;
+        Ok(campaigns as f64 / events as f64)
     }
 
     /// Measures the sides under the shapes in turns.

@@ -160,7 +160,13 @@ impl Stage {
 
     /// Adds the campaigns.
     pub fn fill_campaigns(&mut self, world: &World) -> Outcome<()> {
-        fill_campaigns(&mut self.sql, world)
+        let campaign = |index| (world.aim(index).0, Value::Object(world.campaign(index)));
+        self.add_campaigns((0..CAMPAIGNS).map(campaign).collect())
+    }
+
+    /// Adds live campaigns, each with its trigger. Servers that run are not told.
+    pub fn add_campaigns(&mut self, campaigns: Vec<(String, Value)>) -> Outcome<()> {
+        add_campaigns(&mut self.sql, campaigns)
     }
 
     /// Runs statements on the database, if there are any.
@@ -262,6 +268,7 @@ impl Server {
             .env("BECKON_LISTEN", "127.0.0.1:0")
             .env("BECKON_CLIENT_KEY", CLIENT_KEY)
             .env("BECKON_LOG", "warn")
+            .env("BECKON_METRICS", "public")
             .env("BECKON_KEY_REQUESTS_PER_SECOND", "1000000")
             .env("BECKON_ADDRESS_REQUESTS_PER_SECOND", "1000000")
             .current_dir(std::env::temp_dir());
@@ -300,18 +307,28 @@ impl Server {
 
     fn wait_until_ready(&self) -> Outcome<()> {
         let end = Instant::now() + START_BOUND;
+        let mut wait = Duration::from_millis(20);
         while Instant::now() < end {
-            let mut stream = TcpStream::connect(self.address)?;
-            stream
-                .write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            if answer.starts_with(b"HTTP/1.1 200") {
+            if self.get("/readyz")?.starts_with("HTTP/1.1 200") {
                 return Ok(());
             }
-            pause(Duration::from_millis(20));
+            pause(wait);
+            // It logs each answer that it is not ready.
+            wait = (wait * 2).min(Duration::from_secs(1));
         }
         Err("the server does not become ready".into())
+    }
+
+    /// Its whole answer to a request without a key.
+    pub fn get(&self, path: &str) -> Outcome<String> {
+        let mut stream = TcpStream::connect(self.address)?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// The CPU seconds that it has used.
@@ -452,19 +469,16 @@ fn fill_people(sql: &mut PgConnection, world: &World, people: Range<u64>) -> Out
     Ok(())
 }
 
-fn fill_campaigns(sql: &mut PgConnection, world: &World) -> Outcome<()> {
-    let (mut ids, mut triggers, mut bodies) = (Vec::new(), Vec::new(), Vec::new());
-    for index in 0..CAMPAIGNS {
-        ids.push(format!("campaign-{index}"));
-        triggers.push(world.aim(index).0);
-        bodies.push(Value::Object(world.campaign(index)).to_string());
-    }
+fn add_campaigns(sql: &mut PgConnection, campaigns: Vec<(String, Value)>) -> Outcome<()> {
+    let (triggers, bodies): (Vec<String>, Vec<String>) = campaigns
+        .into_iter()
+        .map(|(trigger, body)| (trigger, body.to_string()))
+        .unzip();
     sql_query(
         "INSERT INTO campaigns (project_id, id, name, status, trigger, body, created_at) \
-         SELECT 1, id, id, 'active', trigger, body::json, now() \
-         FROM unnest($1, $2, $3) AS t (id, trigger, body)",
+         SELECT 1, id, id, 'active', trigger, body::json, now() FROM (SELECT trigger, body, \
+         replace(body::json ->> 'name', ' ', '-') AS id FROM unnest($1, $2) AS t (trigger, body)) t",
     )
-    .bind::<Array<Text>, _>(&ids)
     .bind::<Array<Text>, _>(&triggers)
     .bind::<Array<Text>, _>(&bodies)
     .execute(sql)?;
