@@ -182,19 +182,6 @@ impl Bench {
         load::drive(self.beckon.address, feed, requests, 4, span).map(drop)
     }
 
-    /// Does something while the last of these servers is the one that is measured.
-    pub fn with_server(
-        &mut self,
-        servers: &mut [Server],
-        act: impl FnOnce(&mut Self) -> Outcome<()>,
-    ) -> Outcome<()> {
-        let server = servers.last_mut().ok_or("there is no server")?;
-        std::mem::swap(&mut self.beckon, server);
-        let outcome = act(self);
-        std::mem::swap(&mut self.beckon, server);
-        outcome
-    }
-
     /// How many campaigns an answer to a single call holds on average, Beckon's and the naive one's.
     pub fn matches(&mut self) -> Outcome<(f64, f64)> {
         Ok((

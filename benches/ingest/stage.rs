@@ -319,6 +319,13 @@ impl Server {
         Err("the server does not become ready".into())
     }
 
+    /// Ends it.
+    pub fn kill(&mut self) -> Outcome<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
     /// Its whole answer to a request without a key.
     pub fn get(&self, path: &str) -> Outcome<String> {
         let mut stream = TcpStream::connect(self.address)?;
