@@ -6,7 +6,7 @@ use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
 use super::members::{Members, contains, insert, remove};
-use super::numbers::Numbers;
+use super::numbers::{Numbers, State};
 use crate::rules::native::{Attribute, Class, Domain, is_numeric_text};
 
 /// The conditions on one attribute, of all campaigns of a block.
@@ -27,9 +27,21 @@ pub(super) struct AttributeIndex {
     open_collections: Members,
 }
 
+/// What the value of an attribute changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Effect<'i> {
+    Class(Class),
+    Number(State<'i>),
+    Text {
+        /// `None` for a text that no campaign lists.
+        text: Option<&'i Text>,
+        is_numeric: bool,
+    },
+}
+
 /// What one listed text changes.
 #[derive(Debug)]
-enum Text {
+pub(super) enum Text {
     /// Who is ruled out by it, instead of by other texts.
     Out(Members),
     /// Who is not ruled out though by other texts, and who is though not by others: fewer than a
@@ -66,47 +78,69 @@ impl AttributeIndex {
         }
     }
 
-    /// Takes the campaigns that the value rules out of `left`, and adds to `open` those that it
-    /// may not rule out. `spare` has twice the length of a set.
-    pub(super) fn apply(
-        &self,
-        value: Option<&DataValue<'_>>,
-        left: &mut [u64],
-        open: &mut [u64],
-        spare: &mut [u64],
-    ) {
+    /// Finds what the value changes. `words` is the length of a set.
+    pub(super) fn look_up(&self, value: Option<&DataValue<'_>>, words: usize) -> Effect<'_> {
         let class = match value {
             None => Class::Missing,
             Some(DataValue::Null) => Class::Null,
             Some(DataValue::Bool(false)) => Class::False,
             Some(DataValue::Bool(true)) => Class::True,
-            Some(DataValue::Array(_) | DataValue::Object(_)) => {
-                self.open_collections.insert_into(open);
-                Class::Collection
-            }
+            Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
             Some(DataValue::Number(number)) => {
-                self.open_numbers.insert_into(open);
-                self.numbers.remove_from(number.as_f64(), left, spare);
-                return;
+                return Effect::Number(self.numbers.look_up(number.as_f64(), words));
             }
             Some(DataValue::String(text)) => {
-                self.open_texts.insert_into(open);
-                self.apply_text(text, left, open, spare);
-                return;
+                return Effect::Text {
+                    text: self.texts.get(*text),
+                    is_numeric: !self.on_numeric_text.is_empty() && is_numeric_text(text),
+                };
             }
         };
-        if let Some(out) = self.by_class.get(class as usize) {
-            out.remove_from(left);
+        Effect::Class(class)
+    }
+
+    /// Takes the campaigns that a value rules out of `left`, and adds to `open` those that it may
+    /// not rule out. `spare` has twice the length of a set.
+    pub(super) fn apply(
+        &self,
+        found: &Effect<'_>,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
+        match found {
+            Effect::Number(state) => {
+                self.open_numbers.insert_into(open);
+                state.remove_from(left, spare);
+            }
+            Effect::Text { text, is_numeric } => {
+                self.open_texts.insert_into(open);
+                self.apply_text(*text, *is_numeric, left, open, spare);
+            }
+            Effect::Class(class) => {
+                if *class == Class::Collection {
+                    self.open_collections.insert_into(open);
+                }
+                if let Some(out) = self.by_class.get(*class as usize) {
+                    out.remove_from(left);
+                }
+            }
         }
     }
 
-    fn apply_text(&self, text: &str, left: &mut [u64], open: &mut [u64], spare: &mut [u64]) {
+    fn apply_text(
+        &self,
+        text: Option<&Text>,
+        is_numeric: bool,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
         let (before, flags) = spare.split_at_mut(left.len());
-        let is_numeric = !self.on_numeric_text.is_empty() && is_numeric_text(text);
         if is_numeric {
             before.copy_from_slice(left);
         }
-        match self.texts.get(text) {
+        match text {
             None => self.by_other_text.remove_from(left),
             Some(Text::Out(out)) => out.remove_from(left),
             Some(Text::Change { not, also }) => {

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::attribute::AttributeIndex;
 use super::members::{Members, contains, insert, remove};
-use super::{Block, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use super::{Block, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::Campaign;
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
@@ -62,10 +62,14 @@ impl Block {
                 insert(&mut complete, place);
             }
         }
-        let common = common
+        let common: Box<[AttributeIndex]> = common
             .into_iter()
             .map(|(attribute, asking)| AttributeIndex::new(attribute, &asking, words))
             .collect();
+        let first_name = |index: &AttributeIndex| {
+            let name = index.attribute.path.first();
+            NameKey::of(name.map_or("", |name| name))
+        };
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {
@@ -87,6 +91,7 @@ impl Block {
             scheduled: Members::new(scheduled.collect(), words),
             start: start.into(),
             complete: complete.into(),
+            keys: common.iter().map(first_name).collect(),
             common,
             rare,
             segments: segments.collect(),

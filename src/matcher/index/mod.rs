@@ -35,9 +35,9 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::{Campaign, Failing};
-use crate::rules::native::{Outcomes, Source, descend};
+use crate::rules::native::{Class, Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
-use attribute::AttributeIndex;
+use attribute::{AttributeIndex, Effect};
 pub(super) use blocks::{blocks, changed};
 use members::{Members, contains, insert, places};
 
@@ -53,6 +53,8 @@ pub(super) struct Block {
     scheduled: Members,
     /// Attributes that many campaigns ask about, in order.
     common: Box<[AttributeIndex]>,
+    /// The name with which each of their paths begins.
+    keys: Box<[NameKey]>,
     rare: Rare,
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
@@ -85,6 +87,40 @@ struct RareAttribute {
     places: Box<[u32]>,
     /// Of these, which come into the set with the attribute.
     enters: Box<[u64]>,
+}
+
+/// The beginning of a name, so that most comparisons need not fetch the name itself.
+#[derive(Debug, Clone, Copy)]
+struct NameKey {
+    /// Up to 16 bytes, the first one highest.
+    begins: u128,
+    length: usize,
+}
+
+impl NameKey {
+    fn of(name: &str) -> NameKey {
+        let mut begins = [0; 16];
+        let shown = name.len().min(begins.len());
+        if let (Some(to), Some(from)) = (begins.get_mut(..shown), name.as_bytes().get(..shown)) {
+            to.copy_from_slice(from);
+        }
+        NameKey {
+            begins: u128::from_be_bytes(begins),
+            length: name.len(),
+        }
+    }
+
+    /// How another name stands to the one that this is the key of, which is given too.
+    fn order_of(self, other: &str, name: &str) -> Ordering {
+        let key = NameKey::of(other);
+        key.begins.cmp(&self.begins).then_with(|| {
+            if key.length.max(self.length) <= size_of::<u128>() {
+                key.length.cmp(&self.length)
+            } else {
+                other.cmp(name)
+            }
+        })
+    }
 }
 
 /// The objects that have members, in the order of [`Rare::by_name`].
@@ -153,31 +189,39 @@ impl Block {
         let view = facts.view();
         let mut source = None;
         let mut members: &[_] = &[];
-        for index in &self.common {
-            let attribute = &index.attribute;
-            let value = match attribute.path.split_first() {
-                None => view.value(attribute),
-                Some((name, rest)) => {
-                    if source != Some(attribute.source) {
-                        source = Some(attribute.source);
-                        members = view
-                            .object(attribute.source)
-                            .map_or(&[], |object| object.members());
-                    }
-                    // Both are in order, so no member is looked at twice.
-                    loop {
-                        let Some(((member, value), after)) = members.split_first() else {
-                            break None;
-                        };
-                        match (**member).cmp(name) {
-                            Ordering::Less => members = after,
-                            Ordering::Equal => break descend(value, rest),
-                            Ordering::Greater => break None,
+        // Looking up waits for memory; several look-ups after each other wait together.
+        let mut effects = [Effect::Class(Class::Missing); TOGETHER];
+        let keys = self.keys.chunks(TOGETHER);
+        for (together, keys) in self.common.chunks(TOGETHER).zip(keys) {
+            for ((index, key), effect) in together.iter().zip(keys).zip(&mut effects) {
+                let attribute = &index.attribute;
+                let value = match attribute.path.split_first() {
+                    None => view.value(attribute),
+                    Some((name, rest)) => {
+                        if source != Some(attribute.source) {
+                            source = Some(attribute.source);
+                            members = view
+                                .object(attribute.source)
+                                .map_or(&[], |object| object.members());
+                        }
+                        // Both are in order, so no member is looked at twice.
+                        loop {
+                            let Some(((member, value), after)) = members.split_first() else {
+                                break None;
+                            };
+                            match key.order_of(member, name) {
+                                Ordering::Less => members = after,
+                                Ordering::Equal => break descend(value, rest),
+                                Ordering::Greater => break None,
+                            }
                         }
                     }
-                }
-            };
-            index.apply(value, left, open, spare);
+                };
+                *effect = index.look_up(value, left.len());
+            }
+            for (index, effect) in together.iter().zip(&effects) {
+                index.apply(effect, left, open, spare);
+            }
             if left.len() <= SHORT && left.iter().all(|word| *word == 0) {
                 return;
             }
@@ -238,9 +282,13 @@ impl Block {
             })
             .sum();
         let sets = 16 * self.start.len() + self.scheduled.heap_bytes();
-        size_of::<Self>() + 8 * self.campaigns.len() + sets + common + rare + segments
+        let keys = size_of_val::<[NameKey]>(&self.keys);
+        size_of::<Self>() + keys + 8 * self.campaigns.len() + sets + common + rare + segments
     }
 }
+
+/// How many attributes are looked up before the first is applied.
+const TOGETHER: usize = 16;
 
 /// Up to so many words it is worth looking whether anything is left.
 const SHORT: usize = 4;
@@ -259,8 +307,9 @@ impl RareAttribute {
         let words = self.enters.len();
         let (ours, our_open) = (arena.words(words), arena.words(words));
         ours.fill(u64::MAX);
+        let changes = self.index.look_up(value, words);
         self.index
-            .apply(value, ours, our_open, arena.words(2 * words));
+            .apply(&changes, ours, our_open, arena.words(2 * words));
         for (&place, index) in self.places.iter().zip(0..) {
             if !contains(ours, index) {
                 insert(out, place);
@@ -307,6 +356,39 @@ impl Campaign {
                     false
                 }
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_to_each_other_as_their_names_do() {
+        let long = "a name of sixteen and more";
+        let names = [
+            "",
+            "\0",
+            "a",
+            "a\0",
+            "a\0b",
+            "ab",
+            "b",
+            "é",
+            "\u{10ffff}",
+            &long[..15],
+            &long[..16],
+            &long[..17],
+            long,
+            "a name of sixteeN and more",
+            "a name of sixteen\0",
+        ];
+        for name in names {
+            for other in names {
+                let order = NameKey::of(name).order_of(other, name);
+                assert_eq!(order, other.cmp(name), "{other:?} to {name:?}");
+            }
         }
     }
 }

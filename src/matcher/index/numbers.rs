@@ -20,6 +20,36 @@ pub(super) struct Numbers {
     every: usize,
 }
 
+/// What a number rules out.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct State<'i> {
+    /// Who is ruled out somewhere near it.
+    out: &'i [u64],
+    /// Who is in and out the other way there.
+    flips: &'i [u32],
+}
+
+impl State<'_> {
+    /// Takes the campaigns that are ruled out of a set. `spare` has at least its length.
+    pub(super) fn remove_from(&self, set: &mut [u64], spare: &mut [u64]) {
+        if self.flips.is_empty() {
+            for (word, out) in set.iter_mut().zip(self.out) {
+                *word &= !out;
+            }
+            return;
+        }
+        for (spare, out) in spare.iter_mut().zip(self.out) {
+            *spare = *out;
+        }
+        for place in self.flips {
+            flip(spare, *place);
+        }
+        for (word, out) in set.iter_mut().zip(spare) {
+            *word &= !*out;
+        }
+    }
+}
+
 /// At least so many flips between two written states.
 const FLIPS_MIN: usize = 4;
 
@@ -65,10 +95,10 @@ impl Numbers {
         }
     }
 
-    /// Takes the campaigns that a number rules out of a set. `spare` has at least its length.
-    pub(super) fn remove_from(&self, number: f64, set: &mut [u64], spare: &mut [u64]) {
+    /// Finds what a number rules out of sets of so many words.
+    pub(super) fn look_up(&self, number: f64, words: usize) -> State<'_> {
         if self.states.is_empty() {
-            return;
+            return State::default();
         }
         let place = Cut::before(number);
         let cuts = self.cuts.partition_point(|cut| *cut <= place);
@@ -76,28 +106,15 @@ impl Numbers {
             .checked_sub(1)
             .and_then(|last| self.passed.get(last))
             .map_or(0, |passed| *passed as usize);
-        let written = self.states.len() / set.len() - 1;
+        let written = self.states.len() / words - 1;
         let nearest = ((passed + self.every / 2) / self.every).min(written);
         let from = nearest * self.every;
-        let start = nearest * set.len();
-        let state = self.states.get(start..start + set.len());
-        let state = state.unwrap_or_default();
+        let start = nearest * words;
+        let out = self.states.get(start..start + words);
         let flips = self.flips.get(from.min(passed)..from.max(passed));
-        let flips = flips.unwrap_or_default();
-        if flips.is_empty() {
-            for (word, out) in set.iter_mut().zip(state) {
-                *word &= !out;
-            }
-            return;
-        }
-        for (spare, out) in spare.iter_mut().zip(state) {
-            *spare = *out;
-        }
-        for place in flips {
-            flip(spare, *place);
-        }
-        for (word, out) in set.iter_mut().zip(spare) {
-            *word &= !*out;
+        State {
+            out: out.unwrap_or_default(),
+            flips: flips.unwrap_or_default(),
         }
     }
 
