@@ -116,7 +116,8 @@ impl Snapshot {
     ) -> Self {
         came.retain(|campaign| campaign.is_active);
         came.sort_by_cached_key(|campaign| campaign.rank());
-        let is_gone = |campaign: &Arc<Campaign>| gone.iter().any(|id| *id == campaign.id);
+        let gone: HashSet<&str> = gone.iter().map(String::as_str).collect();
+        let is_gone = |campaign: &Arc<Campaign>| gone.contains(campaign.id.as_str());
         let mut left = Vec::new();
         let mut campaigns = Vec::with_capacity(self.campaigns.len() + came.len());
         let mut next = came.iter().peekable();

@@ -75,7 +75,7 @@ pub(in crate::matcher) fn changed(
         };
         held.partition_point(begins_before).saturating_sub(1)
     };
-    let is_gone = |campaign: &Arc<Campaign>| gone.iter().any(|gone| Arc::ptr_eq(gone, campaign));
+    let left: HashSet<*const Campaign> = gone.iter().map(Arc::as_ptr).collect();
     let touched: HashSet<usize> = gone.iter().chain(came).map(place).collect();
     let mut came = came.iter().peekable();
     let mut blocks = Vec::with_capacity(held.len() + 1);
@@ -89,7 +89,7 @@ pub(in crate::matcher) fn changed(
             while let Some(new) = came.next_if(|new| new.rank() < campaign.rank()) {
                 open.push(Arc::clone(new));
             }
-            if !is_gone(campaign) {
+            if !left.contains(&Arc::as_ptr(campaign)) {
                 open.push(Arc::clone(campaign));
             }
         }
