@@ -17,8 +17,8 @@ mod publish;
 mod quarantine;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -74,6 +74,9 @@ struct Inner {
     options: TargetingOptions,
     people: People,
     snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
+    /// Held from reading a snapshot's rows until it is swapped in, so that a later one is never
+    /// replaced by an earlier one.
+    reloading: Mutex<()>,
     failing: quarantine::Waiting,
     is_ready: AtomicBool,
 }
@@ -131,6 +134,7 @@ impl Targeting {
             options,
             people,
             snapshots: ArcSwap::default(),
+            reloading: Mutex::default(),
             failing: quarantine::Waiting::default(),
             is_ready: AtomicBool::new(false),
         }))
@@ -393,7 +397,7 @@ impl Targeting {
                 self.0.people.forget_all();
                 self.0.people.set_shared(other_nodes > 0);
                 self.0.people.set_cut_off(false);
-                self.reload_changed(connection)?;
+                self.reload_all(connection)?;
                 self.metrics().is_current(other_nodes);
                 if other_nodes > 0 && !self.is_ready() {
                     std::thread::sleep(INTRODUCTION);
@@ -425,22 +429,52 @@ impl Targeting {
                     .get(&project)
                     .is_some_and(|held| held.revision() >= revision)
             };
-            if is_current {
-                continue;
-            }
-            // One project whose rows cannot be read must not keep the others from their changes.
-            match self.reload(connection, project) {
-                Err(error) if !is_unavailable(&error) => {
-                    tracing::error!(project = project.0, %error, "a project cannot be loaded");
-                }
-                outcome => outcome?,
+            if !is_current {
+                self.tolerate(project, self.reload(connection, project))?;
             }
         }
         Ok(())
     }
 
+    /// Reads every project anew. The database that was connected to may be a standby that took over,
+    /// or a backup: revisions, versions and transactions may have been used for something else.
+    fn reload_all(&self, connection: &mut PgConnection) -> QueryResult<()> {
+        for (project, _) in rows::revisions(connection)? {
+            let project = ProjectId(project);
+            let nothing = Arc::default();
+            self.tolerate(project, self.reload_from(connection, project, |_| nothing))?;
+        }
+        Ok(())
+    }
+
+    /// One project whose rows cannot be read must not keep the others from their changes.
+    fn tolerate(&self, project: ProjectId, outcome: QueryResult<()>) -> QueryResult<()> {
+        match outcome {
+            Err(error) if !is_unavailable(&error) => {
+                tracing::error!(project = project.0, %error, "a project cannot be loaded");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     fn reload(&self, connection: &mut PgConnection, project: ProjectId) -> QueryResult<()> {
-        let held = self.snapshot(project);
+        self.reload_from(connection, project, |held| held)
+    }
+
+    /// Brings a project's snapshot up to date, from what `base` makes of the one that is held.
+    fn reload_from(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+        base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
+    ) -> QueryResult<()> {
+        let _alone = self
+            .0
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let held = base(self.snapshot(project));
         let started = Instant::now();
         let loaded = live::load(connection, project, &held, &self.0.options.rules);
         self.metrics().reloaded(loaded.is_ok(), started.elapsed());
@@ -449,13 +483,8 @@ impl Targeting {
         };
         let fresh = Arc::new(fresh);
         self.0.snapshots.rcu(|snapshots| {
-            let is_newer = snapshots
-                .get(&project)
-                .is_none_or(|held| held.revision() < fresh.revision());
             let mut snapshots = HashMap::clone(snapshots);
-            if is_newer {
-                snapshots.insert(project, Arc::clone(&fresh));
-            }
+            snapshots.insert(project, Arc::clone(&fresh));
             snapshots
         });
         self.metrics()

@@ -14,12 +14,15 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use proptest::prelude::*;
 
+use crate::support::eventually;
 use crate::support::postgres::{TestDatabase, database};
 
 const PROJECT: ProjectId = ProjectId(1);
 
 /// More than are followed one by one.
 const MANY: u16 = 700;
+
+const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -137,41 +140,96 @@ impl Rig {
         self.runtime.block_on(changed).unwrap();
     }
 
-    /// What the node holds is what a list of the table says, best first.
     fn check(&self) {
-        let listed: Vec<Row> = sql_query(
+        assert_eq!(self.held(), self.listed());
+    }
+
+    /// What a list of the table says, best first.
+    fn listed(&self) -> Vec<Row> {
+        sql_query(
             "SELECT id, seq, version FROM campaigns WHERE project_id = $1 AND status = 'active' \
              ORDER BY (body->>'priority')::int DESC, created_at DESC, seq DESC",
         )
         .bind::<BigInt, _>(PROJECT.0)
         .load(&mut self.database.connect())
-        .unwrap();
+        .unwrap()
+    }
+
+    /// What the node holds.
+    fn held(&self) -> Vec<Row> {
         let snapshot = self.targeting.snapshot(PROJECT);
         let held = snapshot.campaigns().iter().map(|campaign| Row {
             id: campaign.id.clone(),
             seq: campaign.stored().0,
             version: campaign.stored().1,
         });
-        assert_eq!(held.collect::<Vec<_>>(), listed);
+        held.collect()
     }
 }
 
-#[test]
-fn a_node_that_follows_changes_holds_what_the_database_does() {
+fn rig() -> Rig {
     let database = database();
     let store = Store::new(StoreOptions {
         url: database.url.clone(),
         pool_size: 2,
         deadline: Duration::from_secs(10),
     });
-    let rig = Rig {
+    Rig {
         targeting: Targeting::new(store, Clock::system(), TargetingOptions::default()),
         runtime: tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap(),
         database,
+    }
+}
+
+/// A standby that took over may lack the last transactions, and uses their numbers again for others.
+#[test]
+fn a_node_that_connects_again_holds_what_another_history_led_to() {
+    let rig = rig();
+    let _hub = rig.targeting.start().unwrap();
+    eventually("the node is ready", SOON, || {
+        rig.targeting.is_ready().then_some(())
+    });
+    let put = |number, priority| {
+        rig.change(Some(Write::Put {
+            number,
+            priority,
+            is_active: true,
+        }));
     };
+    for revisions in [-1, 0, 1] {
+        put(0, 1);
+        put(1, 1);
+        rig.check();
+        // As the database would be had the last changes never been made, and perhaps others: the
+        // triggers know nothing of it.
+        let body = r#"{"status":"active","trigger":"e","priority":3}"#;
+        let mut other = rig.database.connect();
+        other
+            .batch_execute(&format!(
+                "SET session_replication_role = replica; \
+                 DELETE FROM campaigns WHERE id = 'a0'; \
+                 UPDATE campaigns SET body = '{body}' WHERE id = 'a1'; \
+                 UPDATE project_revisions SET revision = revision + {revisions}; \
+                 SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                 AND mode = 'ShareLock' AND database = \
+                 (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ))
+            .unwrap();
+        let in_table = rig.listed();
+        eventually("the node holds the other history", SOON, || {
+            let snapshot = rig.targeting.snapshot(PROJECT);
+            let is_new = snapshot.campaigns().iter().all(|it| it.json.contains(":3"));
+            (is_new && rig.held() == in_table).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_node_that_follows_changes_holds_what_the_database_does() {
+    let rig = rig();
     let cases = if crate::support::is_soak() { 500 } else { 10 };
     let config = ProptestConfig {
         cases,
