@@ -47,7 +47,7 @@ impl Block {
         asking.sort_unstable_by_key(|(attribute, _)| *attribute);
         let (rare, common): (Vec<_>, Vec<_>) =
             asking.into_iter().partition(|(attribute, asking)| {
-                !attribute.path.is_empty() && asking.len() * RARE_SHARE < campaigns.len()
+                attribute.name().is_some() && asking.len() * RARE_SHARE < campaigns.len()
             });
         let mut start = vec![0; words];
         for (plan, place) in plans.iter().zip(0_u32..) {
@@ -66,10 +66,8 @@ impl Block {
             .into_iter()
             .map(|(attribute, asking)| AttributeIndex::new(attribute, &asking, words))
             .collect();
-        let first_name = |index: &AttributeIndex| {
-            let name = index.attribute.path.first();
-            NameKey::of(name.map_or("", |name| name))
-        };
+        let first_name =
+            |index: &AttributeIndex| NameKey::of(index.attribute.name().unwrap_or_default());
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {
@@ -116,7 +114,7 @@ fn take_apart<'c>(
         is_dead: false,
     };
     let mut parts = Vec::new();
-    campaign.gates.conjuncts(&mut parts);
+    campaign.extras().gates.conjuncts(&mut parts);
     if let Some(targeting) = &campaign.targeting {
         targeting.node().conjuncts(&mut parts);
     }
@@ -199,11 +197,11 @@ fn build_rare<'c>(
         let position = OBJECTS
             .iter()
             .position(|source| *source == attribute.source);
-        if let (Some(object), Some(name)) = (position, attribute.path.first())
+        if let (Some(object), Some(name)) = (position, attribute.name())
             && let Some(by_name) = rare.by_name.get_mut(object)
         {
             let number = u32::try_from(rare.attributes.len()).unwrap_or(u32::MAX);
-            by_name.entry(name.clone()).or_default().push(number);
+            by_name.entry(name.into()).or_default().push(number);
         }
         rare.attributes.push(RareAttribute {
             index: AttributeIndex::new(attribute, &local, words),

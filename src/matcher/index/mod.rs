@@ -195,9 +195,9 @@ impl Block {
         for (together, keys) in self.common.chunks(TOGETHER).zip(keys) {
             for ((index, key), effect) in together.iter().zip(keys).zip(&mut effects) {
                 let attribute = &index.attribute;
-                let value = match attribute.path.split_first() {
+                let value = match attribute.name() {
                     None => view.value(attribute),
-                    Some((name, rest)) => {
+                    Some(name) => {
                         if source != Some(attribute.source) {
                             source = Some(attribute.source);
                             members = view
@@ -211,7 +211,7 @@ impl Block {
                             };
                             match key.order_of(member, name) {
                                 Ordering::Less => members = after,
-                                Ordering::Equal => break descend(value, rest),
+                                Ordering::Equal => break descend(value, attribute.rest()),
                                 Ordering::Greater => break None,
                             }
                         }
@@ -302,8 +302,7 @@ impl RareAttribute {
         open: &mut [u64],
         out: &mut [u64],
     ) {
-        let rest = self.index.attribute.path.get(1..).unwrap_or_default();
-        let value = descend(member, rest);
+        let value = descend(member, self.index.attribute.rest());
         let words = self.enters.len();
         let (ours, our_open) = (arena.words(words), arena.words(words));
         ours.fill(u64::MAX);
@@ -327,7 +326,7 @@ impl Campaign {
     /// Whether the rules, segments and targeting hold.
     fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found) -> bool {
         let view = facts.view();
-        if self.gates.outcomes(view) != Outcomes::YES {
+        if self.extras().gates.outcomes(view) != Outcomes::YES {
             return false;
         }
         let Some(targeting) = &self.targeting else {
