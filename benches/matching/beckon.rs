@@ -123,7 +123,7 @@ impl<'a> Beckon<'a> {
         let list = size_of::<Arc<Campaign>>() * campaigns.capacity();
         let bodies: usize = campaigns
             .iter()
-            .map(|campaign| campaign.json.capacity() + campaign.id.capacity())
+            .map(|campaign| campaign.json.len() + campaign.id.capacity())
             .sum();
         let compiled = allocator::live_bytes() - before - (bodies + list) as i64;
         let start = Instant::now();

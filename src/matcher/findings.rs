@@ -68,11 +68,11 @@ impl Campaign {
                  makes this campaign a candidate",
             ));
         }
-        let rules = self.rules.node();
+        let rules = self.rules().node();
         if !self.may_hold(&[&rules]) {
             return Some(Finding::never("/rules", "these rules never hold together"));
         }
-        if !self.may_hold(&[&self.gates]) {
+        if !self.may_hold(&[&self.extras().gates]) {
             return Some(Finding::never(
                 "/segments",
                 "nobody is in these segments and in none of the excluded ones",
@@ -86,7 +86,7 @@ impl Campaign {
             }
             return Some(Finding::never(pointer, "this never holds"));
         }
-        if !self.may_hold(&[&self.gates, condition.node()]) {
+        if !self.may_hold(&[&self.extras().gates, condition.node()]) {
             return Some(Finding::never(
                 "",
                 "the targeting never holds for those whom the rules and segments let through",
@@ -125,21 +125,21 @@ impl Campaign {
         if !(self.is_active && covers_fetch && covers_event && covers_start && covers_end) {
             return false;
         }
-        let mut theirs = vec![&other.gates];
+        let mut theirs = vec![&other.extras().gates];
         theirs.extend(other.targeting.as_ref().map(Condition::node));
         let targeting_follows = match (&self.targeting, &other.targeting) {
             (None, _) => true,
             (Some(ours), Some(theirs)) if ours.source() == theirs.source() => true,
             (Some(ours), _) => other.implies(&theirs, ours.node()),
         };
-        targeting_follows && other.implies(&theirs, &self.gates)
+        targeting_follows && other.implies(&theirs, &self.extras().gates)
     }
 
     /// Whether the index can use a condition of it, or it has none. If not, it is evaluated at every
     /// event that is its trigger.
     pub fn is_indexed(&self) -> bool {
         let mut parts = Vec::new();
-        self.gates.conjuncts(&mut parts);
+        self.extras().gates.conjuncts(&mut parts);
         if let Some(targeting) = &self.targeting {
             targeting.node().conjuncts(&mut parts);
         }
@@ -155,12 +155,7 @@ impl Campaign {
 
     /// The slot the campaign shares with others, if it names one.
     pub fn slot(&self) -> Option<&str> {
-        self.slot.as_deref()
-    }
-
-    /// The campaign's priority: higher goes first.
-    pub fn priority(&self) -> i64 {
-        self.rank.0.0
+        self.extras().slot.as_deref()
     }
 
     /// Whether the conclusion holds wherever all these nodes do.

@@ -64,14 +64,14 @@ pub(super) struct NamedSegment<'c> {
 impl Campaign {
     /// The segments of the gate, in the order in which they are looked up.
     pub(super) fn named_segments(&self) -> impl Iterator<Item = NamedSegment<'_>> {
-        let include = self.include.iter().enumerate();
+        let include = self.extras().include.iter().enumerate();
         let include = include.map(|(place, name)| NamedSegment {
             side: "include",
             place,
             name,
             wanted: true,
         });
-        let exclude = self.exclude.iter().enumerate();
+        let exclude = self.extras().exclude.iter().enumerate();
         include.chain(exclude.map(|(place, name)| NamedSegment {
             side: "exclude",
             place,
@@ -105,7 +105,7 @@ impl Gates<'_, '_> {
                 .all(|segment| self.membership.contains(segment.name) == segment.wanted),
             Gate::Rules => {
                 let properties = facts.event.as_ref().map(|event| event.properties);
-                campaign.rules.matches(facts.user.traits, properties)
+                campaign.rules().matches(facts.user.traits, properties)
             }
             Gate::Targeting => match &campaign.targeting {
                 None => true,

@@ -17,18 +17,25 @@ use super::lower;
 use super::native::{Node, Outcomes};
 use super::operators::{self, SEGMENTS_KEY};
 use super::parse::{self, Parsed};
+use super::source::SourceText;
 
 /// A JsonLogic condition, parsed and compiled once.
 pub struct Condition {
     /// The rule as JSON: a tenth of what its typed form takes.
-    source: Box<str>,
+    source: SourceText,
     node: Node,
     /// Compiled at once where the library is needed, else should somebody ask for it.
     library: OnceLock<Box<Compiled>>,
     mentions_event: bool,
+    cost: u64,
+    /// None for most rules.
+    notes: Option<Box<Notes>>,
+}
+
+/// What is known about few rules.
+struct Notes {
     segments: Vec<String>,
     warnings: Vec<RuleWarning>,
-    cost: u64,
 }
 
 /// A condition as the library evaluates it.
@@ -39,7 +46,7 @@ struct Compiled {
 
 impl std::fmt::Debug for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Condition").field(&self.source).finish()
+        f.debug_tuple("Condition").field(&self.source()).finish()
     }
 }
 
@@ -112,14 +119,24 @@ impl Condition {
     /// # Errors
     /// The first thing that is wrong, with a JSON pointer to it.
     pub fn parse(json: &Value, limits: &Limits) -> Result<Condition, RuleError> {
+        Self::parse_with(json, limits, None)
+    }
+
+    /// The same, given where the text of this very JSON is kept, if it is anywhere.
+    pub(crate) fn parse_with(
+        json: &Value,
+        limits: &Limits,
+        source: Option<SourceText>,
+    ) -> Result<Condition, RuleError> {
         limits::measure(json, limits)?;
         let parsed = parse::parse(json, limits)?;
-        Self::of_parsed(json, parsed, limits)
+        let source = source.unwrap_or_else(|| SourceText::of(json));
+        Self::of_parsed(source, parsed, limits)
     }
 
     /// What follows parsing, for a rule or for a part of one.
     pub(super) fn of_parsed(
-        json: &Value,
+        source: SourceText,
         parsed: Parsed,
         limits: &Limits,
     ) -> Result<Condition, RuleError> {
@@ -129,12 +146,15 @@ impl Condition {
             let (engine, logic) = compile(&parsed.expr, limits)?;
             library.get_or_init(|| Box::new(Compiled { engine, logic }));
         }
+        let segments = inspect::segments(&parsed.expr);
+        let warnings = parsed.warnings;
+        let notes = (!segments.is_empty() || !warnings.is_empty())
+            .then(|| Box::new(Notes { segments, warnings }));
         Ok(Condition {
             mentions_event: inspect::mentions_event(&parsed.expr),
-            segments: inspect::segments(&parsed.expr),
-            warnings: parsed.warnings,
             cost: parsed.expr.cost(limits),
-            source: json.to_string().into(),
+            source,
+            notes,
             node,
             library,
         })
@@ -148,12 +168,12 @@ impl Condition {
 
     /// The names or ids given to `in_segment`, sorted, each once.
     pub fn segments(&self) -> &[String] {
-        &self.segments
+        self.notes.as_ref().map_or(&[], |notes| &notes.segments)
     }
 
     /// What its author probably did not mean.
     pub fn warnings(&self) -> &[RuleWarning] {
-        &self.warnings
+        self.notes.as_ref().map_or(&[], |notes| &notes.warnings)
     }
 
     /// The most steps that an evaluation can take: each node is one, and what runs for each element
@@ -164,7 +184,7 @@ impl Condition {
 
     /// The rule as compact JSON.
     pub fn source(&self) -> &str {
-        &self.source
+        self.source.as_str()
     }
 
     /// Whether the condition holds, for a caller with one condition only.
@@ -219,7 +239,7 @@ impl Condition {
 
     /// The rule, parsed again from its text.
     pub(super) fn parsed(&self, limits: &Limits) -> Result<(Value, Parsed), String> {
-        let mut parser = serde_json::Deserializer::from_str(&self.source);
+        let mut parser = serde_json::Deserializer::from_str(self.source());
         parser.disable_recursion_limit();
         let json = Value::deserialize(&mut parser).map_err(|error| error.to_string())?;
         let parsed = parse::parse(&json, limits).map_err(|error| error.to_string())?;
@@ -280,7 +300,7 @@ impl Condition {
         let memory = prepared.arena();
         let answers = memory
             .facts
-            .alloc_slice_fill_iter(self.segments.iter().map(|name| {
+            .alloc_slice_fill_iter(self.segments().iter().map(|name| {
                 let name: &str = memory.facts.alloc_str(name);
                 (name, DataValue::Bool(lookup(name)))
             }));

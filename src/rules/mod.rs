@@ -89,6 +89,7 @@ pub(crate) mod native;
 mod operators;
 mod parse;
 mod seed_list;
+mod source;
 mod trace;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
@@ -98,6 +99,7 @@ pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use mentions::{Mention, Mentioned, mentions};
 pub use seed_list::RuleList;
+pub(crate) use source::SourceText;
 pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::error::WarningCode;
 use super::data::{FactsArena, Object};
 use super::js_value::{Constant, to_text};
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
-use super::native::{Attribute, Missing, Node, Order, Outcomes, Source, Test};
+use super::native::{Attribute, Node, Order, Outcomes, Source, Test};
 
 /// A parsed rule list. The empty list matches everybody.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,14 @@ struct Rule {
 }
 
 impl RuleList {
+    /// The empty list.
+    pub(crate) const fn empty() -> RuleList {
+        RuleList {
+            rules: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Parses a list with the default bounds. Absent, null and `[]` match everybody.
     ///
     /// # Errors
@@ -157,7 +165,7 @@ impl RuleList {
                 place,
                 json,
                 reads_traits: rule.attribute.source == Source::Traits,
-                name: rule.attribute.path.first().map_or("", |name| name),
+                name: rule.attribute.name().unwrap_or_default(),
                 left,
                 holds: rule.holds(left),
             }
@@ -169,7 +177,6 @@ impl RuleList {
         let rules = self.rules.iter().map(|rule| match &rule.test {
             Some(test) => Node::Test {
                 attribute: rule.attribute.clone(),
-                missing: Missing::No,
                 test: test.clone(),
             },
             None => Node::Always(Outcomes::NO),
@@ -211,7 +218,7 @@ impl Rule {
             Source::Traits => Some(traits),
             _ => properties,
         };
-        source?.get(self.attribute.path.first()?)
+        source?.get(self.attribute.name()?)
     }
 
     fn holds(&self, left: Option<&DataValue<'_>>) -> bool {

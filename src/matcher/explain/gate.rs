@@ -94,7 +94,7 @@ impl Moment<'_, '_> {
             Gate::Rules => {
                 let facts = self.prepared.facts();
                 let properties = facts.event.as_ref().map(|event| event.properties);
-                campaign.rules.misses(facts.user.traits, properties)
+                campaign.rules().misses(facts.user.traits, properties)
             }
             Gate::Targeting => self.targeting(campaign, false).misses,
         };
@@ -151,7 +151,7 @@ impl Moment<'_, '_> {
                 let traits = facts.user.traits;
                 let items = body.rules();
                 campaign
-                    .rules
+                    .rules()
                     .trace(items, traits, properties, "/rules", true)
             }
             Gate::Targeting => self.targeting(campaign, true),

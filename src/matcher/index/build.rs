@@ -48,7 +48,7 @@ impl Block {
         asking.sort_unstable_by_key(|(attribute, _)| *attribute);
         let (rare, common): (Vec<_>, Vec<_>) =
             asking.into_iter().partition(|(attribute, asking)| {
-                !attribute.path.is_empty() && asking.len() * RARE_SHARE < campaigns.len()
+                attribute.name().is_some() && asking.len() * RARE_SHARE < campaigns.len()
             });
         let mut start = vec![0; words];
         for (plan, place) in plans.iter().zip(0..) {
@@ -119,13 +119,10 @@ fn in_order_of_use(
     let mut names: Vec<Name> = common
         .iter()
         .enumerate()
-        .map(|(index, (_, attribute, _))| {
-            let name = attribute.path.first();
-            Name {
-                key: NameKey::of(name.map_or("", |name| name)),
-                attribute: (*attribute).clone(),
-                index,
-            }
+        .map(|(index, (_, attribute, _))| Name {
+            key: NameKey::of(attribute.name().unwrap_or_default()),
+            attribute: (*attribute).clone(),
+            index,
         })
         .collect();
     names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
@@ -145,7 +142,7 @@ fn take_apart<'c>(
         is_dead: false,
     };
     let mut parts = Vec::new();
-    campaign.gates.conjuncts(&mut parts);
+    campaign.extras().gates.conjuncts(&mut parts);
     if let Some(targeting) = &campaign.targeting {
         targeting.node().conjuncts(&mut parts);
     }
@@ -229,14 +226,14 @@ fn build_rare<'c>(
         let position = OBJECTS
             .iter()
             .position(|source| *source == attribute.source);
-        if let (Some(object), Some(name)) = (position, attribute.path.first())
+        if let (Some(object), Some(name)) = (position, attribute.name())
             && let Some(by_name) = rare.by_name.get_mut(object)
         {
             let number = u32::try_from(rare.attributes.len()).unwrap_or(u32::MAX);
-            by_name.entry(name.clone()).or_default().push(number);
+            by_name.entry(name.into()).or_default().push(number);
         }
         rare.attributes.push(RareAttribute {
-            path: attribute.path.iter().skip(1).cloned().collect(),
+            attribute: attribute.clone(),
             index: AttributeIndex::new(&local, memory, words),
             places: places.into(),
             enters: enters.into(),

@@ -94,8 +94,7 @@ struct Rare {
 
 #[derive(Debug)]
 struct RareAttribute {
-    /// The names after the first.
-    path: Box<[Box<str>]>,
+    attribute: Attribute,
     /// Over the campaigns that ask about it, numbered from 0.
     index: AttributeIndex,
     /// Their places in the block.
@@ -236,9 +235,9 @@ impl Block {
             index,
         } in &self.names
         {
-            let value = match attribute.path.split_first() {
+            let value = match attribute.name() {
                 None => view.value(attribute),
-                Some((name, rest)) => {
+                Some(name) => {
                     if source != Some(attribute.source) {
                         source = Some(attribute.source);
                         let object = view.object(attribute.source);
@@ -251,7 +250,7 @@ impl Block {
                         };
                         match key.order_of(member, name) {
                             Ordering::Less => members = after,
-                            Ordering::Equal => break descend(value, rest),
+                            Ordering::Equal => break descend(value, attribute.rest()),
                             Ordering::Greater => break None,
                         }
                     }
@@ -325,7 +324,7 @@ impl RareAttribute {
         open: &mut [u64],
         out: &mut [u64],
     ) {
-        let value = descend(member, &self.path);
+        let value = descend(member, self.attribute.rest());
         let words = self.enters.len();
         let (ours, our_open) = (arena.words(words), arena.words(words));
         ours.fill(u64::MAX);
@@ -348,7 +347,7 @@ impl Campaign {
     /// Whether the rules, segments and targeting hold.
     fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found) -> bool {
         let view = facts.view();
-        if self.gates.outcomes(view) != Outcomes::YES {
+        if self.extras().gates.outcomes(view) != Outcomes::YES {
             return false;
         }
         let Some(targeting) = &self.targeting else {

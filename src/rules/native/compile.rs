@@ -4,14 +4,15 @@ use datalogic_rs::DataValue;
 use serde_json::Value;
 
 use super::test::truthy;
-use super::{Attribute, Literal, Missing, Node, Order, Outcomes, Test};
+use super::{Attribute, Defaulted, Literal, Node, Order, Outcomes, Test, TextList};
 use crate::rules::expr::{Expr, Operator, VarPath};
 use crate::rules::moment;
 
 /// What a comparison compares with its constant.
 struct Subject {
     attribute: Attribute,
-    missing: Missing,
+    /// What stands for a missing value.
+    default: Literal,
 }
 
 impl Node {
@@ -198,7 +199,7 @@ fn membership(args: &[Expr]) -> Node {
     match args {
         [value, Expr::List(items)] => {
             match items.iter().map(literal).collect::<Option<Box<[_]>>>() {
-                Some(list) => on_subject(value, Test::In(list)),
+                Some(list) => on_subject(value, in_list(list)),
                 None => Node::Ask,
             }
         }
@@ -210,6 +211,18 @@ fn membership(args: &[Expr]) -> Node {
             None => Node::Ask,
         },
         _ => Node::Ask,
+    }
+}
+
+fn in_list(list: Box<[Literal]>) -> Test {
+    let text = |literal: &Literal| matches!(literal, Literal::Text(_));
+    let texts = list.iter().filter_map(|literal| match literal {
+        Literal::Text(text) => Some(&**text),
+        _ => None,
+    });
+    match TextList::new(texts) {
+        Some(texts) if !list.is_empty() && list.iter().all(text) => Test::InTexts(texts),
+        _ => Test::In(list),
     }
 }
 
@@ -239,11 +252,15 @@ fn moment_test(args: &[Expr], order: Order) -> Node {
 /// A test of what `expr` names, if it names a value of the data.
 fn on_subject(expr: &Expr, test: Test) -> Node {
     match subject(expr) {
-        Some(Subject { attribute, missing }) => Node::Test {
+        Some(Subject {
             attribute,
-            missing,
+            default: Literal::Null,
+        }) => Node::Test { attribute, test },
+        Some(Subject { attribute, default }) => Node::Defaulted(Box::new(Defaulted {
+            attribute,
+            default,
             test,
-        },
+        })),
         None => Node::Ask,
     }
 }
@@ -256,13 +273,13 @@ fn subject(expr: &Expr) -> Option<Subject> {
     else {
         return None;
     };
-    let missing = match default {
+    let default = match default {
         None => Literal::Null,
         Some(default) => literal(default)?,
     };
     Some(Subject {
         attribute: Attribute::of_path(path)?,
-        missing: Missing::Value(missing),
+        default,
     })
 }
 

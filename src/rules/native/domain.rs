@@ -4,7 +4,7 @@ use datalogic_rs::DataValue;
 
 use super::ranges::Ranges;
 use super::test::between_number;
-use super::{Attribute, Literal, Missing, Node, Outcomes, Test};
+use super::{Asked, Attribute, Literal, Missing, Node, Outcomes, Test};
 use crate::rules::js_value::Kind;
 
 /// Values that an index keeps one by one.
@@ -189,7 +189,10 @@ fn values<'n>(node: &'n Node, wanted: bool, open: &mut Open) -> Values<'n> {
     match node {
         Node::Always(outcomes) if wanted => constant(outcomes.may_hold()),
         Node::Always(outcomes) => constant(outcomes.negated().may_hold()),
-        Node::Test { missing, test, .. } => test_values(test, missing, wanted, open),
+        Node::Test { .. } | Node::Defaulted(_) => match node.asked() {
+            Some(asked) => test_values(asked, wanted, open),
+            None => Values::all(),
+        },
         Node::Not(node) => values(node, !wanted, open),
         Node::All(nodes) => in_turn(nodes, true, wanted, open),
         Node::Any(nodes) => in_turn(nodes, false, wanted, open),
@@ -218,7 +221,8 @@ fn in_turn<'n>(nodes: &'n [Node], goes_on: bool, wanted: bool, open: &mut Open) 
     if wanted == goes_on { reached } else { decided }
 }
 
-fn test_values<'n>(test: &'n Test, missing: &Missing, wanted: bool, open: &mut Open) -> Values<'n> {
+fn test_values<'n>(asked: Asked<'n>, wanted: bool, open: &mut Open) -> Values<'n> {
+    let Asked { missing, test, .. } = asked;
     let mut found = Values::none();
     for class in Class::ALL {
         let outcomes = match (class, missing) {
@@ -270,13 +274,12 @@ fn the_attribute(node: &Node) -> Option<&Attribute> {
     fn visit<'n>(node: &'n Node, found: &mut Option<&'n Attribute>) -> bool {
         match node {
             Node::Always(_) => true,
-            // Such a default would hold at some times and not at others.
-            Node::Test {
-                missing: Missing::Value(literal),
-                test,
-                ..
-            } if test.depends_on_time() && *literal != Literal::Null => false,
-            Node::Test { attribute, .. } => *found.get_or_insert(attribute) == attribute,
+            Node::Test { .. } | Node::Defaulted(_) => match node.asked() {
+                // Such a default would hold at some times and not at others.
+                Some(asked) if asked.test.depends_on_time() && asked.has_default() => false,
+                Some(Asked { attribute, .. }) => *found.get_or_insert(attribute) == attribute,
+                None => false,
+            },
             Node::All(nodes) | Node::Any(nodes) => nodes.iter().all(|node| visit(node, found)),
             Node::Not(node) => visit(node, found),
             Node::Choice(nodes) => nodes.iter().all(|node| visit(node, found)),
@@ -312,6 +315,7 @@ pub(super) fn numbers_of(test: &Test) -> NumbersOf {
         },
         Test::Strict(literal) => strict_numbers(std::slice::from_ref(literal)),
         Test::In(list) => strict_numbers(list),
+        Test::InTexts(_) => return no(),
         Test::Ordered(order, literal) => match literal.ordered_number() {
             Some(bound) => Ranges::ordered(*order, bound),
             None => return NumbersOf::Fails,
@@ -383,6 +387,7 @@ pub(super) fn texts_of(test: &Test) -> TextsOf<'_> {
         },
         Test::Strict(literal) => TextsOf::Yes(strict_texts(std::slice::from_ref(literal))),
         Test::In(list) => TextsOf::Yes(strict_texts(list)),
+        Test::InTexts(list) => TextsOf::Yes(Texts::only(list.iter().collect())),
         Test::Ordered(_, Literal::Text(_)) => TextsOf::Open,
         Test::Ordered(_, literal) => TextsOf::Numeric {
             words_fail: matches!(literal, Literal::Number(_)),

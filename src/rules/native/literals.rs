@@ -15,7 +15,7 @@ use crate::rules::js_value::Kind;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim<'n> {
     pub(super) attribute: &'n Attribute,
-    pub(super) missing: &'n Missing,
+    pub(super) missing: Missing<'n>,
     pub(super) test: &'n Test,
     /// Exactly one of yes, no and failure.
     pub(super) wanted: Outcomes,
@@ -25,6 +25,7 @@ pub(super) struct Claim<'n> {
 pub(super) fn work(claims: &[&Claim<'_>]) -> usize {
     let sizes = claims.iter().map(|claim| match claim.test {
         Test::In(list) => 1 + list.len(),
+        Test::InTexts(list) => 1 + list.iter().count(),
         _ => 1,
     });
     let whole: usize = sizes.sum();

@@ -17,13 +17,17 @@ mod outcome;
 mod ranges;
 mod solve;
 mod test;
+mod text_list;
 mod view;
+
+use lean_string::LeanStr;
 
 pub(crate) use domain::{Class, Domain, is_numeric_text};
 pub use outcome::Outcomes;
 pub(crate) use ranges::{Cut, Ranges};
 pub(crate) use solve::possible;
 pub(crate) use test::{Literal, Order, Test, micros};
+use text_list::TextList;
 pub(crate) use view::{Attribute, Source, View, descend};
 
 /// A condition in native form.
@@ -31,17 +35,17 @@ pub(crate) use view::{Attribute, Source, View, descend};
 pub(crate) enum Node {
     /// The same for everybody.
     Always(Outcomes),
-    /// A test of one value.
+    /// A test of one value, where [`Test::missing`] stands for a missing one.
     Test {
         /// Which value.
         attribute: Attribute,
-        /// What the test sees where there is none.
-        missing: Missing,
         /// What is asked of it.
         test: Test,
     },
+    /// A test of one value that has a default.
+    Defaulted(Box<Defaulted>),
     /// The user is in the segment of this id or name.
-    Segment(Box<str>),
+    Segment(LeanStr),
     /// `and`.
     All(Box<[Node]>),
     /// `or`.
@@ -54,31 +58,74 @@ pub(crate) enum Node {
     Ask,
 }
 
+/// A test of one value, with the default of `var`, which is not null.
+#[derive(Debug, Clone)]
+pub(crate) struct Defaulted {
+    attribute: Attribute,
+    default: Literal,
+    test: Test,
+}
+
 /// What a test sees where there is no value.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Missing {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Missing<'n> {
     /// The test does not hold, whatever it asks (the seed's rules).
     No,
     /// The default of `var`, which is null where none is given.
-    Value(Literal),
+    Value(&'n Literal),
+}
+
+/// What a test asks, and of what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'n> {
+    /// Which value.
+    pub(crate) attribute: &'n Attribute,
+    /// What the test sees where there is none.
+    pub(crate) missing: Missing<'n>,
+    pub(crate) test: &'n Test,
+}
+
+impl Asked<'_> {
+    /// Whether something other than null stands for a missing value.
+    fn has_default(&self) -> bool {
+        matches!(self.missing, Missing::Value(literal) if *literal != Literal::Null)
+    }
+
+    fn outcomes(&self, view: &View<'_>) -> Outcomes {
+        let now = view.now_micros();
+        match (view.value(self.attribute), self.missing) {
+            (Some(value), _) => self.test.outcome(value, now),
+            (None, Missing::No) => Outcomes::NO,
+            (None, Missing::Value(literal)) => self.test.outcome(&literal.value(), now),
+        }
+    }
 }
 
 impl Node {
+    /// The test, where the node is one.
+    pub(crate) fn asked(&self) -> Option<Asked<'_>> {
+        match self {
+            Node::Test { attribute, test } => Some(Asked {
+                attribute,
+                missing: test.missing(),
+                test,
+            }),
+            Node::Defaulted(whole) => Some(Asked {
+                attribute: &whole.attribute,
+                missing: Missing::Value(&whole.default),
+                test: &whole.test,
+            }),
+            _ => None,
+        }
+    }
+
     /// The answers that are possible on these facts.
     pub(crate) fn outcomes(&self, view: &View<'_>) -> Outcomes {
         match self {
             Node::Always(outcomes) => *outcomes,
-            Node::Test {
-                attribute,
-                missing,
-                test,
-            } => match (view.value(attribute), missing) {
-                (Some(value), _) => test.outcome(value, view.now_micros()),
-                (None, Missing::No) => Outcomes::NO,
-                (None, Missing::Value(literal)) => {
-                    test.outcome(&literal.value(), view.now_micros())
-                }
-            },
+            Node::Test { .. } | Node::Defaulted(_) => self
+                .asked()
+                .map_or(Outcomes::ASK, |asked| asked.outcomes(view)),
             Node::Segment(name) => Outcomes::certain(view.is_in_segment(name)),
             Node::All(nodes) => Outcomes::all(nodes.iter().map(|node| node.outcomes(view))),
             Node::Any(nodes) => Outcomes::any(nodes.iter().map(|node| node.outcomes(view))),
@@ -99,7 +146,7 @@ impl Node {
     /// Whether the library may have to be asked.
     pub(crate) fn needs_library(&self) -> bool {
         match self {
-            Node::Always(_) | Node::Test { .. } | Node::Segment(_) => false,
+            Node::Always(_) | Node::Test { .. } | Node::Defaulted(_) | Node::Segment(_) => false,
             Node::All(nodes) | Node::Any(nodes) => nodes.iter().any(Node::needs_library),
             Node::Not(node) => node.needs_library(),
             Node::Choice(nodes) => nodes.iter().any(Node::needs_library),

@@ -6,7 +6,7 @@
 //! not found out, because only the library can tell, or because the search became too long.
 
 use super::literals::{self, Claim};
-use super::{Node, Outcomes};
+use super::{Asked, Node, Outcomes};
 
 /// Steps of one search. Beyond it everything counts as possible.
 const STEPS_MAX: usize = 20_000;
@@ -63,11 +63,15 @@ impl<'n> Search<'n> {
                     }
                     found.segments.push((name, is_in));
                 }
-                Node::Test {
-                    attribute,
-                    missing,
-                    test,
-                } => {
+                Node::Test { .. } | Node::Defaulted(_) => {
+                    let Some(asked) = node.asked() else {
+                        continue;
+                    };
+                    let Asked {
+                        attribute,
+                        missing,
+                        test,
+                    } = asked;
                     found.claims.push(Claim {
                         attribute,
                         missing,

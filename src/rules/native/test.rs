@@ -1,9 +1,10 @@
 //! A test of one value against constants, with exactly the evaluator's conversions.
 
 use datalogic_rs::DataValue;
+use lean_string::LeanStr;
 use semver::Version;
 
-use super::Outcomes;
+use super::{Missing, Outcomes, TextList};
 use crate::rules::expr::Operator;
 use crate::rules::js_value::{Constant, compare_code_units, to_number, to_text};
 use crate::rules::moment;
@@ -14,7 +15,7 @@ pub(crate) enum Literal {
     Null,
     Bool(bool),
     Number(f64),
-    Text(Box<str>),
+    Text(LeanStr),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +39,18 @@ pub(crate) enum Test {
     Strict(Literal),
     /// `in` a list of constants.
     In(Box<[Literal]>),
+    /// The same, where all of them are texts.
+    InTexts(TextList),
     /// `>` and its like, the value on the left.
     Ordered(Order, Literal),
     /// `in` a constant text.
-    PartOf(Box<str>),
+    PartOf(LeanStr),
     /// `in` with the value on the right.
     Contains(Literal),
-    StartsWith(Box<str>),
-    EndsWith(Box<str>),
+    StartsWith(LeanStr),
+    EndsWith(LeanStr),
     /// The text in lower case.
-    IContains(Box<str>),
+    IContains(LeanStr),
     /// With the bounds.
     Between(Box<(Literal, Literal)>),
     /// `before` or `after` a moment, in microseconds.
@@ -62,7 +65,7 @@ pub(crate) enum Test {
     /// The seed's `>` and its like.
     SeedOrdered(Order, Box<Constant>),
     /// The seed's `contains`.
-    SeedContains(Box<str>),
+    SeedContains(LeanStr),
 }
 
 impl Order {
@@ -123,6 +126,11 @@ impl Test {
             Test::Loose(literal) => loose(value, literal),
             Test::Strict(literal) => certain(strict(value, literal)),
             Test::In(list) => certain(list.iter().any(|literal| strict(value, literal))),
+            Test::InTexts(list) => certain(
+                value
+                    .as_str()
+                    .is_some_and(|value| list.iter().any(|text| text == value)),
+            ),
             Test::Ordered(order, literal) => ordered(value, *order, literal),
             Test::PartOf(whole) => certain(value.as_str().is_some_and(|part| whole.contains(part))),
             Test::Contains(literal) => certain(match (value, literal) {
@@ -179,6 +187,17 @@ impl Test {
                 | Test::SeedOrdered(..)
                 | Test::SeedContains(_)
         )
+    }
+
+    /// What it sees where there is no value and the rule names no other.
+    pub(super) fn missing(&self) -> Missing<'static> {
+        match self {
+            Test::SeedEqual(_)
+            | Test::SeedNotEqual(_)
+            | Test::SeedOrdered(..)
+            | Test::SeedContains(_) => Missing::No,
+            _ => Missing::Value(&Literal::Null),
+        }
     }
 
     /// Whether the answer for a value depends on when it is asked.

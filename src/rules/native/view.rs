@@ -1,8 +1,10 @@
 //! How native tests read facts.
 
 use std::cell::OnceCell;
+use std::cmp::Ordering;
 
 use datalogic_rs::DataValue;
+use lean_string::LeanStr;
 
 use crate::rules::data::{FactsArena, Object};
 use crate::rules::facts::{self, Facts};
@@ -31,12 +33,28 @@ pub(crate) enum Source {
 }
 
 /// A value that rules can name: a member of one of the objects, or a member of that, and so on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Attribute {
     /// Where the path begins.
     pub(crate) source: Source,
-    /// The names on the way. None of them for the object itself, and for what is no object.
-    pub(crate) path: Box<[Box<str>]>,
+    path: Path,
+}
+
+/// The names on the way. There is one way to write each path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Path {
+    /// The object itself, and what is no object.
+    Whole,
+    /// A member of the object, as most are.
+    Member(LeanStr),
+    Deeper(Box<Deeper>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Deeper {
+    first: LeanStr,
+    /// At least one.
+    rest: Box<[LeanStr]>,
 }
 
 impl Attribute {
@@ -44,7 +62,7 @@ impl Attribute {
     pub(crate) fn member(source: Source, name: &str) -> Attribute {
         Attribute {
             source,
-            path: Box::new([name.into()]),
+            path: Path::Member(name.into()),
         }
     }
 
@@ -64,8 +82,51 @@ impl Attribute {
             ("now", None) => (Source::Now, false),
             _ => return None,
         };
-        let path: Box<[Box<str>]> = names.map(Box::from).collect();
-        (is_object || path.is_empty()).then_some(Attribute { source, path })
+        let path = match (names.next().map(LeanStr::from), names.next()) {
+            (None, _) => Path::Whole,
+            (Some(name), None) => Path::Member(name),
+            (Some(first), Some(second)) => Path::Deeper(Box::new(Deeper {
+                first,
+                rest: std::iter::once(second)
+                    .chain(names)
+                    .map(LeanStr::from)
+                    .collect(),
+            })),
+        };
+        (is_object || path == Path::Whole).then_some(Attribute { source, path })
+    }
+
+    /// The name of the object's member; `None` for the object itself, and for what is no object.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match &self.path {
+            Path::Whole => None,
+            Path::Member(name) => Some(name),
+            Path::Deeper(path) => Some(&path.first),
+        }
+    }
+
+    /// The names that lead on from that member.
+    pub(crate) fn rest(&self) -> &[LeanStr] {
+        match &self.path {
+            Path::Whole | Path::Member(_) => &[],
+            Path::Deeper(path) => &path.rest,
+        }
+    }
+}
+
+/// By source, and then name by name.
+impl Ord for Attribute {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let source = self.source.cmp(&other.source);
+        source
+            .then_with(|| self.name().cmp(&other.name()))
+            .then_with(|| self.rest().cmp(other.rest()))
+    }
+}
+
+impl PartialOrd for Attribute {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -111,11 +172,11 @@ impl<'a> View<'a> {
 
     /// The value of an attribute; `None` where it is missing.
     pub(crate) fn value(&self, attribute: &Attribute) -> Option<&'a DataValue<'a>> {
-        let Some((first, rest)) = attribute.path.split_first() else {
+        let Some(name) = attribute.name() else {
             return self.whole(attribute.source);
         };
-        let value = self.object(attribute.source)?.get(first)?;
-        descend(value, rest)
+        let value = self.object(attribute.source)?.get(name)?;
+        descend(value, attribute.rest())
     }
 
     fn whole(&self, source: Source) -> Option<&'a DataValue<'a>> {
@@ -141,7 +202,7 @@ impl<'a> View<'a> {
 /// Follows names from a value, as the evaluator does: a number is also a place in a list.
 pub(crate) fn descend<'a>(
     mut value: &'a DataValue<'a>,
-    path: &[Box<str>],
+    path: &[LeanStr],
 ) -> Option<&'a DataValue<'a>> {
     for name in path {
         value = match value {

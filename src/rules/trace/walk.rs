@@ -11,6 +11,7 @@ use crate::rules::facts::Prepared;
 use crate::rules::limits::{Limits, push_token};
 use crate::rules::native::{Attribute, Outcomes};
 use crate::rules::parse::Parsed;
+use crate::rules::source::SourceText;
 
 pub(super) struct Walk<'w, 'a> {
     prepared: &'w Prepared<'a>,
@@ -175,7 +176,7 @@ impl<'w, 'a> Walk<'w, 'a> {
             expr: expr.clone(),
             warnings: Vec::new(),
         };
-        Condition::of_parsed(json, parsed, self.limits).map_err(EvalError::from)
+        Condition::of_parsed(SourceText::of(json), parsed, self.limits).map_err(EvalError::from)
     }
 
     /// Whether one more part may be shown.
