@@ -54,18 +54,22 @@ impl Schedule {
 }
 
 /// A campaign, compiled once and shared by every snapshot that holds it.
+///
+/// What every match reads comes first, so that it stands in one cache line with the count of an
+/// `Arc`.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Campaign {
-    /// Its id.
-    pub id: String,
+    pub(super) failures: Failures,
     /// The whole campaign as one JSON object, ready to be sent.
     pub json: Arc<str>,
+    /// Its id.
+    pub id: String,
     pub(super) stored: (i64, i64),
     pub(super) is_active: bool,
     pub(super) trigger: Option<LeanStr>,
     pub(super) schedule: Schedule,
     pub(super) targeting: Option<Condition>,
-    pub(super) failures: Failures,
     priority: i32,
     created_at: DateTime<Utc>,
     /// None for most campaigns.

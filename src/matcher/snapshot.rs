@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use foldhash::fast::RandomState;
 use serde_json::Value;
 
 use super::gates::Gates;
@@ -116,7 +117,8 @@ impl Snapshot {
     ) -> Self {
         came.retain(|campaign| campaign.is_active);
         came.sort_by_cached_key(|campaign| campaign.rank());
-        let gone: HashSet<&str> = gone.iter().map(String::as_str).collect();
+        // Every campaign that stays is looked up in it.
+        let gone: HashSet<&str, RandomState> = gone.iter().map(String::as_str).collect();
         let is_gone = |campaign: &Arc<Campaign>| gone.contains(campaign.id.as_str());
         let mut left = Vec::new();
         let mut campaigns = Vec::with_capacity(self.campaigns.len() + came.len());

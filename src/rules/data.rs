@@ -71,7 +71,7 @@ impl FactsArena {
     }
 
     /// So many values. They are never dropped.
-    pub(crate) fn slice<T>(&self, count: usize, fill: impl FnMut(usize) -> T) -> &[T] {
+    pub(crate) fn slice<T>(&self, count: usize, fill: impl FnMut(usize) -> T) -> &mut [T] {
         self.facts.alloc_slice_fill_with(count, fill)
     }
 

@@ -1,15 +1,16 @@
 //! What can be said about a rule without any facts: which data it reads, which segments it
 //! names, and whether a comparison in it can hold on a missing value.
 
-use std::sync::LazyLock;
-
-use serde_json::{Value, json};
-
+use chrono::DateTime;
 use datalogic_rs::bumpalo::Bump;
+use serde_json::Value;
 
 use super::condition;
+use super::data::{FactsArena, Object};
 use super::expr::{Expr, Operator, VarPath};
+use super::facts::{EventFacts, Facts, Prepared, UserFacts};
 use super::limits::Limits;
+use super::native::{Node, Outcomes};
 use super::parse::Context;
 
 /// Paths of the data that are never missing where they can be read at all.
@@ -21,16 +22,6 @@ const ALWAYS_PRESENT: [&str; 6] = [
     "event.timestamp",
     "now",
 ];
-
-/// Data in which everything optional is missing.
-static NOTHING_KNOWN: LazyLock<Value> = LazyLock::new(|| {
-    let time = "2020-01-01T00:00:00.000Z";
-    json!({
-        "user": {"id": "u", "traits": {}, "created_at": time, "last_seen_at": time},
-        "event": {"name": "e", "properties": {}, "context": {}, "timestamp": time},
-        "now": time,
-    })
-});
 
 /// Whether a rule reads the event anywhere.
 pub(super) fn mentions_event(expr: &Expr) -> bool {
@@ -203,8 +194,34 @@ fn may_be_missing<'e>(expr: &'e Expr, context: &Context) -> Option<&'e str> {
 
 /// Whether the comparison is truthy when everything optional is missing; `None` when it fails.
 fn holds_on_nothing(expr: &Expr, limits: &Limits) -> Option<bool> {
+    let time = DateTime::UNIX_EPOCH;
+    let facts = Facts {
+        user: UserFacts {
+            id: "u",
+            traits: Object::EMPTY,
+            created_at: time,
+            last_seen_at: time,
+        },
+        event: Some(EventFacts {
+            name: "e",
+            properties: Object::EMPTY,
+            context: Object::EMPTY,
+            timestamp: time,
+        }),
+        now: time,
+        segments: &|_| false,
+    };
+    let arena = FactsArena::new();
+    let prepared = Prepared::new(facts, &arena);
+    match Node::of_condition(expr).outcomes(prepared.view()) {
+        Outcomes::YES => return Some(true),
+        Outcomes::NO => return Some(false),
+        Outcomes::FAILS => return None,
+        _ => {}
+    }
     let (engine, logic) = condition::compile(expr, limits).ok()?;
-    let arena = Bump::new();
-    let result = engine.evaluate(&logic, &*NOTHING_KNOWN, &arena).ok()?;
+    let scratch = Bump::new();
+    let data = prepared.root().ok()?.object;
+    let result = engine.evaluate(&logic, data, &scratch).ok()?;
     Some(engine.truthy(result))
 }

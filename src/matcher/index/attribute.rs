@@ -5,81 +5,136 @@ use std::collections::HashMap;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::members::{Members, contains, insert, remove};
-use super::numbers::{Numbers, State};
-use crate::rules::native::{Attribute, Class, Domain, is_numeric_text};
+use super::numbers::{Line, Lines, State};
+use super::sets::{Members, Place, Set, Sets, contains, insert, remove, touch};
+use super::texts::{Change, Table, Tables};
+use crate::rules::native::{Class, Domain, is_numeric_text};
+
+/// What the indexes of a block's attributes refer to.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) sets: Sets,
+    lines: Lines,
+    tables: Tables,
+}
 
 /// The conditions on one attribute, of all campaigns of a block.
 #[derive(Debug)]
 pub(super) struct AttributeIndex {
-    pub(super) attribute: Attribute,
     /// Ruled out where the value is of a class, by class.
-    by_class: [Members; 5],
-    numbers: Numbers,
+    by_class: [Set; 5],
+    numbers: Line,
+    texts: Table,
     /// Ruled out by texts that no campaign lists.
-    by_other_text: Members,
-    texts: HashMap<Box<str>, Text, RandomState>,
+    by_other_text: Set,
     /// May hold on a text that can be read as a number, whatever the texts say.
-    on_numeric_text: Members,
+    on_numeric_text: Set,
     /// To be tried one by one where the value is a number, a text, a collection.
-    open_numbers: Members,
-    open_texts: Members,
-    open_collections: Members,
+    open_numbers: Set,
+    open_texts: Set,
+    open_collections: Set,
 }
 
 /// What the value of an attribute changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Effect<'i> {
+    out: Out<'i>,
+    /// To be tried one by one.
+    open: Members<'i>,
+    /// To be tried one by one, whatever is ruled out.
+    in_any_case: Members<'i>,
+}
+
+/// Who is ruled out.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Effect<'i> {
-    Class(Class),
+enum Out<'i> {
+    Members(Members<'i>),
     Number(State<'i>),
+    /// By other texts, but for exceptions.
     Text {
-        /// `None` for a text that no campaign lists.
-        text: Option<&'i Text>,
-        is_numeric: bool,
+        by_others: Members<'i>,
+        not: &'i [Place],
+        also: &'i [Place],
     },
 }
 
-/// What one listed text changes.
-#[derive(Debug)]
-pub(super) enum Text {
-    /// Who is ruled out by it, instead of by other texts.
-    Out(Members),
-    /// Who is not ruled out though by other texts, and who is though not by others: fewer than a
-    /// set has words.
-    Change { not: Box<[u32]>, also: Box<[u32]> },
+impl Default for Out<'_> {
+    fn default() -> Self {
+        Out::Members(Members::None)
+    }
+}
+
+/// Conditions on flags have cuts around 0 and around 1, which flags are equal to.
+const FLAG_SEGMENTS: u32 = 5;
+
+impl Memory {
+    /// Gives back what was taken for growing.
+    pub(super) fn shrink(&mut self) {
+        self.sets.shrink();
+        self.lines.shrink();
+        self.tables.shrink();
+    }
+
+    /// The memory it takes beyond itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.sets.heap_bytes() + self.lines.heap_bytes() + self.tables.heap_bytes()
+    }
 }
 
 impl AttributeIndex {
-    /// From the domains of campaigns, given in rising order.
+    /// From the domains of campaigns, given in rising order. `words` is the length of a set.
     pub(super) fn new(
-        attribute: &Attribute,
-        campaigns: &[(u32, Domain<'_>)],
+        campaigns: &[(Place, Domain<'_>)],
+        memory: &mut Memory,
         words: usize,
     ) -> AttributeIndex {
-        let set = |is_in: &dyn Fn(&Domain<'_>) -> bool| {
+        let mut known: Vec<(Vec<Place>, Set)> = Vec::new();
+        let sets = &mut memory.sets;
+        let mut set = |is_in: &dyn Fn(&Domain<'_>) -> bool| {
             let members = campaigns.iter().filter(|(_, domain)| is_in(domain));
-            Members::new(members.map(|(place, _)| *place).collect(), words)
+            let places: Vec<Place> = members.map(|(place, _)| *place).collect();
+            // Most of these sets are the same, and once is enough.
+            match known.iter().find(|(known, _)| *known == places) {
+                Some((_, set)) => *set,
+                None => {
+                    let set = sets.add(&places, words);
+                    known.push((places, set));
+                    set
+                }
+            }
         };
+        let by_class = Class::ALL.map(|class| set(&|domain| !domain.yes.has(class)));
+        let by_other_text = set(&|domain| !domain.yes.texts.others);
+        let on_numeric_text = set(&|domain| domain.open.numeric_texts);
+        let open_numbers = set(&|domain| domain.open.numbers);
+        let open_texts = set(&|domain| domain.open.texts);
+        let open_collections = set(&|domain| domain.open.collections);
         let ranges: Vec<_> = campaigns
             .iter()
             .filter(|(_, domain)| !domain.yes.numbers.is_all())
             .map(|(place, domain)| (*place, &domain.yes.numbers))
             .collect();
         AttributeIndex {
-            attribute: attribute.clone(),
-            by_class: Class::ALL.map(|class| set(&|domain| !domain.yes.has(class))),
-            numbers: Numbers::new(&ranges, words),
-            by_other_text: set(&|domain| !domain.yes.texts.others),
-            texts: texts(campaigns, words),
-            on_numeric_text: set(&|domain| domain.open.numeric_texts),
-            open_numbers: set(&|domain| domain.open.numbers),
-            open_texts: set(&|domain| domain.open.texts),
-            open_collections: set(&|domain| domain.open.collections),
+            by_class,
+            numbers: memory.lines.add(&ranges, &mut memory.sets, words),
+            texts: add_texts(campaigns, memory, words),
+            by_other_text,
+            on_numeric_text,
+            open_numbers,
+            open_texts,
+            open_collections,
         }
     }
 
-    /// Finds what the value changes. `words` is the length of a set.
-    pub(super) fn look_up(&self, value: Option<&DataValue<'_>>, words: usize) -> Effect<'_> {
+    /// Finds what the value changes, and asks for the memory that this takes. `words` is the
+    /// length of a set.
+    pub(super) fn look_up<'i>(
+        &self,
+        value: Option<&DataValue<'_>>,
+        memory: &'i Memory,
+        words: usize,
+    ) -> Effect<'i> {
+        let members = |set| memory.sets.members(set, words);
         let class = match value {
             None => Class::Missing,
             Some(DataValue::Null) => Class::Null,
@@ -87,121 +142,123 @@ impl AttributeIndex {
             Some(DataValue::Bool(true)) => Class::True,
             Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
             Some(DataValue::Number(number)) => {
-                return Effect::Number(self.numbers.look_up(number.as_f64(), words));
-            }
-            Some(DataValue::String(text)) => {
-                return Effect::Text {
-                    text: self.texts.get(*text),
-                    is_numeric: !self.on_numeric_text.is_empty() && is_numeric_text(text),
+                let number = number.as_f64();
+                let state = memory
+                    .lines
+                    .look_up(self.numbers, number, &memory.sets, words);
+                touch(state.out);
+                return Effect {
+                    out: Out::Number(state),
+                    open: members(self.open_numbers),
+                    in_any_case: Members::None,
                 };
             }
+            Some(DataValue::String(text)) => return self.look_up_text(text, memory, words),
         };
-        Effect::Class(class)
-    }
-
-    /// Takes the campaigns that a value rules out of `left`, and adds to `open` those that it may
-    /// not rule out. `spare` has twice the length of a set.
-    pub(super) fn apply(
-        &self,
-        found: &Effect<'_>,
-        left: &mut [u64],
-        open: &mut [u64],
-        spare: &mut [u64],
-    ) {
-        match found {
-            Effect::Number(state) => {
-                self.open_numbers.insert_into(open);
-                state.remove_from(left, spare);
-            }
-            Effect::Text { text, is_numeric } => {
-                self.open_texts.insert_into(open);
-                self.apply_text(*text, *is_numeric, left, open, spare);
-            }
-            Effect::Class(class) => {
-                if *class == Class::Collection {
-                    self.open_collections.insert_into(open);
-                }
-                if let Some(out) = self.by_class.get(*class as usize) {
-                    out.remove_from(left);
-                }
-            }
+        let out = self.by_class.get(class as usize).copied();
+        let out = members(out.unwrap_or_default());
+        out.touch();
+        Effect {
+            out: Out::Members(out),
+            open: match class {
+                Class::Collection => members(self.open_collections),
+                _ => Members::None,
+            },
+            in_any_case: Members::None,
         }
     }
 
-    fn apply_text(
-        &self,
-        text: Option<&Text>,
-        is_numeric: bool,
-        left: &mut [u64],
-        open: &mut [u64],
-        spare: &mut [u64],
-    ) {
-        let (before, flags) = spare.split_at_mut(left.len());
-        if is_numeric {
+    fn look_up_text<'i>(&self, text: &str, memory: &'i Memory, words: usize) -> Effect<'i> {
+        let members = |set| memory.sets.members(set, words);
+        let by_others = members(self.by_other_text);
+        let out = match memory.tables.look_up(self.texts, text) {
+            None => Out::Members(by_others),
+            Some(Change::Out(out)) => Out::Members(members(out)),
+            Some(Change::Exceptions { start, not, also }) => Out::Text {
+                by_others,
+                not: memory.sets.list(start, not.into()),
+                also: memory.sets.list(start + u32::from(not), also.into()),
+            },
+        };
+        match &out {
+            Out::Members(out) => out.touch(),
+            _ => by_others.touch(),
+        }
+        let on_numeric_text = members(self.on_numeric_text);
+        Effect {
+            out,
+            open: members(self.open_texts),
+            in_any_case: match !on_numeric_text.is_empty() && is_numeric_text(text) {
+                true => on_numeric_text,
+                false => Members::None,
+            },
+        }
+    }
+
+    /// How many campaigns a value rules out on average, as far as one can tell: values are taken to
+    /// be of the kind that campaigns say most about.
+    pub(super) fn mean_out(&self, memory: &Memory, words: usize) -> usize {
+        let count = |set| memory.sets.members(set, words).count();
+        if self.numbers.segments() > FLAG_SEGMENTS {
+            return memory.lines.mean_out(self.numbers, &memory.sets, words);
+        }
+        let mut texts = memory.tables.changes(self.texts).peekable();
+        if texts.peek().is_none() {
+            let [_, _, no, yes, _] = self.by_class;
+            return usize::midpoint(count(no), count(yes));
+        }
+        let others = count(self.by_other_text);
+        let out = texts.map(|change| match change {
+            Change::Out(out) => count(out),
+            Change::Exceptions { not, also, .. } => others + usize::from(also) - usize::from(not),
+        });
+        let (sum, texts) = out.fold((0, 0), |(sum, texts), out| (sum + out, texts + 1));
+        sum / texts.max(1)
+    }
+}
+
+impl Effect<'_> {
+    /// Takes the campaigns that are ruled out of `left`, and adds to `open` those that may not be.
+    /// `spare` has twice the length of a set.
+    pub(super) fn apply(&self, left: &mut [u64], open: &mut [u64], spare: &mut [u64]) {
+        let (before, spare) = spare.split_at_mut(left.len());
+        if !self.in_any_case.is_empty() {
             before.copy_from_slice(left);
         }
-        match text {
-            None => self.by_other_text.remove_from(left),
-            Some(Text::Out(out)) => out.remove_from(left),
-            Some(Text::Change { not, also }) => {
-                for (flag, &place) in flags.iter_mut().zip(not) {
+        self.open.insert_into(open);
+        match &self.out {
+            Out::Members(out) => out.remove_from(left),
+            Out::Number(state) => state.remove_from(left, spare),
+            Out::Text {
+                by_others,
+                not,
+                also,
+            } => {
+                for (flag, &place) in spare.iter_mut().zip(*not) {
                     *flag = u64::from(contains(left, place));
                 }
-                self.by_other_text.remove_from(left);
+                by_others.remove_from(left);
                 also.iter().for_each(|&place| remove(left, place));
-                for (flag, &place) in flags.iter().zip(not) {
+                for (flag, &place) in spare.iter().zip(*not) {
                     if *flag == 1 {
                         insert(left, place);
                     }
                 }
             }
         }
-        if is_numeric {
-            // These are tried one by one, whatever the text alone would rule out.
-            self.on_numeric_text.insert_into(open);
-            self.on_numeric_text.copy_in(before, left);
+        if !self.in_any_case.is_empty() {
+            self.in_any_case.insert_into(open);
+            self.in_any_case.copy_in(before, left);
         }
-    }
-
-    /// The memory it takes, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        let texts: usize = self
-            .texts
-            .iter()
-            .map(|(text, change)| {
-                text.len()
-                    + match change {
-                        Text::Out(out) => out.heap_bytes(),
-                        Text::Change { not, also } => (not.len() + also.len()) * 4,
-                    }
-            })
-            .sum();
-        let sets: usize = self
-            .by_class
-            .iter()
-            .chain([
-                &self.by_other_text,
-                &self.on_numeric_text,
-                &self.open_numbers,
-                &self.open_texts,
-                &self.open_collections,
-            ])
-            .map(Members::heap_bytes)
-            .sum();
-        size_of::<Self>()
-            + self.texts.capacity() * (size_of::<(Box<str>, Text)>() + 1)
-            + texts
-            + sets
-            + self.numbers.heap_bytes()
     }
 }
 
-fn texts(campaigns: &[(u32, Domain<'_>)], words: usize) -> HashMap<Box<str>, Text, RandomState> {
+fn add_texts(campaigns: &[(Place, Domain<'_>)], memory: &mut Memory, words: usize) -> Table {
     /// Campaigns for which a text is an exception.
     #[derive(Default)]
     struct Exceptions {
-        not: Vec<u32>,
-        also: Vec<u32>,
+        not: Vec<Place>,
+        also: Vec<Place>,
     }
     let mut listed: HashMap<&str, Exceptions, RandomState> = HashMap::default();
     let mut others_out = Vec::new();
@@ -219,24 +276,30 @@ fn texts(campaigns: &[(u32, Domain<'_>)], words: usize) -> HashMap<Box<str>, Tex
             }
         }
     }
-    let mut built = HashMap::with_capacity_and_hasher(listed.len(), RandomState::default());
+    let mut changes = Vec::with_capacity(listed.len());
     for (text, Exceptions { not, also }) in listed {
-        let change = if not.len() + also.len() < words {
-            Text::Change {
-                not: not.into(),
-                also: also.into(),
+        let change = match (u16::try_from(not.len()), u16::try_from(also.len())) {
+            (Ok(not_count), Ok(also_count)) if not.len() + also.len() < words => {
+                let start = memory.sets.add_list(&not);
+                memory.sets.add_list(&also);
+                Change::Exceptions {
+                    start,
+                    not: not_count,
+                    also: also_count,
+                }
             }
-        } else {
-            let mut out: Vec<u32> = others_out
-                .iter()
-                .filter(|place| not.binary_search(place).is_err())
-                .copied()
-                .chain(also)
-                .collect();
-            out.sort_unstable();
-            Text::Out(Members::new(out, words))
+            _ => {
+                let mut out: Vec<Place> = others_out
+                    .iter()
+                    .filter(|place| not.binary_search(place).is_err())
+                    .copied()
+                    .chain(also)
+                    .collect();
+                out.sort_unstable();
+                Change::Out(memory.sets.add(&out, words))
+            }
         };
-        built.insert(Box::from(text), change);
+        changes.push((text, change));
     }
-    built
+    memory.tables.add(&changes)
 }

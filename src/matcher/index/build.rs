@@ -1,20 +1,21 @@
 //! Building a block.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::attribute::AttributeIndex;
-use super::members::{Members, contains, insert, remove};
-use super::{Block, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use super::attribute::{AttributeIndex, Memory};
+use super::sets::{Place, contains, insert, remove};
+use super::{Block, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::Campaign;
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
 /// An attribute that fewer than one in so many campaigns ask about is rare.
 const RARE_SHARE: usize = 64;
 
-type Asking<'c> = HashMap<&'c Attribute, Vec<(u32, Domain<'c>)>, RandomState>;
+type Asking<'c> = HashMap<&'c Attribute, Vec<(Place, Domain<'c>)>, RandomState>;
 
 /// What is known of one campaign while its block is built.
 #[derive(Clone, Copy)]
@@ -29,8 +30,8 @@ struct Plan {
 /// Who names a segment.
 #[derive(Default)]
 struct Named {
-    in_it: Vec<u32>,
-    not_in_it: Vec<u32>,
+    in_it: Vec<Place>,
+    not_in_it: Vec<Place>,
 }
 
 impl Block {
@@ -40,7 +41,7 @@ impl Block {
         let mut asking = Asking::default();
         let mut named: HashMap<&str, Named> = HashMap::new();
         let mut plans = Vec::with_capacity(campaigns.len());
-        for (campaign, place) in campaigns.iter().zip(0_u32..) {
+        for (campaign, place) in campaigns.iter().zip(0..) {
             plans.push(take_apart(campaign, place, &mut asking, &mut named));
         }
         let mut asking: Vec<_> = asking.into_iter().collect();
@@ -50,24 +51,27 @@ impl Block {
                 attribute.name().is_some() && asking.len() * RARE_SHARE < campaigns.len()
             });
         let mut start = vec![0; words];
-        for (plan, place) in plans.iter().zip(0_u32..) {
+        for (plan, place) in plans.iter().zip(0..) {
             if !plan.is_dead {
                 insert(&mut start, place);
             }
         }
-        let rare = build_rare(rare, &mut start, &mut plans);
+        let mut memory = Memory::default();
+        let rare = build_rare(rare, &mut start, &mut plans, &mut memory);
         let mut complete = vec![0; words];
-        for (plan, place) in plans.iter().zip(0_u32..) {
+        for (plan, place) in plans.iter().zip(0..) {
             if plan.is_complete {
                 insert(&mut complete, place);
             }
         }
-        let common: Box<[AttributeIndex]> = common
+        let common: Vec<_> = common
             .into_iter()
-            .map(|(attribute, asking)| AttributeIndex::new(attribute, &asking, words))
+            .map(|(attribute, asking)| {
+                let index = AttributeIndex::new(&asking, &mut memory, words);
+                (index.mean_out(&memory, words), attribute, index)
+            })
             .collect();
-        let first_name =
-            |index: &AttributeIndex| NameKey::of(index.attribute.name().unwrap_or_default());
+        let (names, common) = in_order_of_use(common);
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {
@@ -75,36 +79,60 @@ impl Block {
             all.sort_unstable();
             SegmentIndex {
                 name: name.into(),
-                named_by: Members::new(all, words),
-                out_if_in: Members::new(named.not_in_it, words),
-                out_if_not: Members::new(named.in_it, words),
+                named_by: memory.sets.add(&all, words),
+                out_if_in: memory.sets.add(&named.not_in_it, words),
+                out_if_not: memory.sets.add(&named.in_it, words),
             }
         });
-        let scheduled = campaigns
+        let segments = segments.collect();
+        let scheduled: Vec<Place> = campaigns
             .iter()
-            .zip(0_u32..)
+            .zip(0..)
             .filter(|(campaign, _)| campaign.schedule != super::super::Schedule::default())
-            .map(|(_, place)| place);
+            .map(|(_, place)| place)
+            .collect();
+        let scheduled = memory.sets.add(&scheduled, words);
+        memory.shrink();
         Block {
-            scheduled: Members::new(scheduled.collect(), words),
+            scheduled,
             start: start.into(),
             complete: complete.into(),
-            keys: common.iter().map(first_name).collect(),
+            names,
             common,
             rare,
-            segments: segments.collect(),
+            segments,
             unindexed: plans
                 .iter()
                 .filter(|plan| !plan.is_indexed && !plan.is_complete && !plan.is_dead)
                 .count(),
             campaigns: campaigns.into(),
+            memory,
         }
     }
 }
 
+/// Puts the attributes that rule out most first, and says where each went.
+fn in_order_of_use(
+    mut common: Vec<(usize, &Attribute, AttributeIndex)>,
+) -> (Box<[Name]>, Box<[AttributeIndex]>) {
+    common.sort_by_key(|(mean_out, ..)| Reverse(*mean_out));
+    let mut names: Vec<Name> = common
+        .iter()
+        .enumerate()
+        .map(|(index, (_, attribute, _))| Name {
+            key: NameKey::of(attribute.name().unwrap_or_default()),
+            attribute: (*attribute).clone(),
+            index,
+        })
+        .collect();
+    names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
+    let common = common.into_iter().map(|(_, _, index)| index).collect();
+    (names.into(), common)
+}
+
 fn take_apart<'c>(
     campaign: &'c Campaign,
-    place: u32,
+    place: Place,
     asking: &mut Asking<'c>,
     named: &mut HashMap<&'c str, Named>,
 ) -> Plan {
@@ -146,19 +174,20 @@ fn take_apart<'c>(
 }
 
 /// Keeps a rising list free of repetitions.
-fn push(places: &mut Vec<u32>, place: u32) {
+fn push(places: &mut Vec<Place>, place: Place) {
     if places.last() != Some(&place) {
         places.push(place);
     }
 }
 
 fn build_rare<'c>(
-    attributes: Vec<(&'c Attribute, Vec<(u32, Domain<'c>)>)>,
+    attributes: Vec<(&'c Attribute, Vec<(Place, Domain<'c>)>)>,
     start: &mut [u64],
     plans: &mut [Plan],
+    memory: &mut Memory,
 ) -> Rare {
     // A campaign that cannot hold without a rare attribute comes in with the rarest of these.
-    let mut enters_with: HashMap<u32, (usize, usize)> = HashMap::new();
+    let mut enters_with: HashMap<Place, (usize, usize)> = HashMap::new();
     for (index, (_, asking)) in attributes.iter().enumerate() {
         for (place, domain) in asking {
             if !domain.yes.has(Class::Missing) && contains(start, *place) {
@@ -175,23 +204,23 @@ fn build_rare<'c>(
     for (index, (attribute, asking)) in attributes.into_iter().enumerate() {
         let words = asking.len().div_ceil(64);
         let mut enters = vec![0; words];
-        for ((place, domain), local) in asking.iter().zip(0_u32..) {
+        for ((place, domain), local) in asking.iter().zip(0..) {
             if enters_with
                 .get(place)
                 .is_some_and(|(_, with)| *with == index)
             {
                 insert(&mut enters, local);
             } else if !domain.yes.has(Class::Missing)
-                && let Some(plan) = plans.get_mut(*place as usize)
+                && let Some(plan) = plans.get_mut(usize::from(*place))
             {
                 // Nobody looks whether the attribute is absent.
                 plan.is_complete = false;
             }
         }
-        let places: Vec<u32> = asking.iter().map(|(place, _)| *place).collect();
+        let places: Vec<Place> = asking.iter().map(|(place, _)| *place).collect();
         let local: Vec<_> = asking
             .into_iter()
-            .zip(0_u32..)
+            .zip(0..)
             .map(|((_, domain), local)| (local, domain))
             .collect();
         let position = OBJECTS
@@ -204,7 +233,8 @@ fn build_rare<'c>(
             by_name.entry(name.into()).or_default().push(number);
         }
         rare.attributes.push(RareAttribute {
-            index: AttributeIndex::new(attribute, &local, words),
+            attribute: attribute.clone(),
+            index: AttributeIndex::new(&local, memory, words),
             places: places.into(),
             enters: enters.into(),
         });

@@ -4,7 +4,7 @@
 //! rank. Every campaign's rules are taken apart into conditions that must all hold; those about a
 //! single attribute become a [`Domain`], the set of values for which they can hold. For each
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
-//! value and by text, and places on the number line ([`numbers`]). A decision starts with all
+//! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
 //! out. A segment is looked up only if a campaign that names it is still there.
 //!
@@ -25,21 +25,23 @@
 mod attribute;
 mod blocks;
 mod build;
-mod members;
 mod numbers;
+mod sets;
+mod texts;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
 use super::{Campaign, Failing};
-use crate::rules::native::{Class, Outcomes, Source, descend};
+use crate::rules::native::{Attribute, Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
-use attribute::{AttributeIndex, Effect};
+use attribute::{AttributeIndex, Effect, Memory};
 pub(super) use blocks::{blocks, changed};
-use members::{Members, contains, insert, places};
+use sets::{Place, Set, contains, insert, places};
 
 /// Campaigns that are decided on together, and their index. Immutable.
 #[derive(Debug)]
@@ -50,15 +52,26 @@ pub(super) struct Block {
     /// Campaigns that match if nothing rules them out.
     complete: Box<[u64]>,
     /// Campaigns with a schedule.
-    scheduled: Members,
-    /// Attributes that many campaigns ask about, in order.
+    scheduled: Set,
+    /// Attributes that many campaigns ask about, those first that rule out most.
     common: Box<[AttributeIndex]>,
-    /// The name with which each of their paths begins.
-    keys: Box<[NameKey]>,
+    /// Which these are, in order.
+    names: Box<[Name]>,
     rare: Rare,
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
     unindexed: usize,
+    memory: Memory,
+}
+
+/// Which attribute a common one is.
+#[derive(Debug)]
+struct Name {
+    /// The name with which the path begins.
+    key: NameKey,
+    attribute: Attribute,
+    /// Its place in [`Block::common`].
+    index: usize,
 }
 
 /// What membership of one segment rules out.
@@ -66,9 +79,9 @@ pub(super) struct Block {
 struct SegmentIndex {
     name: Box<str>,
     /// Who names the segment.
-    named_by: Members,
-    out_if_in: Members,
-    out_if_not: Members,
+    named_by: Set,
+    out_if_in: Set,
+    out_if_not: Set,
 }
 
 /// Attributes that few campaigns ask about.
@@ -81,10 +94,11 @@ struct Rare {
 
 #[derive(Debug)]
 struct RareAttribute {
+    attribute: Attribute,
     /// Over the campaigns that ask about it, numbered from 0.
     index: AttributeIndex,
     /// Their places in the block.
-    places: Box<[u32]>,
+    places: Box<[Place]>,
     /// Of these, which come into the set with the attribute.
     enters: Box<[u64]>,
 }
@@ -152,20 +166,21 @@ impl Block {
         left.copy_from_slice(&self.start);
         let (open, spare) = (arena.words(words), arena.words(2 * words));
         self.apply_rare(facts, arena, left, open);
-        self.apply_common(facts, left, open, spare);
+        self.apply_common(facts, arena, left, open, spare);
+        let members = |set| self.memory.sets.members(set, words);
         for segment in &self.segments {
-            if segment.named_by.meets(left) {
-                if (facts.facts().segments)(&segment.name) {
-                    segment.out_if_in.remove_from(left);
-                } else {
-                    segment.out_if_not.remove_from(left);
-                }
+            if members(segment.named_by).meets(left) {
+                members(match (facts.facts().segments)(&segment.name) {
+                    true => segment.out_if_in,
+                    false => segment.out_if_not,
+                })
+                .remove_from(left);
             }
         }
         let now = facts.facts().now;
-        let has_schedules = !self.scheduled.is_empty();
+        let has_schedules = !members(self.scheduled).is_empty();
         for place in places(left) {
-            let Some(campaign) = self.campaigns.get(place as usize) else {
+            let Some(campaign) = self.campaigns.get(usize::from(place)) else {
                 continue;
             };
             if has_schedules && !campaign.schedule.is_open(now) {
@@ -182,50 +197,70 @@ impl Block {
     fn apply_common(
         &self,
         facts: &Prepared<'_>,
+        arena: &FactsArena,
         left: &mut [u64],
         open: &mut [u64],
         spare: &mut [u64],
     ) {
-        let view = facts.view();
-        let mut source = None;
-        let mut members: &[_] = &[];
+        let values = self.values(facts, arena);
         // Looking up waits for memory; several look-ups after each other wait together.
-        let mut effects = [Effect::Class(Class::Missing); TOGETHER];
-        let keys = self.keys.chunks(TOGETHER);
-        for (together, keys) in self.common.chunks(TOGETHER).zip(keys) {
-            for ((index, key), effect) in together.iter().zip(keys).zip(&mut effects) {
-                let attribute = &index.attribute;
-                let value = match attribute.name() {
-                    None => view.value(attribute),
-                    Some(name) => {
-                        if source != Some(attribute.source) {
-                            source = Some(attribute.source);
-                            members = view
-                                .object(attribute.source)
-                                .map_or(&[], |object| object.members());
-                        }
-                        // Both are in order, so no member is looked at twice.
-                        loop {
-                            let Some(((member, value), after)) = members.split_first() else {
-                                break None;
-                            };
-                            match key.order_of(member, name) {
-                                Ordering::Less => members = after,
-                                Ordering::Equal => break descend(value, attribute.rest()),
-                                Ordering::Greater => break None,
-                            }
-                        }
-                    }
-                };
-                *effect = index.look_up(value, left.len());
-            }
-            for (index, effect) in together.iter().zip(&effects) {
-                index.apply(effect, left, open, spare);
-            }
-            if left.len() <= SHORT && left.iter().all(|word| *word == 0) {
+        let mut effects = [Effect::default(); TOGETHER];
+        let values = values.chunks(TOGETHER);
+        for (together, values) in self.common.chunks(TOGETHER).zip(values) {
+            if left.iter().all(|word| *word == 0) {
                 return;
             }
+            for ((index, value), effect) in together.iter().zip(values).zip(&mut effects) {
+                *effect = index.look_up(*value, &self.memory, left.len());
+            }
+            for effect in effects.iter().take(together.len()) {
+                effect.apply(left, open, spare);
+            }
         }
+    }
+
+    /// The values of the common attributes.
+    fn values<'a>(
+        &self,
+        facts: &'a Prepared<'_>,
+        arena: &'a FactsArena,
+    ) -> &'a [Option<&'a DataValue<'a>>] {
+        let view = facts.view();
+        let values = arena.slice(self.common.len(), |_| None);
+        let mut source = None;
+        let mut members: &[_] = &[];
+        for Name {
+            key,
+            attribute,
+            index,
+        } in &self.names
+        {
+            let value = match attribute.name() {
+                None => view.value(attribute),
+                Some(name) => {
+                    if source != Some(attribute.source) {
+                        source = Some(attribute.source);
+                        let object = view.object(attribute.source);
+                        members = object.map_or(&[], |object| object.members());
+                    }
+                    // Both are in order, so no member is looked at twice.
+                    loop {
+                        let Some(((member, value), after)) = members.split_first() else {
+                            break None;
+                        };
+                        match key.order_of(member, name) {
+                            Ordering::Less => members = after,
+                            Ordering::Equal => break descend(value, attribute.rest()),
+                            Ordering::Greater => break None,
+                        }
+                    }
+                }
+            };
+            if let Some(place) = values.get_mut(*index) {
+                *place = value;
+            }
+        }
+        values
     }
 
     fn apply_rare(
@@ -247,7 +282,7 @@ impl Block {
                 let attributes = by_name.get(*name).map_or(&[][..], Vec::as_slice);
                 for &attribute in attributes {
                     if let Some(rare) = self.rare.attributes.get(attribute as usize) {
-                        rare.apply(value, arena, left, open, out);
+                        rare.apply(value, &self.memory, arena, left, open, out);
                     }
                 }
             }
@@ -259,56 +294,42 @@ impl Block {
 
     /// The memory of the index, the campaigns themselves left out, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let common: usize = self.common.iter().map(AttributeIndex::bytes).sum();
-        let rare: usize = self
-            .rare
-            .attributes
-            .iter()
-            .map(|rare| {
-                rare.index.bytes()
-                    + 4 * rare.places.len()
-                    + 8 * rare.enters.len()
-                    + size_of::<Self>()
-            })
-            .sum();
-        let segments: usize = self
-            .segments
-            .iter()
-            .map(|it| {
-                size_of_val(it)
-                    + it.named_by.heap_bytes()
-                    + it.out_if_in.heap_bytes()
-                    + it.out_if_not.heap_bytes()
-            })
-            .sum();
-        let sets = 16 * self.start.len() + self.scheduled.heap_bytes();
-        let keys = size_of_val::<[NameKey]>(&self.keys);
-        size_of::<Self>() + keys + 8 * self.campaigns.len() + sets + common + rare + segments
+        let rare = |rare: &RareAttribute| {
+            size_of_val(rare)
+                + size_of_val::<[Place]>(&rare.places)
+                + size_of_val::<[u64]>(&rare.enters)
+        };
+        size_of::<Self>()
+            + size_of_val::<[Arc<Campaign>]>(&self.campaigns)
+            + size_of_val::<[u64]>(&self.start)
+            + size_of_val::<[u64]>(&self.complete)
+            + size_of_val::<[AttributeIndex]>(&self.common)
+            + size_of_val::<[Name]>(&self.names)
+            + self.rare.attributes.iter().map(rare).sum::<usize>()
+            + size_of_val::<[SegmentIndex]>(&self.segments)
+            + self.memory.heap_bytes()
     }
 }
 
 /// How many attributes are looked up before the first is applied.
 const TOGETHER: usize = 16;
 
-/// Up to so many words it is worth looking whether anything is left.
-const SHORT: usize = 4;
-
 impl RareAttribute {
     fn apply(
         &self,
-        member: &datalogic_rs::DataValue<'_>,
+        member: &DataValue<'_>,
+        memory: &Memory,
         arena: &FactsArena,
         left: &mut [u64],
         open: &mut [u64],
         out: &mut [u64],
     ) {
-        let value = descend(member, self.index.attribute.rest());
+        let value = descend(member, self.attribute.rest());
         let words = self.enters.len();
         let (ours, our_open) = (arena.words(words), arena.words(words));
         ours.fill(u64::MAX);
-        let changes = self.index.look_up(value, words);
-        self.index
-            .apply(&changes, ours, our_open, arena.words(2 * words));
+        let effect = self.index.look_up(value, memory, words);
+        effect.apply(ours, our_open, arena.words(2 * words));
         for (&place, index) in self.places.iter().zip(0..) {
             if !contains(ours, index) {
                 insert(out, place);

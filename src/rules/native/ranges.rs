@@ -90,7 +90,7 @@ impl Ranges {
 
     /// Whether this number is in it.
     #[cfg(test)]
-    fn contains(&self, number: f64) -> bool {
+    pub(crate) fn contains(&self, number: f64) -> bool {
         let place = Cut::before(number);
         let passed = self.0.partition_point(|cut| *cut <= place);
         passed % 2 == 1

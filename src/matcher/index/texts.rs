@@ -1,0 +1,192 @@
+//! What the listed texts of a block's attributes change.
+//!
+//! A table for each attribute, all in one array. A slot has the beginning of its text and what the
+//! text changes, so that most look-ups see one slot and nothing else.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+
+use super::sets::{Set, offset};
+
+/// The tables of a block.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    slots: Vec<Slot>,
+    /// The texts that a slot has no room for, one after another.
+    long: String,
+    hasher: RandomState,
+}
+
+/// One table among [`Tables`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Table {
+    first: u32,
+    /// A power of two, or 0.
+    slots: u32,
+}
+
+/// What one listed text changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    /// Who is ruled out by it, instead of by other texts.
+    Out(Set),
+    /// A list of who is not ruled out though by other texts, and after it of who is though not by
+    /// others: together fewer than a set has words.
+    Exceptions { start: u32, not: u16, also: u16 },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    begins: [u8; BEGINS],
+    /// In bytes; [`VACANT`] where there is no text.
+    length: u32,
+    /// Where a long text begins.
+    long: u32,
+    change: Change,
+}
+
+/// Texts up to this length stand in the slot.
+const BEGINS: usize = 8;
+
+const VACANT: u32 = u32::MAX;
+
+impl Slot {
+    const EMPTY: Slot = Slot {
+        begins: [0; BEGINS],
+        length: VACANT,
+        long: 0,
+        change: Change::Exceptions {
+            start: 0,
+            not: 0,
+            also: 0,
+        },
+    };
+}
+
+impl Tables {
+    /// Adds a table of these texts, each once.
+    pub(super) fn add(&mut self, texts: &[(&str, Change)]) -> Table {
+        if texts.is_empty() {
+            return Table::default();
+        }
+        // Between a third and two thirds are taken.
+        let count = (texts.len() * 3 / 2 + 1).next_power_of_two();
+        let first = self.slots.len();
+        self.slots.resize(first + count, Slot::EMPTY);
+        let table = Table {
+            first: offset(first),
+            slots: offset(count),
+        };
+        for (text, change) in texts {
+            let slot = Slot {
+                begins: begins(text),
+                length: offset(text.len()),
+                long: offset(self.long.len()),
+                change: *change,
+            };
+            if text.len() > BEGINS {
+                self.long.push_str(text);
+            }
+            let place = self
+                .places(table, text)
+                .find(|place| self.slots.get(*place).is_some_and(|it| it.length == VACANT));
+            if let Some(vacant) = place.and_then(|place| self.slots.get_mut(place)) {
+                *vacant = slot;
+            }
+        }
+        table
+    }
+
+    /// What a text changes; `None` for one that is not listed.
+    pub(super) fn look_up(&self, table: Table, text: &str) -> Option<Change> {
+        if table.slots == 0 {
+            return None;
+        }
+        let (begins, length) = (begins(text), text.len());
+        for place in self.places(table, text) {
+            let slot = self.slots.get(place).filter(|it| it.length != VACANT)?;
+            if slot.begins == begins && slot.length as usize == length {
+                let long = slot.long as usize;
+                if length <= BEGINS || self.long.get(long..long + length) == Some(text) {
+                    return Some(slot.change);
+                }
+            }
+        }
+        None
+    }
+
+    /// The slots where a text may be, in turn. One of them is vacant.
+    fn places(&self, table: Table, text: &str) -> impl Iterator<Item = usize> + use<> {
+        let (first, count) = (table.first as usize, table.slots as usize);
+        let start = self.hasher.hash_one(text) as usize;
+        (0..count).map(move |step| first + (start.wrapping_add(step) & (count - 1)))
+    }
+
+    /// All changes of a table.
+    pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = Change> {
+        let (first, count) = (table.first as usize, table.slots as usize);
+        let slots = self.slots.get(first..first + count).unwrap_or_default();
+        let taken = slots.iter().filter(|slot| slot.length != VACANT);
+        taken.map(|slot| slot.change)
+    }
+
+    /// Gives back what was taken for growing.
+    pub(super) fn shrink(&mut self) {
+        self.slots.shrink_to_fit();
+        self.long.shrink_to_fit();
+    }
+
+    /// The memory it takes beyond itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val::<[Slot]>(&self.slots) + self.long.len()
+    }
+}
+
+fn begins(text: &str) -> [u8; BEGINS] {
+    let mut begins = [0; BEGINS];
+    for (to, from) in begins.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    begins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_texts_are_found_and_others_are_not() {
+        let long = |number: usize| format!("the same beginning {number}");
+        let texts: Vec<String> = (0..500)
+            .flat_map(|number| [number.to_string(), long(number), "\0".repeat(number)])
+            .collect();
+        let change = |start| Change::Exceptions {
+            start,
+            not: 0,
+            also: 0,
+        };
+        let mut tables = Tables::default();
+        for count in [0, 1, 2, 3, 1_500] {
+            let listed: Vec<(&str, Change)> = texts
+                .iter()
+                .take(count)
+                .zip(0..)
+                .map(|(text, number)| (text.as_str(), change(number)))
+                .collect();
+            let table = tables.add(&listed);
+            assert_eq!(tables.changes(table).count(), count);
+            for (text, number) in texts.iter().zip(0..) {
+                let found = match tables.look_up(table, text) {
+                    Some(Change::Exceptions { start, .. }) => Some(start),
+                    Some(Change::Out(_)) | None => None,
+                };
+                let listed = (number as usize) < count;
+                assert_eq!(found, listed.then_some(number), "{text:?} of {count}");
+            }
+            for other in ["500", "the same beginning", "the same beginning 500", "é"] {
+                assert!(tables.look_up(table, other).is_none(), "{other:?}");
+            }
+        }
+    }
+}
