@@ -41,6 +41,7 @@ fn check(rule: &Value, traits: &str, properties: &str, rules: Option<Value>) {
     };
     assert!(condition.cost() <= limits.max_cost);
     assert!(Condition::parse(rule, &limits).is_ok());
+    condition.warnings(&limits);
     mentions(rule);
     let now: DateTime<Utc> = DateTime::from_timestamp(1_772_366_400, 0).unwrap_or_default();
     let arena = FactsArena::new();

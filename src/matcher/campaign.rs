@@ -1,17 +1,14 @@
 //! One campaign, compiled from the object an admin wrote.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::ops::Range;
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use lean_string::LeanStr;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::failures::Failures;
+use super::row::CampaignRow;
 use crate::rules::native::{Node, Outcomes};
 use crate::rules::{Condition, Limits, RuleError, RuleList, SourceText};
 
@@ -54,77 +51,6 @@ impl Schedule {
     pub fn is_open(&self, now: DateTime<Utc>) -> bool {
         self.start.is_none_or(|start| start <= now) && self.end.is_none_or(|end| now < end)
     }
-}
-
-/// A campaign as it is stored.
-#[derive(Debug, Clone)]
-pub struct CampaignRow {
-    /// Its id within the project.
-    pub id: String,
-    /// The order of creation within one instant.
-    pub seq: i64,
-    /// Counts the changes.
-    pub version: i64,
-    /// Every field the admin wrote, without `id`, `createdAt` and `updatedAt`.
-    pub body: Map<String, Value>,
-    /// When it was created.
-    pub created_at: DateTime<Utc>,
-    /// When it was last changed.
-    pub updated_at: Option<DateTime<Utc>>,
-}
-
-impl CampaignRow {
-    /// The campaign as clients and admins receive it: the body with its id and times; `rules` is
-    /// always an array and `config` always an object.
-    pub fn to_json(&self) -> Map<String, Value> {
-        let members = self.members().into_iter();
-        members
-            .map(|(name, value)| (name.to_owned(), value.into_owned()))
-            .collect()
-    }
-
-    /// The same as text, and where in it the targeting stands.
-    fn to_text(&self) -> (String, Option<Range<usize>>) {
-        let mut text = String::new();
-        let mut targeting = None;
-        for (name, value) in self.members() {
-            text.push(if text.is_empty() { '{' } else { ',' });
-            // Nothing fails where a text is written to.
-            let _ = write!(text, "{}:", Value::from(name));
-            let start = text.len();
-            let _ = write!(text, "{value}");
-            if name == "targeting" {
-                targeting = Some(start..text.len());
-            }
-        }
-        text.push('}');
-        (text, targeting)
-    }
-
-    fn members(&self) -> BTreeMap<&str, Cow<'_, Value>> {
-        let body = self.body.iter();
-        let mut members: BTreeMap<_, _> = body
-            .map(|(name, value)| (name.as_str(), Cow::Borrowed(value)))
-            .collect();
-        if !self.body.get("rules").is_some_and(Value::is_array) {
-            members.insert("rules", Cow::Owned(json!([])));
-        }
-        if !self.body.get("config").is_some_and(Value::is_object) {
-            members.insert("config", Cow::Owned(json!({})));
-        }
-        members.insert("id", Cow::Owned(Value::from(self.id.as_str())));
-        members.insert("createdAt", instant(self.created_at));
-        if let Some(at) = self.updated_at {
-            members.insert("updatedAt", instant(at));
-        }
-        members
-    }
-}
-
-fn instant(at: DateTime<Utc>) -> Cow<'static, Value> {
-    Cow::Owned(Value::String(
-        at.to_rfc3339_opts(SecondsFormat::Millis, true),
-    ))
 }
 
 /// A campaign, compiled once and shared by every snapshot that holds it.

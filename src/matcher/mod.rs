@@ -16,9 +16,10 @@ mod failures;
 mod findings;
 mod gates;
 mod index;
+mod row;
 mod snapshot;
 
-pub use campaign::{Campaign, CampaignRow, Refusal, Schedule};
+pub use campaign::{Campaign, Refusal, Schedule};
 pub use explain::{
     Asked, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX, Summary,
     explain, first_closed_gate,
@@ -26,4 +27,5 @@ pub use explain::{
 pub use failures::Failing;
 pub use findings::{Finding, FindingKind};
 pub use gates::Gate;
+pub use row::CampaignRow;
 pub use snapshot::{Decision, Flag, Snapshot};

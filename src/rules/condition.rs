@@ -16,7 +16,7 @@ use super::limits::{self, Limits, RuleError, RuleErrorCode, RuleWarning};
 use super::lower;
 use super::native::{Node, Outcomes};
 use super::operators::{self, SEGMENTS_KEY};
-use super::parse::{self, Parsed};
+use super::parse;
 use super::source::SourceText;
 
 /// A JsonLogic condition, parsed and compiled once.
@@ -28,14 +28,7 @@ pub struct Condition {
     library: OnceLock<Box<Compiled>>,
     mentions_event: bool,
     cost: u64,
-    /// None for most rules.
-    notes: Option<Box<Notes>>,
-}
-
-/// What is known about few rules.
-struct Notes {
-    segments: Vec<String>,
-    warnings: Vec<RuleWarning>,
+    segments: Box<[String]>,
 }
 
 /// A condition as the library evaluates it.
@@ -129,32 +122,28 @@ impl Condition {
         source: Option<SourceText>,
     ) -> Result<Condition, RuleError> {
         limits::measure(json, limits)?;
-        let parsed = parse::parse(json, limits)?;
+        let expr = parse::parse(json, limits)?;
         let source = source.unwrap_or_else(|| SourceText::of(json));
-        Self::of_parsed(source, parsed, limits)
+        Self::of_expr(source, &expr, limits)
     }
 
     /// What follows parsing, for a rule or for a part of one.
-    pub(super) fn of_parsed(
+    pub(super) fn of_expr(
         source: SourceText,
-        parsed: Parsed,
+        expr: &Expr,
         limits: &Limits,
     ) -> Result<Condition, RuleError> {
-        let node = Node::of_condition(&parsed.expr);
+        let node = Node::of_condition(expr);
         let library = OnceLock::new();
         if node.needs_library() {
-            let (engine, logic) = compile(&parsed.expr, limits)?;
+            let (engine, logic) = compile(expr, limits)?;
             library.get_or_init(|| Box::new(Compiled { engine, logic }));
         }
-        let segments = inspect::segments(&parsed.expr);
-        let warnings = parsed.warnings;
-        let notes = (!segments.is_empty() || !warnings.is_empty())
-            .then(|| Box::new(Notes { segments, warnings }));
         Ok(Condition {
-            mentions_event: inspect::mentions_event(&parsed.expr),
-            cost: parsed.expr.cost(limits),
+            mentions_event: inspect::mentions_event(expr),
+            segments: inspect::segments(expr).into(),
+            cost: expr.cost(limits),
             source,
-            notes,
             node,
             library,
         })
@@ -168,12 +157,16 @@ impl Condition {
 
     /// The names or ids given to `in_segment`, sorted, each once.
     pub fn segments(&self) -> &[String] {
-        self.notes.as_ref().map_or(&[], |notes| &notes.segments)
+        &self.segments
     }
 
-    /// What its author probably did not mean.
-    pub fn warnings(&self) -> &[RuleWarning] {
-        self.notes.as_ref().map_or(&[], |notes| &notes.warnings)
+    /// What its author probably did not mean. It is looked for anew each time, within the limits
+    /// that the rule was parsed with.
+    pub fn warnings(&self, limits: &Limits) -> Vec<RuleWarning> {
+        let json = self.json();
+        json.ok()
+            .and_then(|json| parse::warnings(&json, limits).ok())
+            .unwrap_or_default()
     }
 
     /// The most steps that an evaluation can take: each node is one, and what runs for each element
@@ -238,12 +231,16 @@ impl Condition {
     }
 
     /// The rule, parsed again from its text.
-    pub(super) fn parsed(&self, limits: &Limits) -> Result<(Value, Parsed), String> {
+    pub(super) fn parsed(&self, limits: &Limits) -> Result<(Value, Expr), String> {
+        let json = self.json().map_err(|error| error.to_string())?;
+        let expr = parse::parse(&json, limits).map_err(|error| error.to_string())?;
+        Ok((json, expr))
+    }
+
+    fn json(&self) -> Result<Value, serde_json::Error> {
         let mut parser = serde_json::Deserializer::from_str(self.source());
         parser.disable_recursion_limit();
-        let json = Value::deserialize(&mut parser).map_err(|error| error.to_string())?;
-        let parsed = parse::parse(&json, limits).map_err(|error| error.to_string())?;
-        Ok((json, parsed))
+        Value::deserialize(&mut parser)
     }
 
     /// What the rule's value looks like, for a part of a rule that is no condition.
@@ -283,8 +280,8 @@ impl Condition {
     }
 
     fn compile_source(&self, limits: &Limits) -> Result<Compiled, String> {
-        let (_, parsed) = self.parsed(limits)?;
-        let (engine, logic) = compile(&parsed.expr, limits).map_err(|error| error.to_string())?;
+        let (_, expr) = self.parsed(limits)?;
+        let (engine, logic) = compile(&expr, limits).map_err(|error| error.to_string())?;
         Ok(Compiled { engine, logic })
     }
 

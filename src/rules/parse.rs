@@ -13,26 +13,23 @@ use super::inspect;
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning, push_token};
 use super::moment;
 
-/// A rule that passed every check.
-pub(super) struct Parsed {
-    pub(super) expr: Expr,
-    pub(super) warnings: Vec<RuleWarning>,
-}
-
-/// Parses a measured rule.
-pub(super) fn parse(json: &Value, limits: &Limits) -> Result<Parsed, RuleError> {
-    let mut parser = Parser {
-        limits,
-        pointer: String::new(),
-        regexes: 0,
-        warnings: Vec::new(),
-    };
+/// Parses a measured rule that passes every check.
+pub(super) fn parse(json: &Value, limits: &Limits) -> Result<Expr, RuleError> {
+    let mut parser = Parser::new(limits);
     let expr = parser.expr(json, &Context::default())?;
     parser.check_cost(&expr)?;
-    Ok(Parsed {
-        expr,
-        warnings: parser.warnings,
-    })
+    Ok(expr)
+}
+
+/// What the author of a measured rule probably did not mean. To find it parts of the rule are
+/// evaluated, so it is asked for only where somebody reads it.
+pub(super) fn warnings(json: &Value, limits: &Limits) -> Result<Vec<RuleWarning>, RuleError> {
+    let mut parser = Parser {
+        warnings: Some(Vec::new()),
+        ..Parser::new(limits)
+    };
+    parser.expr(json, &Context::default())?;
+    Ok(parser.warnings.unwrap_or_default())
 }
 
 /// Compiles a pattern within the bounds. The `regex` crate runs in linear time.
@@ -59,10 +56,20 @@ struct Parser<'l> {
     limits: &'l Limits,
     pointer: String,
     regexes: usize,
-    warnings: Vec<RuleWarning>,
+    /// `None` where nobody wants them.
+    warnings: Option<Vec<RuleWarning>>,
 }
 
-impl Parser<'_> {
+impl<'l> Parser<'l> {
+    fn new(limits: &'l Limits) -> Self {
+        Parser {
+            limits,
+            pointer: String::new(),
+            regexes: 0,
+            warnings: None,
+        }
+    }
+
     fn expr(&mut self, json: &Value, context: &Context) -> Result<Expr, RuleError> {
         match json {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
@@ -407,9 +414,11 @@ impl Parser<'_> {
     }
 
     fn warn(&mut self, expr: &Expr, context: &Context) {
-        if let Some(path) = inspect::holds_when_missing(expr, context, self.limits) {
+        if let Some(warnings) = &mut self.warnings
+            && let Some(path) = inspect::holds_when_missing(expr, context, self.limits)
+        {
             let message = format!("this can hold when \"{path}\" is missing");
-            self.warnings.push(RuleWarning {
+            warnings.push(RuleWarning {
                 pointer: self.pointer.clone(),
                 code: WarningCode::MissingValueMatches,
                 message,

@@ -61,8 +61,9 @@ impl Segment {
     }
 
     /// What an admin may want to know; pointers lead into `/targeting`.
-    pub fn warnings(&self) -> &[RuleWarning] {
-        self.targeting.as_ref().map_or(&[], Condition::warnings)
+    pub fn warnings(&self, limits: &Limits) -> Vec<RuleWarning> {
+        let targeting = self.targeting.as_ref();
+        targeting.map_or_else(Vec::new, |condition| condition.warnings(limits))
     }
 }
 

@@ -30,7 +30,8 @@ impl Targeting {
                 ),
             });
         }
-        let mut warnings: Vec<_> = rule_warnings("/targeting", segment.warnings()).collect();
+        let found = segment.warnings(&self.0.options.rules);
+        let mut warnings: Vec<_> = rule_warnings("/targeting", &found).collect();
         for reference in segment.references() {
             if snapshot.segments().find(reference).is_none() {
                 warnings.push(unknown_segment("/targeting".to_owned(), reference));
@@ -50,7 +51,8 @@ impl Targeting {
         };
         let condition = Condition::parse(json, &self.0.options.rules)
             .map_err(|error| refuse_rule(error.under("/targeting")))?;
-        let mut warnings: Vec<_> = rule_warnings("/targeting", condition.warnings()).collect();
+        let found = condition.warnings(&self.0.options.rules);
+        let mut warnings: Vec<_> = rule_warnings("/targeting", &found).collect();
         let snapshot = self.snapshot(project);
         for reference in condition.segments() {
             if snapshot.segments().find(reference).is_none() {

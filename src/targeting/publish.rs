@@ -16,7 +16,7 @@ use super::{Targeting, Warning};
 use crate::error::{Error, FieldError, WarningCode};
 use crate::matcher::{Campaign, CampaignRow, FindingKind, Refusal, Snapshot};
 use crate::model::ProjectId;
-use crate::rules::{Condition, Mentioned, mentions};
+use crate::rules::{Mentioned, mentions};
 use crate::store::seen;
 
 /// How many campaigns of a slot are compared with the one that is saved.
@@ -47,8 +47,9 @@ impl Targeting {
         let limits = &self.0.options.rules;
         let campaign = self.compiled(body)?;
         let snapshot = self.snapshot(project);
-        let condition = campaign.targeting().map_or(&[][..], Condition::warnings);
-        let mut warnings: Vec<_> = rule_warnings("/targeting", condition).collect();
+        let targeting = campaign.targeting();
+        let condition = targeting.map_or_else(Vec::new, |condition| condition.warnings(limits));
+        let mut warnings: Vec<_> = rule_warnings("/targeting", &condition).collect();
         warnings.extend(rule_warnings("/rules", campaign.rules().warnings()));
         for (pointer, reference) in campaign.segment_references() {
             if snapshot.segments().find(reference).is_none() {

@@ -162,3 +162,15 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are some for each campaign.
+    #[test]
+    fn nodes_are_small() {
+        assert_eq!(size_of::<Literal>(), 16);
+        assert_eq!(size_of::<Node>(), 48);
+    }
+}

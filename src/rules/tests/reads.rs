@@ -57,9 +57,9 @@ fn segments_are_listed_once() {
 }
 
 fn warned(rule: &Value) -> Vec<String> {
-    let condition = parse(rule);
-    let warnings = condition.warnings().iter();
+    let warnings = parse(rule).warnings(&crate::rules::Limits::default());
     warnings
+        .iter()
         .map(|warning| {
             assert_eq!(warning.code, crate::error::WarningCode::MissingValueMatches);
             warning.pointer.clone()

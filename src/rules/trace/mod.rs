@@ -133,9 +133,9 @@ impl Condition {
         };
         let mut walk = Walk::new(prepared, limits, shows);
         let step = match parsed {
-            Ok((json, parsed)) => {
+            Ok((json, expr)) => {
                 let mut pointer = pointer.to_owned();
-                walk.step(&json, &parsed.expr, &mut pointer, true)
+                walk.step(&json, &expr, &mut pointer, true)
             }
             Err(error) => walk.failure(pointer, error),
         };

@@ -20,9 +20,9 @@ impl Condition {
         if prepared.is_too_deep() {
             return Some(Vec::new());
         }
-        let (_, parsed) = self.parsed(limits).ok()?;
+        let (_, expr) = self.parsed(limits).ok()?;
         let mut moments = Vec::new();
-        collect(&parsed.expr, prepared, false, &mut moments)?;
+        collect(&expr, prepared, false, &mut moments)?;
         Some(moments)
     }
 }

@@ -10,7 +10,6 @@ use crate::rules::expr::{Expr, Operator, VarPath};
 use crate::rules::facts::Prepared;
 use crate::rules::limits::{Limits, push_token};
 use crate::rules::native::{Attribute, Outcomes};
-use crate::rules::parse::Parsed;
 use crate::rules::source::SourceText;
 
 pub(super) struct Walk<'w, 'a> {
@@ -172,11 +171,7 @@ impl<'w, 'a> Walk<'w, 'a> {
     }
 
     fn compiled(&self, json: &Value, expr: &Expr) -> Result<Condition, EvalError> {
-        let parsed = Parsed {
-            expr: expr.clone(),
-            warnings: Vec::new(),
-        };
-        Condition::of_parsed(SourceText::of(json), parsed, self.limits).map_err(EvalError::from)
+        Condition::of_expr(SourceText::of(json), expr, self.limits).map_err(EvalError::from)
     }
 
     /// Whether one more part may be shown.

@@ -1,0 +1,134 @@
+//! A campaign as it is stored, and as it is sent.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Map, Value, json};
+
+/// A campaign as it is stored.
+#[derive(Debug, Clone)]
+pub struct CampaignRow {
+    /// Its id within the project.
+    pub id: String,
+    /// The order of creation within one instant.
+    pub seq: i64,
+    /// Counts the changes.
+    pub version: i64,
+    /// Every field the admin wrote, without `id`, `createdAt` and `updatedAt`.
+    pub body: Map<String, Value>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+impl CampaignRow {
+    /// The campaign as clients and admins receive it: the body with its id and times; `rules` is
+    /// always an array and `config` always an object.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let members = self.members().into_iter();
+        members
+            .map(|(name, value)| (name.to_owned(), value.into_owned()))
+            .collect()
+    }
+
+    /// The same as text, and where in it the targeting stands.
+    pub(super) fn to_text(&self) -> (String, Option<Range<usize>>) {
+        let mut text = String::new();
+        let mut targeting = None;
+        for (name, value) in self.members() {
+            text.push(if text.is_empty() { '{' } else { ',' });
+            // Nothing fails where a text is written to.
+            let _ = write!(text, "{}:", Value::from(name));
+            let start = text.len();
+            let _ = write!(text, "{value}");
+            if name == "targeting" {
+                targeting = Some(start..text.len());
+            }
+        }
+        text.push('}');
+        (text, targeting)
+    }
+
+    fn members(&self) -> BTreeMap<&str, Cow<'_, Value>> {
+        let body = self.body.iter();
+        let mut members: BTreeMap<_, _> = body
+            .map(|(name, value)| (name.as_str(), Cow::Borrowed(value)))
+            .collect();
+        if !self.body.get("rules").is_some_and(Value::is_array) {
+            members.insert("rules", Cow::Owned(json!([])));
+        }
+        if !self.body.get("config").is_some_and(Value::is_object) {
+            members.insert("config", Cow::Owned(json!({})));
+        }
+        members.insert("id", Cow::Owned(Value::from(self.id.as_str())));
+        members.insert("createdAt", instant(self.created_at));
+        if let Some(at) = self.updated_at {
+            members.insert("updatedAt", instant(at));
+        }
+        members
+    }
+}
+
+fn instant(at: DateTime<Utc>) -> Cow<'static, Value> {
+    Cow::Owned(Value::String(
+        at.to_rfc3339_opts(SecondsFormat::Millis, true),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use crate::matcher::Campaign;
+    use crate::rules::Limits;
+
+    fn row(body: Value, updated_at: Option<DateTime<Utc>>) -> CampaignRow {
+        CampaignRow {
+            id: "a \"quoted\" id".to_owned(),
+            seq: 1,
+            version: 1,
+            body: body.as_object().unwrap().clone(),
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at,
+        }
+    }
+
+    #[test]
+    fn the_text_is_that_of_the_object() {
+        let condition = json!({"==": [{"var": "user.traits.\u{e9}\n"}, "\"b\" \u{1f600}"]});
+        for body in [
+            json!({}),
+            json!({"config": 5, "rules": {"and": []}, "id": "another", "createdAt": 7}),
+            json!({"config": {"a": 1}, "rules": [{"x": "\n"}], "targeting": condition, "z\"": null}),
+            json!({"targeting": condition, "copy": condition, "updatedAt": true}),
+        ] {
+            for updated_at in [None, Some(DateTime::UNIX_EPOCH)] {
+                let row = row(body.clone(), updated_at);
+                let (text, targeting) = row.to_text();
+                assert_eq!(text, Value::Object(row.to_json()).to_string());
+                let part = targeting.map(|part| text.get(part).unwrap().to_owned());
+                assert_eq!(part, body.get("targeting").map(Value::to_string));
+            }
+        }
+    }
+
+    #[test]
+    fn a_campaign_keeps_its_condition_once() {
+        let condition = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
+        let row = row(json!({"name": "N", "targeting": condition}), None);
+        let campaign = Campaign::compile(&row, &Limits::default()).unwrap();
+        let source = campaign.targeting().unwrap().source();
+        assert_eq!(source, condition.to_string());
+        assert!(
+            campaign
+                .json
+                .as_bytes()
+                .as_ptr_range()
+                .contains(&source.as_ptr())
+        );
+    }
+}
