@@ -363,6 +363,9 @@ fn load_campaigns(
             let campaign = definitions::current(connection, *project, snapshot, id, limits)?;
             Ok((vec![campaign], DefinitionsAsOf::CURRENT))
         }
-        (None, None) => Ok((snapshot.campaigns().to_vec(), DefinitionsAsOf::CURRENT)),
+        (None, None) => Ok((
+            snapshot.campaigns().iter().cloned().collect(),
+            DefinitionsAsOf::CURRENT,
+        )),
     }
 }

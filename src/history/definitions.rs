@@ -26,8 +26,7 @@ pub(super) fn current(
     id: &str,
     limits: &Limits,
 ) -> Result<Arc<Campaign>, Error> {
-    let is_it = |campaign: &&Arc<Campaign>| campaign.id == id;
-    if let Some(live) = snapshot.campaigns().iter().find(is_it) {
+    if let Some(live) = snapshot.campaigns().get(id) {
         return Ok(Arc::clone(live));
     }
     let stored = campaigns::find(connection, project, id)?;

@@ -17,7 +17,7 @@ use super::shard::Shard;
 use crate::error::Code;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
-use crate::targeting::{LiveCampaign, PersonState};
+use crate::targeting::{Matches, PersonState};
 
 impl Shard {
     /// Applies one event to the people of the batch and decides what to show.
@@ -138,14 +138,14 @@ impl Shard {
         own: &Identity,
         state: Option<&PersonState>,
         event: &Event,
-    ) -> Vec<Arc<LiveCampaign>> {
+    ) -> Matches {
         if !unit.wants_matches {
-            return Vec::new();
+            return Matches::default();
         }
         let snapshot = &*self.targeting.snapshot(unit.project);
         let name = event.call.name();
         let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
-            return Vec::new();
+            return Matches::default();
         };
         self.arena.reset();
         let (targeting, arena) = (&self.targeting, &self.arena);
@@ -162,7 +162,7 @@ impl Shard {
         // left half done by it: a decision only reads.
         std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
             tracing::error!(event = name, "a decision panicked; no campaign is shown");
-            Vec::new()
+            Matches::default()
         })
     }
 

@@ -18,7 +18,7 @@ use super::write::write;
 use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
 use crate::store::partitions;
 use crate::store::person_state::LockPeople;
-use crate::targeting::LiveCampaign;
+use crate::targeting::Matches;
 use crate::targeting::people::Address;
 
 /// One item of a batch and where its outcome goes.
@@ -82,7 +82,7 @@ pub(super) enum Verdict {
     Stored {
         id: EventId,
         duplicate: bool,
-        matched: Vec<Arc<LiveCampaign>>,
+        matched: Matches,
         traits: Arc<str>,
     },
     Rejected(Rejection),

@@ -57,7 +57,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::model::{Event, EventId, Identity, ProjectId};
-use crate::targeting::{LiveCampaign, Targeting};
+use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
 use decode::{Item, Rejection};
 use metrics::ShardMetrics;
@@ -126,7 +126,7 @@ pub struct Stored {
     /// True when an earlier call with this message id was stored before.
     pub duplicate: bool,
     /// The campaigns this person should see now, best first; none if nobody wanted them.
-    pub matched: Vec<Arc<LiveCampaign>>,
+    pub matched: Matches,
     /// The person's traits after the event, the text of a JSON object.
     pub traits: Arc<str>,
 }

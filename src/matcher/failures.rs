@@ -1,7 +1,7 @@
 //! How often a campaign's targeting has failed in a row.
 //!
 //! The count is kept beside the campaign, for whoever wants to take it out of service; no decision
-//! looks at it. A run ends with an evaluation that does not fail and with a match. Nothing here
+//! rests on it. A run ends with an evaluation that does not fail and with a match. Nothing here
 //! knows the time, so the same events give the same count. What the index rules out is not
 //! evaluated and counts neither way, nor do facts that are nested too deep, which fail every
 //! condition there is.
@@ -24,6 +24,28 @@ pub struct Failing {
     pub count: u32,
 }
 
+/// How many of a project's campaigns have failed since they last did not, or more: one that goes
+/// while it fails stays counted. It tells a decision whether there is a run that a match could end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Runs(Arc<AtomicU32>);
+
+impl Runs {
+    /// Those of these campaigns.
+    pub(super) fn of(campaigns: &[Arc<Campaign>]) -> Self {
+        let runs = Runs::default();
+        let counts = campaigns.iter().map(|it| &it.failures.in_a_row);
+        let count = counts.filter(|it| it.load(Ordering::Relaxed) != 0).count();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        runs.0.store(count, Ordering::Relaxed);
+        runs
+    }
+
+    /// Whether there may be one.
+    pub(super) fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
 /// The count of one campaign.
 #[derive(Debug)]
 pub(super) struct Failures {
@@ -41,9 +63,11 @@ impl Failures {
     }
 
     /// Ends a run. Writes only if there is one, since every thread that decides comes by here.
-    pub(super) fn end(&self) {
-        if self.in_a_row.load(Ordering::Relaxed) != 0 {
-            self.in_a_row.store(0, Ordering::Relaxed);
+    pub(super) fn end(&self, runs: &Runs) {
+        if self.in_a_row.load(Ordering::Relaxed) != 0
+            && self.in_a_row.swap(0, Ordering::Relaxed) != 0
+        {
+            runs.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -51,13 +75,13 @@ impl Failures {
 impl Campaign {
     /// Counts a failure. It is reported each time the count has grown by the bound, so that a
     /// report that leads to nothing is followed by another.
-    pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found) {
+    pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found<'_>) {
         found.errors += 1;
-        let count = self
-            .failures
-            .in_a_row
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(1);
+        let before = self.failures.in_a_row.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            found.runs.0.fetch_add(1, Ordering::Relaxed);
+        }
+        let count = before.wrapping_add(1);
         let max = self.failures.max;
         if max > 0 && count.is_multiple_of(max) {
             found.failing.push(Failing {

@@ -16,6 +16,8 @@ mod failures;
 mod findings;
 mod gates;
 mod index;
+mod matches;
+mod roster;
 mod row;
 mod snapshot;
 
@@ -27,5 +29,7 @@ pub use explain::{
 pub use failures::Failing;
 pub use findings::{Finding, FindingKind};
 pub use gates::Gate;
+pub use matches::Matches;
+pub use roster::Roster;
 pub use row::CampaignRow;
 pub use snapshot::{Decision, Flag, Snapshot};

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use foldhash::fast::RandomState;
 use serde_json::Value;
 
+use super::failures::Runs;
 use super::gates::Gates;
 use super::index::{self, Block, Found};
-use super::{Campaign, Failing};
+use super::{Campaign, Failing, Matches, Roster};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -28,7 +28,7 @@ pub struct Flag {
 #[derive(Debug, Default)]
 pub struct Decision {
     /// The campaigns to show, best first.
-    pub matched: Vec<Arc<Campaign>>,
+    pub matched: Matches,
     /// How many conditions failed at run time.
     pub errors: u32,
     /// Campaigns that have failed too often in a row by now.
@@ -41,12 +41,13 @@ pub struct Snapshot {
     revision: i64,
     /// The name of the moment that it was read at.
     moment: Option<Box<str>>,
-    campaigns: Vec<Arc<Campaign>>,
+    campaigns: Roster,
     by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
     on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,
     quarantined: i64,
+    runs: Runs,
 }
 
 impl Snapshot {
@@ -57,7 +58,11 @@ impl Snapshot {
         segments: Segments,
         flags: HashMap<String, Flag>,
     ) -> Self {
-        Self::default().replaced(revision, campaigns, segments, flags)
+        let nothing = Self {
+            runs: Runs::of(&campaigns),
+            ..Self::default()
+        };
+        nothing.replaced(revision, campaigns, segments, flags)
     }
 
     /// The picture that follows this one. What concerns campaigns that are in both, as they were,
@@ -83,11 +88,12 @@ impl Snapshot {
             revision,
             moment: None,
             on_fetch: index::blocks(on_fetch, &self.on_fetch),
-            campaigns,
+            campaigns: Roster::new(&campaigns),
             by_trigger,
             segments,
             flags,
             quarantined: 0,
+            runs: self.runs.clone(),
         }
     }
 
@@ -117,23 +123,8 @@ impl Snapshot {
     ) -> Self {
         came.retain(|campaign| campaign.is_active);
         came.sort_by_cached_key(|campaign| campaign.rank());
-        // Every campaign that stays is looked up in it.
-        let gone: HashSet<&str, RandomState> = gone.iter().map(String::as_str).collect();
-        let is_gone = |campaign: &Arc<Campaign>| gone.contains(campaign.id.as_str());
-        let mut left = Vec::new();
-        let mut campaigns = Vec::with_capacity(self.campaigns.len() + came.len());
-        let mut next = came.iter().peekable();
-        for campaign in &self.campaigns {
-            if is_gone(campaign) {
-                left.push(Arc::clone(campaign));
-                continue;
-            }
-            while let Some(new) = next.next_if(|new| new.rank() < campaign.rank()) {
-                campaigns.push(Arc::clone(new));
-            }
-            campaigns.push(Arc::clone(campaign));
-        }
-        campaigns.extend(next.cloned());
+        let (campaigns, mut left) = self.campaigns.changed(gone, &came);
+        left.sort_by_cached_key(|campaign| campaign.rank());
         let (left_triggers, left_fetch) = by_trigger(&left);
         let (came_triggers, came_fetch) = by_trigger(&came);
         let mut by_trigger = self.by_trigger.clone();
@@ -161,6 +152,7 @@ impl Snapshot {
             segments,
             flags,
             quarantined: self.quarantined,
+            runs: self.runs.clone(),
         }
     }
 
@@ -182,8 +174,8 @@ impl Snapshot {
         self.revision
     }
 
-    /// The live campaigns, best first.
-    pub fn campaigns(&self) -> &[Arc<Campaign>] {
+    /// The live campaigns.
+    pub fn campaigns(&self) -> &Roster {
         &self.campaigns
     }
 
@@ -293,7 +285,12 @@ impl Snapshot {
             },
             arena,
         );
-        let mut found = Found::default();
+        let mut found = Found {
+            runs: &self.runs,
+            matched: Matches::default(),
+            errors: 0,
+            failing: Vec::new(),
+        };
         let is_too_deep = facts.is_too_deep();
         for block in blocks {
             if !is_too_deep {
@@ -301,16 +298,14 @@ impl Snapshot {
                 continue;
             }
             // Every condition fails, which no index knows.
-            for campaign in block.campaigns() {
+            block.try_all(&mut found, |campaign, found| {
                 let gates = Gates {
                     campaign,
                     prepared: &facts,
                     membership: &membership,
                 };
-                if gates.first_closed(&mut found.errors).is_none() {
-                    found.matched.push(Arc::clone(campaign));
-                }
-            }
+                gates.first_closed(&mut found.errors).is_none()
+            });
         }
         Decision {
             matched: found.matched,

@@ -185,8 +185,7 @@ impl TargetingMetrics {
         gauges.revision.set(snapshot.revision());
         gauges.campaigns.set(count(snapshot.campaigns().len()));
         gauges.unindexed.set(count(snapshot.unindexed()));
-        let costs = snapshot.campaigns().iter().map(|campaign| campaign.cost());
-        gauges.cost.set(whole(costs.max().unwrap_or(0)));
+        gauges.cost.set(whole(snapshot.campaigns().highest_cost()));
         gauges.quarantined.set(snapshot.quarantined());
         gauges.segments.set(count(snapshot.segments().list().len()));
         gauges.loaded.set(clock.now().timestamp());

@@ -36,7 +36,7 @@ use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
 use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
 
-pub use crate::matcher::Campaign as LiveCampaign;
+pub use crate::matcher::Matches;
 pub use metrics::{CacheMetrics, TargetingMetrics};
 pub use people::PersonState;
 
@@ -311,14 +311,14 @@ impl Targeting {
         identity: Option<&Identity>,
         person: Option<&PersonState>,
         now: DateTime<Utc>,
-    ) -> Vec<Arc<LiveCampaign>> {
+    ) -> Matches {
         let arena = FactsArena::new();
         let subject = subject(identity, person, now, &arena);
         self.counted(self.snapshot(project).on_fetch(subject, now, &arena))
     }
 
     /// Counts what failed and passes on what matched.
-    pub fn counted(&self, decision: Decision) -> Vec<Arc<LiveCampaign>> {
+    pub fn counted(&self, decision: Decision) -> Matches {
         self.metrics()
             .decided(decision.matched.len(), decision.errors);
         if !decision.failing.is_empty() {
@@ -337,7 +337,7 @@ impl Targeting {
         event: EventFacts<'a>,
         now: DateTime<Utc>,
         arena: &'a FactsArena,
-    ) -> Vec<Arc<LiveCampaign>> {
+    ) -> Matches {
         let subject = subject(Some(identity), Some(person), now, arena);
         self.counted(snapshot.on_event(subject, event, now, arena))
     }

@@ -6,6 +6,7 @@
 //! know how to insist.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -151,7 +152,7 @@ impl Targeting {
     ) -> (Vec<String>, i64) {
         let snapshot = self.snapshot(project);
         let mut campaigns: Vec<_> = snapshot.campaigns().iter().collect();
-        campaigns.sort_by_key(|campaign| Reverse(campaign.cost()));
+        campaigns.sort_by_key(|campaign| (Reverse(campaign.cost()), campaign.stored()));
         let whole = |number: i64| usize::try_from(number).unwrap_or(0);
         let page = campaigns.iter().skip(whole(offset)).take(whole(limit));
         let ids = page.map(|campaign| campaign.id.clone()).collect();
@@ -181,12 +182,15 @@ impl Targeting {
 /// A live campaign of the same slot that goes before this one and is shown whenever it is.
 fn shadow(campaign: &Campaign, id: Option<&str>, snapshot: &Snapshot) -> Option<Warning> {
     let slot = campaign.slot()?;
-    let rivals = snapshot.campaigns().iter().filter(|rival| {
+    let is_rival = |rival: &&Arc<Campaign>| {
         rival.slot() == Some(slot)
             && rival.priority() > campaign.priority()
             && id != Some(rival.id.as_str())
-    });
+    };
+    let mut rivals: Vec<_> = snapshot.campaigns().iter().filter(is_rival).collect();
+    rivals.sort_by_key(|rival| (Reverse(rival.priority()), Reverse(rival.stored())));
     let by = rivals
+        .into_iter()
         .take(RIVALS_MAX)
         .find(|rival| rival.is_shown_whenever(campaign))?;
     Some(Warning {

@@ -100,10 +100,8 @@ impl Targeting {
     fn project_of(&self, failing: &Failing) -> Option<ProjectId> {
         let snapshots = self.0.snapshots.load();
         let found = snapshots.iter().find(|(_, snapshot)| {
-            let campaigns = snapshot.campaigns().iter();
-            campaigns
-                .clone()
-                .any(|campaign| Arc::ptr_eq(campaign, &failing.campaign))
+            let live = snapshot.campaigns().get(&failing.campaign.id);
+            live.is_some_and(|campaign| Arc::ptr_eq(campaign, &failing.campaign))
         });
         found.map(|(project, _)| *project)
     }

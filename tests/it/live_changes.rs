@@ -144,11 +144,11 @@ impl Rig {
         assert_eq!(self.held(), self.listed());
     }
 
-    /// What a list of the table says, best first.
+    /// What a list of the table says.
     fn listed(&self) -> Vec<Row> {
         sql_query(
             "SELECT id, seq, version FROM campaigns WHERE project_id = $1 AND status = 'active' \
-             ORDER BY (body->>'priority')::int DESC, created_at DESC, seq DESC",
+             ORDER BY seq",
         )
         .bind::<BigInt, _>(PROJECT.0)
         .load(&mut self.database.connect())
@@ -163,7 +163,9 @@ impl Rig {
             seq: campaign.stored().0,
             version: campaign.stored().1,
         });
-        held.collect()
+        let mut held: Vec<Row> = held.collect();
+        held.sort_by_key(|row| row.seq);
+        held
     }
 }
 

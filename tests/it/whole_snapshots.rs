@@ -103,14 +103,15 @@ fn one_number(snapshot: &Snapshot, others: usize) -> i64 {
             context: Object::EMPTY,
             timestamp: now(),
         };
-        snapshot.on_event(user, event, now(), &arena).matched
+        let matched = snapshot.on_event(user, event, now(), &arena).matched;
+        matched.iter().cloned().collect::<Vec<_>>()
     };
     let mut seen = on("x");
     assert_eq!(seen.len(), 3, "{seen:?}");
     seen.extend(on("y"));
     let fetched = snapshot.on_fetch(user, now(), &arena).matched;
     assert_eq!(fetched.len(), 5, "{fetched:?}");
-    seen.extend(fetched);
+    seen.extend(fetched.iter().cloned());
     let numbers: Vec<i64> = seen.iter().map(|campaign| number(campaign)).collect();
     let first = numbers[0];
     assert!(numbers.iter().all(|number| *number == first), "{numbers:?}");
@@ -120,7 +121,7 @@ fn one_number(snapshot: &Snapshot, others: usize) -> i64 {
         "{first}: {seen:?}"
     );
     assert_eq!(snapshot.campaigns().len(), 6 + others);
-    for campaign in snapshot.campaigns() {
+    for campaign in snapshot.campaigns().iter() {
         assert!(campaign.id.starts_with("other") || number(campaign) == first);
     }
     if let Some((_, flag)) = snapshot.flag("f", user, now(), &arena) {

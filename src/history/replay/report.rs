@@ -1,14 +1,13 @@
 //! What a replay tells.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::people::Knowledge;
-use crate::matcher::{Campaign, Gate, GateCounts};
+use crate::matcher::{Gate, GateCounts, Matches};
 use crate::store::history::PastEvent;
 
 /// How many matches are shown.
@@ -162,7 +161,7 @@ impl Tally {
     }
 
     /// An event that the draft matches, and the live campaigns that match it as well.
-    pub(super) fn hit(&mut self, event: &PastEvent, person: i64, live: &[Arc<Campaign>]) {
+    pub(super) fn hit(&mut self, event: &PastEvent, person: i64, live: &Matches) {
         let day = self.count(event);
         day.0 += 1;
         day.1 += 1;
@@ -180,7 +179,7 @@ impl Tally {
         } else if !has_room && !self.users.contains(&person) {
             self.users_capped = true;
         }
-        for campaign in live {
+        for campaign in live.iter() {
             let entry = match self.overlaps.get_mut(&campaign.id) {
                 Some(entry) => entry,
                 None => self.overlaps.entry(campaign.id.clone()).or_default(),

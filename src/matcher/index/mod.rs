@@ -36,12 +36,14 @@ use std::sync::Arc;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::{Campaign, Failing};
+use super::failures::Runs;
+use super::{Campaign, Failing, Matches};
 use crate::rules::native::{Attribute, Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
 use attribute::{AttributeIndex, Effect, Memory};
 pub(super) use blocks::{blocks, changed};
-use sets::{Place, Set, contains, insert, places};
+pub(super) use sets::Place;
+use sets::{Set, contains, insert, places};
 
 /// Campaigns that are decided on together, and their index. Immutable.
 #[derive(Debug)]
@@ -141,9 +143,10 @@ impl NameKey {
 const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Context];
 
 /// What a decision on a block found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) matched: Vec<Arc<Campaign>>,
+#[derive(Debug)]
+pub(super) struct Found<'s> {
+    pub(super) runs: &'s Runs,
+    pub(super) matched: Matches,
     pub(super) errors: u32,
     pub(super) failing: Vec<Failing>,
 }
@@ -160,7 +163,12 @@ impl Block {
     }
 
     /// The campaigns of the block that match, best first, added to `found`.
-    pub(super) fn decide(&self, facts: &Prepared<'_>, arena: &FactsArena, found: &mut Found) {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        facts: &Prepared<'_>,
+        arena: &FactsArena,
+        found: &mut Found<'_>,
+    ) {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
@@ -179,19 +187,38 @@ impl Block {
         }
         let now = facts.facts().now;
         let has_schedules = !members(self.scheduled).is_empty();
-        for place in places(left) {
-            let Some(campaign) = self.campaigns.get(usize::from(place)) else {
-                continue;
-            };
-            if has_schedules && !campaign.schedule.is_open(now) {
-                continue;
-            }
+        let is_looked_at = has_schedules || found.runs.is_any();
+        // A campaign that matches for certain is not touched, which would be waited for.
+        let mut matched = std::mem::take(&mut found.matched);
+        let most = left.iter().map(|word| word.count_ones() as usize).sum();
+        let shown = places(left).filter(|&place| {
             let is_certain = contains(&self.complete, place) && !contains(open, place);
-            if is_certain || campaign.holds(facts, found) {
-                campaign.failures.end();
-                found.matched.push(Arc::clone(campaign));
+            if is_certain && !is_looked_at {
+                return true;
             }
-        }
+            self.campaigns.get(usize::from(place)).is_some_and(|it| {
+                let is_shown = it.schedule.is_open(now) && (is_certain || it.holds(facts, found));
+                if is_shown {
+                    it.failures.end(found.runs);
+                }
+                is_shown
+            })
+        });
+        matched.add(self, most, shown);
+        found.matched = matched;
+    }
+
+    /// The campaigns for which `is_shown`, which are tried one by one, added to `found`.
+    pub(super) fn try_all(
+        self: &Arc<Self>,
+        found: &mut Found<'_>,
+        mut is_shown: impl FnMut(&Campaign, &mut Found<'_>) -> bool,
+    ) {
+        let mut matched = std::mem::take(&mut found.matched);
+        let places = self.campaigns.iter().zip(0..);
+        let shown = places.filter(|(campaign, _)| is_shown(campaign, found));
+        matched.add(self, 0, shown.map(|(_, place)| place));
+        found.matched = matched;
     }
 
     fn apply_common(
@@ -345,7 +372,7 @@ impl RareAttribute {
 
 impl Campaign {
     /// Whether the rules, segments and targeting hold.
-    fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found) -> bool {
+    fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found<'_>) -> bool {
         let view = facts.view();
         if self.extras().gates.outcomes(view) != Outcomes::YES {
             return false;
@@ -362,13 +389,13 @@ impl Campaign {
             outcomes if !outcomes.may_hold() => {
                 // What it is, no or a failure, only the library could tell.
                 if outcomes == Outcomes::NO {
-                    self.failures.end();
+                    self.failures.end(found.runs);
                 }
                 false
             }
             _ => match targeting.matches_by_library(facts) {
                 Ok(holds) => {
-                    self.failures.end();
+                    self.failures.end(found.runs);
                     holds
                 }
                 Err(error) => {

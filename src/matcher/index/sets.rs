@@ -4,7 +4,7 @@
 //! finds them side by side and not all over the memory.
 
 /// A campaign's place in its block.
-pub(super) type Place = u16;
+pub(in crate::matcher) type Place = u16;
 
 /// The sets of a block.
 #[derive(Debug, Default)]

@@ -3,8 +3,6 @@
 //! Campaigns, properties and traits are JSON text already, so an answer is written by putting texts
 //! together; nothing is parsed again.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
 use crate::error::Error;
@@ -12,7 +10,7 @@ use crate::http::auth::Scope;
 use crate::ingest::decode::Rejection;
 use crate::ingest::{Outcome, Stored};
 use crate::model::{Dialect, EventKind};
-use crate::targeting::LiveCampaign;
+use crate::targeting::Matches;
 
 /// About what an answer to one call holds beside the campaigns and the event.
 const FRAME_BYTES: usize = 256;
@@ -125,7 +123,7 @@ fn identified(stored: &Stored, scope: Scope) -> String {
 }
 
 /// Writes campaigns, which are text already.
-pub(in crate::http::routes) fn push_campaigns(text: &mut String, campaigns: &[Arc<LiveCampaign>]) {
+pub(in crate::http::routes) fn push_campaigns(text: &mut String, campaigns: &Matches) {
     for (index, campaign) in campaigns.iter().enumerate() {
         if index > 0 {
             text.push(',');
@@ -167,6 +165,9 @@ fn push_string(text: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
     use serde_json::json;
     use serde_json::value::RawValue;
     use uuid::Uuid;
@@ -174,25 +175,40 @@ mod tests {
     use super::*;
     use crate::error::{Code, FieldError};
     use crate::ingest::decode::{Origin, Route};
-    use crate::matcher::CampaignRow;
+    use crate::matcher::{Campaign, CampaignRow, Snapshot};
     use crate::model::{Call, Event, EventId, EventName, Identity, RawJson};
-    use crate::rules::Limits;
+    use crate::rules::{FactsArena, Limits, Object, UserFacts};
+    use crate::segments::Segments;
 
     fn raw(text: &str) -> Option<RawJson> {
         let raw = RawValue::from_string(text.to_owned()).unwrap();
         Some(RawJson::from_checked(raw))
     }
 
-    fn campaign(id: &str) -> Arc<LiveCampaign> {
-        let row = CampaignRow {
-            id: id.to_owned(),
-            seq: 1,
-            version: 1,
-            body: serde_json::Map::new(),
+    /// Two campaigns that everybody should see.
+    fn matches() -> Matches {
+        let campaigns = ["c1", "c2"].map(|id| {
+            let row = CampaignRow {
+                id: id.to_owned(),
+                seq: 1,
+                version: 1,
+                body: json!({"status": "active"}).as_object().unwrap().clone(),
+                created_at: chrono::DateTime::UNIX_EPOCH,
+                updated_at: None,
+            };
+            Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
+        });
+        let (segments, flags) = (Segments::default(), HashMap::new());
+        let snapshot = Snapshot::new(1, campaigns.into(), segments, flags);
+        let user = UserFacts {
+            id: "u",
+            traits: Object::EMPTY,
             created_at: chrono::DateTime::UNIX_EPOCH,
-            updated_at: None,
+            last_seen_at: chrono::DateTime::UNIX_EPOCH,
         };
-        Arc::new(LiveCampaign::compile(&row, &Limits::default()).unwrap())
+        let arena = FactsArena::new();
+        let now = chrono::DateTime::UNIX_EPOCH;
+        snapshot.on_fetch(user, now, &arena).matched
     }
 
     fn stored(call: Call) -> Box<Stored> {
@@ -212,7 +228,7 @@ mod tests {
             },
             id: EventId(Uuid::nil()),
             duplicate: false,
-            matched: vec![campaign("c1"), campaign("c2")],
+            matched: matches(),
             traits: Arc::from(r#"{"secret": 1}"#),
         })
     }
