@@ -29,11 +29,6 @@ struct Shelf {
 const SHELVES: usize = 256;
 
 impl Roster {
-    /// Those of these campaigns.
-    pub(super) fn new(campaigns: &[Arc<Campaign>]) -> Self {
-        Self::default().changed(&[], campaigns).0
-    }
-
     /// The roster that follows this one when the campaigns with these ids went and these came, and
     /// which went. Ids that nobody has are passed over.
     pub(super) fn changed(

@@ -66,35 +66,24 @@ impl Snapshot {
     }
 
     /// The picture that follows this one. What concerns campaigns that are in both, as they were,
-    /// is taken over, so that a small change is cheap.
+    /// is taken over.
     pub fn replaced(
         &self,
         revision: i64,
-        mut campaigns: Vec<Arc<Campaign>>,
+        campaigns: Vec<Arc<Campaign>>,
         segments: Segments,
         flags: HashMap<String, Flag>,
     ) -> Self {
-        campaigns.retain(|campaign| campaign.is_active);
-        campaigns.sort_by_cached_key(|campaign| campaign.rank());
-        let (by_trigger, on_fetch) = by_trigger(&campaigns);
-        let by_trigger = by_trigger
-            .into_iter()
-            .map(|(trigger, campaigns)| {
-                let held = self.by_trigger.get(trigger).map_or(&[][..], Vec::as_slice);
-                (Box::from(trigger), index::blocks(campaigns, held))
-            })
-            .collect();
-        Self {
-            revision,
-            moment: None,
-            on_fetch: index::blocks(on_fetch, &self.on_fetch),
-            campaigns: Roster::new(&campaigns),
-            by_trigger,
-            segments,
-            flags,
-            quarantined: 0,
-            runs: self.runs.clone(),
-        }
+        let stay: HashSet<*const Campaign> = campaigns.iter().map(Arc::as_ptr).collect();
+        let held = self.campaigns.iter();
+        let is_gone = |campaign: &&Arc<Campaign>| !stay.contains(&Arc::as_ptr(campaign));
+        let gone: Vec<String> = held.filter(is_gone).map(|it| it.id.clone()).collect();
+        let is_held = |campaign: &Arc<Campaign>| {
+            let held = self.campaigns.get(&campaign.id);
+            held.is_some_and(|held| Arc::ptr_eq(held, campaign))
+        };
+        let came = campaigns.into_iter().filter(|it| !is_held(it)).collect();
+        self.changed(revision, &gone, came, segments, flags)
     }
 
     /// The same, knowing how many campaigns of the project are in quarantine and so left out.
@@ -111,8 +100,7 @@ impl Snapshot {
     }
 
     /// The picture that follows this one when the campaigns with these ids went and these came, some
-    /// of them perhaps the same in another version. Unlike [`Snapshot::replaced`] it costs hardly
-    /// more for the campaigns that stay.
+    /// of them perhaps the same in another version. It costs hardly more for those that stay.
     pub fn changed(
         &self,
         revision: i64,

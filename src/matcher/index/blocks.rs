@@ -1,61 +1,24 @@
 //! Cutting a ranked list of campaigns into blocks, so that a change costs a block and not all.
 //!
-//! Where a block ends is decided by the campaigns themselves: some, by a hash of their id, are the
-//! last of their block wherever they stand. So a campaign that comes, goes or changes its rank
-//! leaves the blocks before and after it as they were, and these are taken over.
+//! A block is built anew when one of its campaigns goes or another comes; the others are shared
+//! with the picture before. One that grows beyond [`BLOCK_MAX`] is cut evenly, one that shrinks
+//! below [`BLOCK_MIN`] joins the next. Larger blocks make decisions faster, since an attribute is
+//! looked up once for all campaigns of a block; smaller ones make changes faster.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hasher};
+use std::collections::HashSet;
 use std::sync::Arc;
-
-use foldhash::fast::FixedState;
 
 use super::Block;
 use crate::matcher::Campaign;
 
-/// One campaign in so many ends a block.
-const BLOCK: u64 = 4_096;
+/// The most campaigns of a block.
+const BLOCK_MAX: usize = 6_144;
 
-/// Blocks do not grow beyond this, wherever they would end.
-const BLOCK_MAX: usize = 4 * BLOCK as usize;
+/// Pieces that are cut have at most so many, so that each can take more before it is cut again.
+const PIECE_MAX: usize = BLOCK_MAX / 4 * 3;
 
-/// The blocks of these campaigns, which are given best first. Those of `held` that are still right
-/// are used again.
-pub(in crate::matcher) fn blocks(
-    campaigns: Vec<Arc<Campaign>>,
-    held: &[Arc<Block>],
-) -> Vec<Arc<Block>> {
-    let mut by_first: HashMap<*const Campaign, &Arc<Block>> = HashMap::with_capacity(held.len());
-    for block in held {
-        if let Some(first) = block.campaigns().first() {
-            by_first.insert(Arc::as_ptr(first), block);
-        }
-    }
-    let mut blocks = Vec::new();
-    let mut rest = campaigns.as_slice();
-    while !rest.is_empty() {
-        let end = rest
-            .iter()
-            .take(BLOCK_MAX)
-            .position(|campaign| ends_block(campaign))
-            .map_or(rest.len().min(BLOCK_MAX), |last| last + 1);
-        let (block, after) = rest.split_at(end);
-        rest = after;
-        let same = block
-            .first()
-            .and_then(|first| by_first.get(&Arc::as_ptr(first)))
-            .filter(|held| {
-                let held = held.campaigns();
-                let pairs = || held.iter().zip(block);
-                held.len() == block.len() && pairs().all(|(held, new)| Arc::ptr_eq(held, new))
-            });
-        blocks.push(match same {
-            Some(held) => Arc::clone(held),
-            None => Arc::new(Block::new(block.to_vec())),
-        });
-    }
-    blocks
-}
+/// The fewest campaigns of a block that is not the only one.
+const BLOCK_MIN: usize = BLOCK_MAX / 4;
 
 /// The blocks that follow these when some of their campaigns went and others came, both given best
 /// first.
@@ -96,19 +59,31 @@ pub(in crate::matcher) fn changed(
         while let Some(new) = came.next_if(|new| place(new) == index) {
             open.push(Arc::clone(new));
         }
-        if open.last().is_some_and(|last| ends_block(last)) {
-            blocks.extend(self::blocks(std::mem::take(&mut open), &[]));
+        if open.len() >= BLOCK_MIN {
+            cut(&mut open, &mut blocks);
         }
     }
     open.extend(came.cloned());
-    blocks.extend(self::blocks(open, &[]));
+    if (1..BLOCK_MIN).contains(&open.len())
+        && let Some(last) = blocks.pop()
+    {
+        open.splice(..0, last.campaigns().iter().cloned());
+    }
+    cut(&mut open, &mut blocks);
     blocks
 }
 
-fn ends_block(campaign: &Campaign) -> bool {
-    let mut hasher = FixedState::with_seed(0).build_hasher();
-    hasher.write(campaign.id.as_bytes());
-    hasher.finish().is_multiple_of(BLOCK)
+/// Makes blocks of campaigns, which are taken out.
+fn cut(open: &mut Vec<Arc<Campaign>>, blocks: &mut Vec<Arc<Block>>) {
+    let pieces = match open.len() {
+        0 => return,
+        ..=BLOCK_MAX => 1,
+        many => many.div_ceil(PIECE_MAX),
+    };
+    let each = open.len().div_ceil(pieces);
+    let new = open.chunks(each).map(<[_]>::to_vec);
+    blocks.extend(new.map(Block::new).map(Arc::new));
+    open.clear();
 }
 
 #[cfg(test)]
@@ -142,32 +117,24 @@ mod tests {
 
     #[test]
     fn a_change_leaves_the_other_blocks_as_they_were() {
-        let mut campaigns: Vec<_> = (0..60_000).map(campaign).collect();
-        let held = blocks(campaigns.clone(), &[]);
+        let campaigns: Vec<_> = (0..60_000).rev().map(campaign).collect();
+        let held = changed(&[], &[], &campaigns);
         assert!(held.len() > 2, "{} blocks", held.len());
         let ids: Vec<_> = campaigns.iter().map(|it| it.id.clone()).collect();
         assert_eq!(all(&held), ids);
-        let again = blocks(campaigns.clone(), &held);
-        let kept = |new: &[Arc<Block>]| {
+        // One changes, one goes, one comes.
+        let middle = &campaigns[30_000..=30_000];
+        let other = [campaign(60_000)];
+        for (gone, came) in [(middle, middle), (middle, &[]), (&[], other.as_slice())] {
+            let new = changed(&held, gone, came);
             let is_held = |block: &&Arc<Block>| held.iter().any(|held| Arc::ptr_eq(held, block));
-            new.iter().filter(is_held).count()
-        };
-        assert_eq!(kept(&again), held.len());
-        // One changes, one comes, one goes, all in one place.
-        campaigns[30_000] = campaign(100_000);
-        assert!(kept(&blocks(campaigns.clone(), &held)) + 2 >= held.len());
-        campaigns.insert(30_000, campaign(100_001));
-        assert!(kept(&blocks(campaigns.clone(), &held)) + 2 >= held.len());
-        campaigns.drain(30_000..30_002);
-        let new = blocks(campaigns.clone(), &held);
-        assert!(kept(&new) + 2 >= held.len());
-        let ids: Vec<_> = campaigns.iter().map(|it| it.id.clone()).collect();
-        assert_eq!(all(&new), ids);
+            assert_eq!(new.iter().filter(is_held).count(), held.len() - 1);
+        }
     }
 
-    /// What follows changes one by one is what is built from nothing, but for where blocks end.
+    /// What follows changes one by one is what a list does.
     #[test]
-    fn many_changes_come_to_the_same_as_building_anew() {
+    fn many_changes_come_to_the_same_as_those_of_a_list() {
         for seed in [0x5eed, 0xbecc04] {
             follow_changes(seed);
         }
@@ -220,10 +187,12 @@ mod tests {
                 left.map(Arc::as_ptr).eq(campaigns.iter().map(Arc::as_ptr)),
                 "seed {seed:#x}, round {round}"
             );
-            assert!(
-                held.iter()
-                    .all(|it| (1..=BLOCK_MAX).contains(&it.campaigns().len()))
-            );
+            let fewest = if held.len() > 1 { BLOCK_MIN } else { 1 };
+            let is_right = |it: &Arc<Block>| {
+                let count = it.campaigns().len();
+                (fewest..=BLOCK_MAX).contains(&count)
+            };
+            assert!(held.iter().all(is_right), "seed {seed:#x}, round {round}");
         }
     }
 }

@@ -41,7 +41,7 @@ use super::{Campaign, Failing, Matches};
 use crate::rules::native::{Attribute, Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
 use attribute::{AttributeIndex, Effect, Memory};
-pub(super) use blocks::{blocks, changed};
+pub(super) use blocks::changed;
 pub(super) use sets::Place;
 use sets::{Set, contains, insert, places};
 

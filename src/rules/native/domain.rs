@@ -1,6 +1,7 @@
 //! For which values of one attribute a condition can hold.
 
 use datalogic_rs::DataValue;
+use smallvec::{SmallVec, smallvec};
 
 use super::ranges::Ranges;
 use super::test::between_number;
@@ -38,18 +39,18 @@ pub(crate) struct Texts<'n> {
     /// Whether a text that is not listed is in the set.
     pub(crate) others: bool,
     /// The texts for which the answer is the other one, in order.
-    pub(crate) listed: Vec<&'n str>,
+    pub(crate) listed: SmallVec<[&'n str; 1]>,
 }
 
 impl<'n> Texts<'n> {
     fn all() -> Self {
         Texts {
             others: true,
-            listed: Vec::new(),
+            listed: SmallVec::new(),
         }
     }
 
-    fn only(mut listed: Vec<&'n str>) -> Self {
+    fn only(mut listed: SmallVec<[&'n str; 1]>) -> Self {
         listed.sort_unstable();
         listed.dedup();
         Texts {
@@ -64,7 +65,8 @@ impl<'n> Texts<'n> {
 
     fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool) -> Self {
         let others = keep(self.others, other.others);
-        let mut listed: Vec<&str> = self.listed.iter().chain(&other.listed).copied().collect();
+        let mut listed: SmallVec<[&str; 1]> =
+            self.listed.iter().chain(&other.listed).copied().collect();
         listed.sort_unstable();
         listed.dedup();
         listed.retain(|text| keep(self.contains(text), other.contains(text)) != others);
@@ -85,7 +87,7 @@ impl Values<'_> {
         Values {
             classes: 0,
             numbers: Ranges::none(),
-            texts: Texts::only(Vec::new()),
+            texts: Texts::only(SmallVec::new()),
         }
     }
 
@@ -257,7 +259,7 @@ fn test_values<'n>(asked: Asked<'n>, wanted: bool, open: &mut Open) -> Values<'n
         TextsOf::Numeric { words_fail } => {
             open.numeric_texts = true;
             if wanted || words_fail {
-                Texts::only(Vec::new())
+                Texts::only(SmallVec::new())
             } else {
                 Texts::all()
             }
@@ -367,12 +369,12 @@ pub(super) enum TextsOf<'n> {
 }
 
 pub(super) fn texts_of(test: &Test) -> TextsOf<'_> {
-    let only = |text| TextsOf::Yes(Texts::only(vec![text]));
-    let no = || TextsOf::Yes(Texts::only(Vec::new()));
+    let only = |text| TextsOf::Yes(Texts::only(smallvec![text]));
+    let no = || TextsOf::Yes(Texts::only(SmallVec::new()));
     let others_than = |text| {
         TextsOf::Yes(Texts {
             others: true,
-            listed: vec![text],
+            listed: smallvec![text],
         })
     };
     match test {

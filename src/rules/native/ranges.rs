@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::Order;
 
 /// A place just before a number. The place just after one is that before the next one, since
@@ -28,17 +30,17 @@ impl Cut {
 
 /// A set of numbers: the places where it begins and ends in turn.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Ranges(Vec<Cut>);
+pub(crate) struct Ranges(SmallVec<[Cut; 2]>);
 
 impl Ranges {
     /// No number.
     pub(super) fn none() -> Ranges {
-        Ranges(Vec::new())
+        Ranges(SmallVec::new())
     }
 
     /// Every number.
     pub(super) fn all() -> Ranges {
-        Ranges(vec![Cut::before(f64::NEG_INFINITY)])
+        Ranges(smallvec![Cut::before(f64::NEG_INFINITY)])
     }
 
     /// This number only; none for NaN.
@@ -49,7 +51,7 @@ impl Ranges {
     /// From one number to another, both included.
     pub(super) fn between(low: f64, high: f64) -> Ranges {
         if low <= high {
-            Ranges(vec![Cut::before(low), Cut::after(high)])
+            Ranges(smallvec![Cut::before(low), Cut::after(high)])
         } else {
             Ranges::none()
         }
@@ -62,10 +64,10 @@ impl Ranges {
             return Ranges::none();
         }
         Ranges(match order {
-            Order::Greater => vec![Cut::after(bound)],
-            Order::GreaterOrEqual => vec![Cut::before(bound)],
-            Order::Less => vec![start, Cut::before(bound)],
-            Order::LessOrEqual => vec![start, Cut::after(bound)],
+            Order::Greater => smallvec![Cut::after(bound)],
+            Order::GreaterOrEqual => smallvec![Cut::before(bound)],
+            Order::Less => smallvec![start, Cut::before(bound)],
+            Order::LessOrEqual => smallvec![start, Cut::after(bound)],
         })
         .tidied()
     }
@@ -100,7 +102,7 @@ impl Ranges {
     pub(super) fn of(mut numbers: Vec<f64>) -> Ranges {
         numbers.retain(|number| !number.is_nan());
         numbers.sort_by(f64::total_cmp);
-        let mut cuts: Vec<Cut> = Vec::with_capacity(2 * numbers.len());
+        let mut cuts: SmallVec<[Cut; 2]> = SmallVec::with_capacity(2 * numbers.len());
         for number in numbers {
             let (start, end) = (Cut::before(number), Cut::after(number));
             match cuts.last_mut() {
@@ -115,7 +117,7 @@ impl Ranges {
     /// The numbers for which `keep` says yes, given whether each of the two has them.
     pub(super) fn combine(&self, other: &Ranges, keep: fn(bool, bool) -> bool) -> Ranges {
         let (mut ours, mut theirs) = (self.0.as_slice(), other.0.as_slice());
-        let mut combined = Vec::new();
+        let mut combined = SmallVec::new();
         let (mut left, mut right, mut inside) = (false, false, false);
         // What holds where neither has begun yet begins before every number.
         let mut place = Some(Cut::before(f64::NEG_INFINITY));

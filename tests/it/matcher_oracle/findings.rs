@@ -274,6 +274,8 @@ fn nothing_is_said_of_what_depends() {
         json!({"and": [{"within_last": [a(), "3d"]}, {"before": [a(), "2020-01-01"]}]}),
         json!({"and": [{">": [a(), "b"]}, {"<": [a(), "c"]}]}),
         json!({"==": [{"+": [a(), 1]}, {"+": [a(), 2]}]}),
+        // " 1 " is a number for one of them, and the other says no to what is none.
+        json!({"and": [{"between": [a(), 0, 1]}, {"!": {">=": [a(), null]}}]}),
     ] {
         assert_eq!(kinds(&on_x(&targeting)), [], "{targeting}");
     }
