@@ -1,14 +1,16 @@
 //! What every request passes through: its name, its address's limit, CORS, the final form of its
 //! errors, and its line in the log.
 //!
-//! The log never holds a key: it names the route's pattern, not the path or the query.
+//! The log never holds a key: it names the route's pattern, not the path or the query. What was
+//! refused or failed has so many lines a second and no more; `held_back` says how many lines of the
+//! kind were left out since the one before.
 
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::Instrument;
@@ -19,7 +21,7 @@ use super::cors::Permission;
 use super::limits::{self, Standing};
 use super::problem::Problem;
 use super::request_id::{self, RequestId};
-use super::state::AppState;
+use super::state::{AppState, RequestLog};
 use crate::error::Error;
 
 /// The one middleware, outermost.
@@ -53,11 +55,18 @@ pub(super) async fn envelope(
     let answer = answer(request, next, &state, &permission).instrument(span.clone());
     let response = answer.await?;
     Ok(span.in_scope(|| {
-        let (mut response, hung_up) = finish_error(response, &id);
+        let (mut response, hung_up) = finish_error(response, &id, &state.log);
         finish_headers(&mut response, &id, &permission);
         let took = started.elapsed();
         counted.answered((!hung_up).then(|| response.status()), took);
-        log(&response, &method, route.as_deref(), took, hung_up);
+        log(
+            &response,
+            &method,
+            route.as_deref(),
+            took,
+            hung_up,
+            &state.log,
+        );
         response
     }))
 }
@@ -97,6 +106,7 @@ fn is_probe(path: &str) -> bool {
 fn finish_error(
     response: ServiceResponse<BoxBody>,
     id: &RequestId,
+    log: &RequestLog,
 ) -> (ServiceResponse<BoxBody>, bool) {
     let status = response.status();
     let Some(error) = response.response().error() else {
@@ -106,8 +116,16 @@ fn finish_error(
     let rendered: HttpResponse = match error.as_error::<Problem>() {
         Some(problem) => {
             hung_up = problem.is_hangup();
-            if status.is_server_error() {
-                tracing::error!(code = problem.code().as_str(), error = %problem, "request failed");
+            if status.is_server_error()
+                && let Some(held_back) = log.failures.admit()
+            {
+                let code = problem.code().as_str();
+                // It passes by itself: too much at once, or no database for a while.
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    tracing::warn!(code, error = %problem, held_back, "request failed");
+                } else {
+                    tracing::error!(code, error = %problem, held_back, "request failed");
+                }
             }
             problem.respond(Some(id.as_str()))
         }
@@ -118,7 +136,9 @@ fn finish_error(
             Problem::route_not_found(route, &[]).respond(Some(id.as_str()))
         }
         None => {
-            tracing::error!(error = %error, "request failed");
+            if let Some(held_back) = log.failures.admit() {
+                tracing::error!(error = %error, held_back, "request failed");
+            }
             Problem::from(Error::Internal(String::new())).respond(Some(id.as_str()))
         }
     };
@@ -151,6 +171,7 @@ fn log(
     route: Option<&str>,
     took: Duration,
     hung_up: bool,
+    log: &RequestLog,
 ) {
     let request = response.request();
     let route = route.unwrap_or("none");
@@ -158,14 +179,17 @@ fn log(
     let ms = took.as_millis();
     let extensions = request.extensions();
     let project = extensions.get::<Access>().map(|access| access.project.0);
-    if hung_up {
-        tracing::info!(%method, route, ms, project, "a client was too slow or left");
-        return;
-    }
+    let is_as_asked = !hung_up && status < 400;
     // One line an event would be the larger part of a busy server's work; what went well is quiet.
-    if status < 400 && !route.starts_with("/v1/admin") {
+    if is_as_asked && !route.starts_with("/v1/admin") {
         tracing::debug!(%method, route, status, ms, project, "answered");
-    } else {
+    } else if is_as_asked {
         tracing::info!(%method, route, status, ms, project, "answered");
+    } else if let Some(held_back) = log.refusals.admit() {
+        if hung_up {
+            tracing::info!(%method, route, ms, project, held_back, "a client was too slow or left");
+        } else {
+            tracing::info!(%method, route, status, ms, project, held_back, "answered");
+        }
     }
 }

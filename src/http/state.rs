@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::ingest::Ingest;
 use crate::store::Store;
 use crate::targeting::Targeting;
+use crate::telemetry::Sparse;
 use crate::telemetry::metrics::Metrics;
 
 /// The services and settings behind the routes.
@@ -47,6 +48,17 @@ pub struct AppState {
     pub explaining: Arc<Semaphore>,
     /// The one place for a replay of a draft.
     pub replaying: Arc<Semaphore>,
+    /// The log's lines of requests that were refused or failed.
+    pub log: Arc<RequestLog>,
+}
+
+/// The lines of requests that were not answered as asked, each kind bounded in number.
+#[derive(Debug, Default)]
+pub struct RequestLog {
+    /// What a request failed of.
+    pub failures: Sparse,
+    /// That one was refused, failed or closed.
+    pub refusals: Sparse,
 }
 
 impl AppState {
@@ -83,6 +95,7 @@ impl AppState {
             requests,
             explaining: Arc::new(Semaphore::new(1)),
             replaying: Arc::new(Semaphore::new(1)),
+            log: Arc::default(),
         }
     }
 }

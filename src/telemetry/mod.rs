@@ -3,9 +3,11 @@
 //! Logs are one line an event, to standard error, as JSON or as text.
 //!
 //! Whatever a caller sent ends on its own line only in the middle of one: line ends and other
-//! control characters are escaped, so nobody can forge a log line.
+//! control characters are escaped, so nobody can forge a log line. Lines that any caller can cause are
+//! bounded in number ([`Sparse`]).
 
 pub mod metrics;
+mod sparse;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -13,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::LogFormat;
+pub use sparse::Sparse;
 
 /// Sends this process's logs to standard error from now on. A second call changes nothing.
 pub fn start(filter: &str, format: LogFormat) {

@@ -1,10 +1,11 @@
 //! What HTTP, the document and the people's own data lead to at the edges of what is allowed.
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{TestApp, eventually, pause};
 
 fn nested(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
@@ -89,4 +90,42 @@ fn the_document_allows_what_is_answered() {
         assert!(!answer[member].is_object(), "{answer}");
         assert_ne!(answer[member], Value::Null, "{answer}");
     }
+}
+
+/// Each refusal has a line or is counted in the next one's, so that refusing stays cheap.
+#[test]
+fn what_is_refused_does_not_fill_the_log() {
+    const REFUSED: u64 = 1_500;
+    let mut app = TestApp::start_with(&[("BECKON_LOG", "info")]);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let nobody = app.nobody();
+            scope.spawn(move || {
+                for _ in 0..(REFUSED - 3) / 3 {
+                    assert_eq!(nobody.get("/v1/nothing-here").status, 404);
+                }
+            });
+        }
+    });
+    // Room for another line has come by then.
+    for _ in 0..3 {
+        pause(Duration::from_millis(100));
+        assert_eq!(app.nobody().get("/v1/nothing-here").status, 404);
+    }
+    let mut told = || {
+        let log = app.server().log();
+        let lines = log.lines().filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            (line["status"] == 404).then_some(line)
+        });
+        let held_back: Vec<u64> = lines.filter_map(|it| it["held_back"].as_u64()).collect();
+        let lines = u64::try_from(held_back.len()).unwrap_or(u64::MAX);
+        (lines, held_back.into_iter().sum::<u64>())
+    };
+    let lines = eventually("each refusal is told of", Duration::from_secs(5), || {
+        let (lines, held_back) = told();
+        (lines + held_back == REFUSED).then_some(lines)
+    });
+    println!("{lines} lines of {REFUSED} refusals");
+    assert!(lines < REFUSED / 2, "{lines} lines");
 }

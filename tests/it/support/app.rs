@@ -29,7 +29,7 @@ pub const CORS_ORIGINS: &str = "BECKON_CORS_ORIGINS";
 /// How long a server may take until it listens, on a machine that also compiles and tests.
 const START_BOUND: Duration = Duration::from_secs(30);
 /// How much of the server's own log is kept for a failure's message.
-const LOG_BYTES_MAX: usize = 64 * 1024;
+const LOG_BYTES_MAX: usize = 1024 * 1024;
 /// How much of it is shown with a failure.
 const SHOWN_LOG_BYTES_MAX: usize = 2 * 1024;
 
