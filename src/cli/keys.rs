@@ -255,8 +255,7 @@ fn revoke(connection: &mut PgConnection, project: ProjectId, id: i64) -> QueryRe
     let now = Clock::system().now();
     connection.transaction(|connection| {
         let revoked = keys::revoke(connection, project, id, now)?;
-        // A key that was revoked before keeps its time.
-        let is_news = revoked.is_some_and(|key| key.revoked_at == Some(now));
+        let is_news = revoked.is_some_and(|(_, is_news)| is_news);
         if is_news {
             announce(connection, project, "revoke", id, now)?;
         }

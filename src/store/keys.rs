@@ -91,15 +91,15 @@ pub fn list(
     Ok((keys, total))
 }
 
-/// Ends a key and returns it; a key that was ended before keeps its time. `None` is a key that is
-/// not in this project.
+/// Ends a key and returns it, and whether this ended it: a key that was ended before keeps its time.
+/// `None` is a key that is not in this project.
 pub fn revoke(
     connection: &mut PgConnection,
     project: ProjectId,
     id: i64,
     now: DateTime<Utc>,
-) -> QueryResult<Option<StoredKey>> {
-    diesel::update(
+) -> QueryResult<Option<(StoredKey, bool)>> {
+    let ended = diesel::update(
         api_keys::table
             .filter(api_keys::project_id.eq(project.0))
             .filter(api_keys::id.eq(id))
@@ -107,12 +107,13 @@ pub fn revoke(
     )
     .set(api_keys::revoked_at.eq(now))
     .execute(connection)?;
-    api_keys::table
+    let key = api_keys::table
         .filter(api_keys::project_id.eq(project.0))
         .filter(api_keys::id.eq(id))
         .select(StoredKey::as_select())
         .first(connection)
-        .optional()
+        .optional()?;
+    Ok(key.map(|key| (key, ended > 0)))
 }
 
 /// The origins that may ingest without a key, with their projects. Not scoped by project: the

@@ -104,9 +104,22 @@ fn keys_are_made_shown_once_and_revoked() {
     let dump = sql::rows(&mut app.sql(), "SELECT * FROM api_keys");
     assert!(!json!(dump).to_string().contains(&secret));
 
+    let ended = || {
+        let query = "SELECT * FROM api_keys WHERE revoked_at IS NOT NULL";
+        let audited = "SELECT * FROM audit_log WHERE action = 'revoke'";
+        (
+            sql::rows(&mut app.sql(), query),
+            sql::rows(&mut app.sql(), audited),
+        )
+    };
     admin.delete(&format!("/v1/admin/keys/{id}")).expect(200);
     // At once on the node that revoked it.
     assert_eq!(fetch(), 401);
+    let once = ended();
+    assert_eq!((once.0.len(), once.1.len()), (1, 1));
+    // Once more is as good, and changes nothing.
+    admin.delete(&format!("/v1/admin/keys/{id}")).expect(200);
+    assert_eq!(ended(), once);
     for (body, what) in [
         (json!({"name": "n", "scope": "root"}), "scope"),
         (json!({"name": "n"}), "scope"),

@@ -168,8 +168,10 @@ pub(super) async fn revoke_key(
         .targeting
         .change(author.project, move |connection| {
             let revoked = keys::revoke(connection, author.project, id, author.at)?;
-            let revoked = revoked.ok_or(NOT_FOUND)?;
-            author.audit(connection, "revoke", "key", &revoked.id.to_string())?;
+            let (revoked, is_news) = revoked.ok_or(NOT_FOUND)?;
+            if is_news {
+                author.audit(connection, "revoke", "key", &revoked.id.to_string())?;
+            }
             Ok(revoked)
         })
         .await?;
