@@ -47,14 +47,16 @@ impl Matches {
         &mut self,
         block: &Arc<Block>,
         most: usize,
-        places: impl Iterator<Item = Place>,
+        mut places: impl Iterator<Item = Place>,
     ) {
+        // A decision that finds nothing does not allocate.
+        let Some(first) = places.next() else {
+            return;
+        };
         self.places.reserve(most);
-        let before = self.places.len();
+        self.places.push(first);
         self.places.extend(places);
-        if self.places.len() > before {
-            self.blocks.push((Arc::clone(block), self.places.len()));
-        }
+        self.blocks.push((Arc::clone(block), self.places.len()));
     }
 }
 
