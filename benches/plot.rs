@@ -4,7 +4,7 @@ use std::fmt::{Arguments, Write as _};
 
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 260.0;
-const MARGIN: f64 = 56.0;
+const MARGIN: f64 = 64.0;
 
 /// One line.
 pub struct Line {

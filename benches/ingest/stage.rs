@@ -261,6 +261,11 @@ pub struct Server {
 impl Server {
     /// Beckon itself, as it is released. Limits of requests are at work, only too high to be met.
     pub fn beckon(url: &str) -> Outcome<Self> {
+        Self::beckon_with(url, &[])
+    }
+
+    /// The same with other settings.
+    pub fn beckon_with(url: &str, settings: &[(&str, &str)]) -> Outcome<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_beckon"));
         command
             .arg("serve")
@@ -271,6 +276,7 @@ impl Server {
             .env("BECKON_METRICS", "public")
             .env("BECKON_KEY_REQUESTS_PER_SECOND", "1000000")
             .env("BECKON_ADDRESS_REQUESTS_PER_SECOND", "1000000")
+            .envs(settings.iter().copied())
             .current_dir(std::env::temp_dir());
         let server = Self::start(command)?;
         server.wait_until_ready()?;
