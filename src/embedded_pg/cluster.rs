@@ -181,6 +181,9 @@ fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, 
         ("log_timezone", "UTC"),
         ("log_line_prefix", "%m [%p] "),
         ("lc_messages", "C"),
+        // Each checkpoint makes the next change of every page a copy of it in the log. Where message
+        // ids come in no order that is most of what ingest writes, so they are not to come often.
+        ("max_wal_size", "4GB"),
     ];
     let socket_dir = layout.socket_dir.to_string_lossy();
     let rules = layout.cluster.join(RULES_FILE);
