@@ -39,10 +39,14 @@ impl Sparse {
 
 #[cfg(test)]
 mod tests {
-    use std::thread::sleep;
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread may block")]
+    fn pause(millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
 
     #[test]
     fn every_line_is_written_or_counted() {
@@ -55,13 +59,13 @@ mod tests {
                 counted += held_back;
             }
             if number % 1_000 == 0 {
-                sleep(Duration::from_millis(30));
+                pause(30);
             }
         }
         let seconds = begin.elapsed().as_secs() + 1;
         let most = u64::from(LINES_PER_SECOND) * (seconds + 1);
         assert!(written <= most, "{written} in less than {seconds} s");
-        sleep(Duration::from_millis(100));
+        pause(100);
         let last = lines.admit();
         assert!(last.is_some_and(|held_back| held_back > 0), "{last:?}");
         assert_eq!(written + counted + last.unwrap_or_default(), 5_000);

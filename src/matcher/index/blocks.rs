@@ -77,7 +77,7 @@ pub(in crate::matcher) fn changed(
 fn cut(open: &mut Vec<Arc<Campaign>>, blocks: &mut Vec<Arc<Block>>) {
     let pieces = match open.len() {
         0 => return,
-        ..=BLOCK_MAX => 1,
+        1..=BLOCK_MAX => 1,
         many => many.div_ceil(PIECE_MAX),
     };
     let each = open.len().div_ceil(pieces);
