@@ -34,8 +34,10 @@ pub(super) struct Unit {
     pub(super) id: EventId,
     /// The digest of its message id.
     pub(super) digest: Option<Uuid>,
-    /// Nobody had its identity when the request was split.
+    /// Nobody had its identity when that was looked up.
     pub(super) is_newcomers: bool,
+    /// Who has its identity was not looked up yet.
+    pub(super) is_unknown: bool,
     /// Whether somebody reads what the event led to.
     pub(super) wants_matches: bool,
     /// How many received events it stands for in the ledger: one, if none was lost before it got
@@ -44,13 +46,14 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// `newcomers` are identities that nobody had when the request was split.
+    /// `newcomers` are identities that nobody had when the request was split; `None` if that was
+    /// not looked up.
     pub(super) fn new(
         caller: usize,
         place: usize,
         project: ProjectId,
         item: Item,
-        newcomers: &HashSet<Identity>,
+        newcomers: Option<&HashSet<Identity>>,
         wants_matches: bool,
     ) -> Self {
         let (message_id, own) = match &item {
@@ -64,9 +67,18 @@ impl Unit {
             id: EventId(Uuid::now_v7()),
             digest: message_id.map(MessageId::digest),
             wants_matches,
-            is_newcomers: own.is_some_and(|own| newcomers.contains(own)),
+            is_newcomers: own.is_some_and(|own| newcomers.is_some_and(|all| all.contains(own))),
+            is_unknown: newcomers.is_none(),
             received: i64::from(!matches!(item, Item::Ignored)),
             item,
+        }
+    }
+
+    /// The identity that it is about.
+    pub(super) fn own_identity(&self) -> Option<&Identity> {
+        match &self.item {
+            Item::Event(event) => event.identity(),
+            Item::Rejected(_) | Item::Ignored => None,
         }
     }
 

@@ -1,9 +1,9 @@
 //! Whom a batch is about: addresses, row locks, states.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use diesel::{PgConnection, RunQueryDsl};
+use diesel::{PgConnection, QueryResult, RunQueryDsl};
 
 use super::apply::{has_traits, parse_traits};
 use super::batch::Unit;
@@ -19,6 +19,38 @@ use crate::targeting::people::Address;
 use crate::targeting::{PersonState, load_addresses};
 
 impl Shard {
+    /// Finds out who has the identities that nobody has looked up yet, all in one query.
+    pub(super) fn look_up(
+        &self,
+        connection: &mut PgConnection,
+        units: &mut [Unit],
+    ) -> QueryResult<()> {
+        let mut unknown: BTreeMap<ProjectId, Vec<Identity>> = BTreeMap::new();
+        for unit in units.iter().filter(|unit| unit.is_unknown) {
+            if let Some(own) = unit.own_identity() {
+                unknown.entry(unit.project).or_default().push(own.clone());
+            }
+        }
+        let people = self.targeting.people();
+        let mut known: HashSet<(ProjectId, Identity)> = HashSet::new();
+        for (project, mut identities) in unknown {
+            identities.sort_unstable();
+            identities.dedup();
+            let epoch = people.epoch();
+            for (identity, address) in load_addresses(connection, project, &identities)? {
+                people.remember_address(epoch, project, &identity, address);
+                known.insert((project, identity));
+            }
+        }
+        for unit in units.iter_mut().filter(|unit| unit.is_unknown) {
+            unit.is_unknown = false;
+            unit.is_newcomers = unit
+                .own_identity()
+                .is_some_and(|own| !known.contains(&(unit.project, own.clone())));
+        }
+        Ok(())
+    }
+
     /// Finds whom the batch is about and reads their state, under their row locks where an event
     /// may change it.
     pub(super) fn find_people<'a>(

@@ -152,8 +152,9 @@ struct Job {
     wants_matches: bool,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
-    /// The identities in them that nobody had when the request was split.
-    newcomers: Arc<HashSet<Identity>>,
+    /// The identities in them that nobody had when the request was split; `None` if that was not
+    /// looked up.
+    newcomers: Option<Arc<HashSet<Identity>>>,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
@@ -286,7 +287,7 @@ impl Ingest {
                 project,
                 wants_matches,
                 items,
-                newcomers: Arc::clone(&newcomers),
+                newcomers: newcomers.clone(),
                 received,
                 reply,
                 submitted_at,

@@ -24,7 +24,7 @@ use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::identities;
 use super::shard::Shard;
 use super::statements::PersonRows;
-use crate::model::{Call, Event, Identity, PersonId};
+use crate::model::{Call, Event, PersonId};
 use crate::store::person_state::{LoadPeople, PersonRow};
 use crate::targeting::PersonState;
 use crate::targeting::people::{Address, Epoch, Observed};
@@ -82,7 +82,7 @@ impl Shard {
         let mut newcomers: Vec<Newcomer<'a>> = Vec::new();
         let mut places: HashMap<Key<'a>, usize> = HashMap::new();
         for (unit, whom) in units.iter().zip(whom) {
-            let (Item::Event(event), Some(own)) = (&unit.item, own_identity(unit)) else {
+            let (Item::Event(event), Some(own)) = (&unit.item, unit.own_identity()) else {
                 people.push(None);
                 continue;
             };
@@ -312,7 +312,7 @@ impl Shard {
             .zip(standings)
             .map(|((unit, person), standing)| {
                 let (Item::Event(event), Some(own), Some(person), Some(standing)) =
-                    (&unit.item, own_identity(unit), person, standing)
+                    (&unit.item, unit.own_identity(), person, standing)
                 else {
                     return Verdict::Kept;
                 };
@@ -375,13 +375,6 @@ impl Plain<'_> {
             caches.remember_loaded(newcomer.observed, &newcomer.state);
             caches.remember_address(self.epoch, project, identity, address);
         }
-    }
-}
-
-fn own_identity(unit: &Unit) -> Option<&Identity> {
-    match &unit.item {
-        Item::Event(event) => event.identity(),
-        Item::Rejected(_) | Item::Ignored => None,
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) type Part = (usize, Vec<(usize, Item)>);
 pub(super) struct Split {
     /// What each shard gets.
     pub(super) parts: Vec<Part>,
-    /// The identities that nobody has yet.
-    pub(super) newcomers: Arc<HashSet<Identity>>,
+    /// The identities that nobody has yet; `None` if that was not looked up.
+    pub(super) newcomers: Option<Arc<HashSet<Identity>>>,
 }
 
 /// The identities that an event is about: its own, and the one it links, if it links.
@@ -77,7 +77,7 @@ pub(super) async fn split(
         && let (Some(own), None) = identities(event)
     {
         let own = own.clone();
-        return split_one(targeting, project, items, own, shards).await;
+        return Ok(split_one(targeting, project, items, &own, shards));
     }
     let twins = anonymous_twins(&items);
     let mut wanted = mentioned(&items);
@@ -151,27 +151,27 @@ pub(super) async fn split(
         .collect();
     Ok(Split {
         parts,
-        newcomers: Arc::new(newcomers),
+        newcomers: Some(Arc::new(newcomers)),
     })
 }
 
-/// Most requests are one event of one identity: nothing can belong together.
-async fn split_one(
+/// Most requests are one event of one identity: nothing can belong together. An identity that is
+/// not remembered goes to the shard that it would have if it were new, which is the right one unless
+/// it was linked to another. Who it is the shard finds out, together with others of its batch.
+fn split_one(
     targeting: &Targeting,
     project: ProjectId,
     items: Vec<Item>,
-    own: Identity,
+    own: &Identity,
     shards: usize,
-) -> Result<Split, Error> {
-    let (home, newcomers) = match targeting.address(project, &own).await? {
-        Some(address) => (address.home, HashSet::new()),
-        None => (own.home(project), HashSet::from([own])),
-    };
+) -> Split {
+    let address = targeting.people().address(project, own);
+    let home = address.map_or_else(|| own.home(project), |address| address.home);
     let part = items.into_iter().enumerate().collect();
-    Ok(Split {
+    Split {
         parts: vec![(shard_of(home, shards), part)],
-        newcomers: Arc::new(newcomers),
-    })
+        newcomers: address.map(|_| Arc::default()),
+    }
 }
 
 fn shard_of(home: i64, shards: usize) -> usize {

@@ -143,7 +143,14 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item, &newcomers, wants_matches);
+                let unit = Unit::new(
+                    caller,
+                    place,
+                    project,
+                    item,
+                    newcomers.as_deref(),
+                    wants_matches,
+                );
                 missing -= unit.received;
                 units.push(unit);
             }
@@ -230,12 +237,13 @@ impl Shard {
     }
 
     /// One transaction, tried again when it lost a race with another writer.
-    fn commit(&mut self, units: &[Unit]) -> Result<Vec<Verdict>, Failure> {
+    fn commit(&mut self, units: &mut [Unit]) -> Result<Vec<Verdict>, Failure> {
         let started = Instant::now();
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
             self.settle_unknown(&mut connection)?;
+            self.look_up(&mut connection, units)?;
             let plain = if attempt == 0 {
                 self.plain(&mut connection, units)?
             } else {

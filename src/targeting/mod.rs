@@ -255,19 +255,6 @@ impl Targeting {
         }
     }
 
-    /// Where one identity leads; `None` if nobody has it.
-    pub async fn address(
-        &self,
-        project: ProjectId,
-        identity: &Identity,
-    ) -> Result<Option<Address>, Error> {
-        if let Some(address) = self.0.people.address(project, identity) {
-            return Ok(Some(address));
-        }
-        let found = self.addresses(project, vec![identity.clone()]).await?;
-        Ok(found.into_values().next())
-    }
-
     /// Where identities lead: remembered addresses, and the others from the database in one query.
     /// Identities nobody has seen are left out.
     pub async fn addresses(

@@ -44,7 +44,7 @@ fn send_by(
         project,
         wants_matches: false,
         items,
-        newcomers: Arc::default(),
+        newcomers: None,
         received: 0,
         reply,
         submitted_at: Instant::now(),
