@@ -20,8 +20,8 @@ use crate::stage::Server;
 
 const CONNECTIONS: usize = 256;
 const LOAD: f64 = 0.7;
-/// About half of what the state of everybody takes.
-const CACHE: (&str, &str) = ("BECKON_USER_CACHE_BYTES", "64MiB");
+/// Half of it is for addresses, which would take twice as much as that.
+const CACHE: (&str, &str) = ("BECKON_USER_CACHE_BYTES", "16MiB");
 const EVERY: Duration = Duration::from_millis(500);
 
 /// A slope a minute and half of its confidence interval.
