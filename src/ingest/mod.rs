@@ -202,13 +202,15 @@ impl Ingest {
             .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
         for number in 0..options.shards.max(1) {
-            let (entrance, waiting) = queue::queue(Bounds {
-                most: Load {
-                    rows: options.queue_rows_max,
-                    bytes: options.queue_bytes_max,
-                },
+            let most = Load {
+                rows: options.queue_rows_max,
+                bytes: options.queue_bytes_max,
+            };
+            let bounds = Bounds {
+                most,
                 deadline: options.deadline,
-            });
+            };
+            let (entrance, waiting) = queue::queue(bounds, options.batch_rows_max);
             let metrics = options.metrics.shard(number);
             let shard =
                 shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());

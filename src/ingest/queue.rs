@@ -3,7 +3,8 @@
 //! Each project has a lane, and a batch is filled from the lanes in turns, so that one event of a
 //! quiet project does not wait behind the backlog of a noisy one. A person belongs to one project,
 //! so a person's events keep their order. Turns are counted in rows (deficit round robin): a lane
-//! whose first job is larger than its credit gets more of it and lets the others go first.
+//! whose first job is larger than its credit gets more of it and lets the others go first. No turn
+//! is longer than half a batch, so who comes anew is in the batch after the one under way.
 //!
 //! One short lock guards the queue and the counts of what is held. A [`Permit`] is a place in it,
 //! held from the admission until the answer; nothing that owns one is dropped under the lock, as
@@ -19,16 +20,17 @@ use super::decode::Item;
 use crate::error::Error;
 use crate::model::ProjectId;
 
-/// How many rows a lane may take in its turn.
-const ROWS_A_TURN: usize = 32;
+/// How many rows a lane may take in its turn, if that is at most half of a batch.
+const ROWS_A_TURN_MAX: usize = 32;
 
-/// Makes a queue: where jobs come in and where they go out. It closes when either is dropped; what
-/// waits when the entrance goes is still handed out.
-pub(super) fn queue(bounds: Bounds) -> (Entrance, Outlet) {
+/// Makes a queue: where jobs come in and where they go out, in batches of at most so many rows. It
+/// closes when either is dropped; what waits when the entrance goes is still handed out.
+pub(super) fn queue(bounds: Bounds, batch_rows_max: usize) -> (Entrance, Outlet) {
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         arrived: Condvar::new(),
         bounds,
+        rows_a_turn: (batch_rows_max / 2).clamp(1, ROWS_A_TURN_MAX),
     });
     (Entrance(Arc::clone(&shared)), Outlet(shared))
 }
@@ -38,6 +40,7 @@ struct Shared {
     state: Mutex<State>,
     arrived: Condvar,
     bounds: Bounds,
+    rows_a_turn: usize,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +145,7 @@ impl Entrance {
         let is_first = lane.jobs.is_empty();
         lane.jobs.push_back(job);
         if is_first {
+            lane.credit = self.0.rows_a_turn;
             state.turns.push_back(project);
         }
         let wakes = std::mem::take(&mut state.sleeps);
@@ -200,7 +204,7 @@ impl Outlet {
                 };
             }
             state.sleeps = false;
-            let (jobs, given_up) = state.gather(rows_max, bytes_max, Instant::now());
+            let (jobs, given_up) = state.gather(self.0.rows_a_turn, rows_max, bytes_max);
             drop(state);
             drop(given_up);
             if !jobs.is_empty() {
@@ -235,7 +239,13 @@ impl State {
     }
 
     /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
-    fn gather(&mut self, rows_max: usize, bytes_max: usize, now: Instant) -> (Vec<Job>, Vec<Job>) {
+    fn gather(
+        &mut self,
+        rows_a_turn: usize,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> (Vec<Job>, Vec<Job>) {
+        let now = Instant::now();
         let (mut jobs, mut given_up) = (Vec::new(), Vec::new());
         let mut taken = Load::default();
         while taken.rows < rows_max && taken.bytes < bytes_max {
@@ -250,12 +260,11 @@ impl State {
             let next = lane.jobs.front().map(|job| (waits(job), job.permit.load));
             match next {
                 None => {
-                    lane.credit = 0;
                     self.turns.pop_front();
                 }
                 Some((false, _)) => given_up.extend(lane.jobs.pop_front()),
                 Some((true, load)) if lane.credit < load.rows && self.turns.len() > 1 => {
-                    lane.credit += ROWS_A_TURN;
+                    lane.credit += rows_a_turn;
                     self.turns.rotate_left(1);
                 }
                 Some((true, load)) => {
@@ -267,10 +276,9 @@ impl State {
         }
         // A lane that was emptied by the last job taken must not have a turn left.
         if let Some(project) = self.turns.front()
-            && let Some(lane) = self.lanes.get_mut(project)
+            && let Some(lane) = self.lanes.get(project)
             && lane.jobs.is_empty()
         {
-            lane.credit = 0;
             self.turns.pop_front();
         }
         (jobs, given_up)

@@ -16,12 +16,16 @@ const LONG: Duration = Duration::from_secs(60);
 const MANY: usize = 1_000;
 
 fn open(rows: usize) -> (Entrance, Outlet) {
+    open_for_batches(rows, MANY)
+}
+
+fn open_for_batches(rows: usize, batch_rows: usize) -> (Entrance, Outlet) {
     let most = Load {
         rows,
         bytes: 1_000_000,
     };
     let deadline = Duration::from_millis(1);
-    queue(Bounds { most, deadline })
+    queue(Bounds { most, deadline }, batch_rows)
 }
 
 /// Sends one job of so many rows, all with the same place.
@@ -83,6 +87,22 @@ fn a_quiet_project_does_not_wait_behind_a_backlog_and_each_keeps_its_order() {
     }
     let places: Vec<usize> = first.into_iter().map(|(_, place)| place).collect();
     assert!(places.iter().copied().eq(0..500), "{places:?}");
+}
+
+#[test]
+fn who_comes_anew_is_in_the_next_batch_however_small_batches_are() {
+    for batch in [2, 3, 10, 50] {
+        let (entrance, outlet) = open_for_batches(MANY, batch);
+        let mut answers: Vec<Answer> = (0..600)
+            .map(|place| send(&entrance, 1, 1, place).unwrap())
+            .collect();
+        for round in 0..5 {
+            taken(&outlet, batch);
+            answers.push(send(&entrance, 2, 1, 0).unwrap());
+            let next = taken(&outlet, batch);
+            assert!(next.contains(&(2, 0)), "{round}: {next:?}");
+        }
+    }
 }
 
 #[test]
