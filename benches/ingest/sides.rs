@@ -305,16 +305,7 @@ impl Bench {
 
     /// Compares what was acknowledged with what is stored; returns how many transactions wrote it.
     pub fn expect_stored(&mut self, side: Side, acknowledged: u64) -> Outcome<i64> {
-        let stored = self.stage.stored()?;
-        if u64::try_from(stored.events) == Ok(acknowledged) {
-            return Ok(stored.transactions);
-        }
-        let name = side.name();
-        let text = format!(
-            "{name} acknowledged {acknowledged} and stored {}",
-            stored.events
-        );
-        Err(text.into())
+        self.stage.expect_stored(side.name(), acknowledged)
     }
 
     fn load(&self, shape: Shape, side: Side, span: Span) -> Outcome<Run> {

@@ -153,6 +153,19 @@ impl Stage {
         Ok(counted.get_result(&mut self.sql)?)
     }
 
+    /// Compares that with what a side acknowledged, and returns the number of transactions.
+    pub fn expect_stored(&mut self, side: &str, acknowledged: u64) -> Outcome<i64> {
+        let stored = self.stored()?;
+        if u64::try_from(stored.events) == Ok(acknowledged) {
+            return Ok(stored.transactions);
+        }
+        let text = format!(
+            "{side} acknowledged {acknowledged} and stored {}",
+            stored.events
+        );
+        Err(text.into())
+    }
+
     /// Adds known people with these numbers.
     pub fn fill_people(&mut self, world: &World, people: Range<u64>) -> Outcome<()> {
         fill_people(&mut self.sql, world, people)
