@@ -1,7 +1,7 @@
 //! One batch, one transaction: claim the message ids, find the people, apply the events one after
 //! the other, write everything sorted by key, commit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
@@ -13,6 +13,7 @@ use super::claim::{MessageKey, Standing};
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
 use super::people_of_batch::PeopleOfBatch;
+use super::route::{Known, Owner};
 use super::shard::Shard;
 use super::write::write;
 use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
@@ -34,10 +35,8 @@ pub(super) struct Unit {
     pub(super) id: EventId,
     /// The digest of its message id.
     pub(super) digest: Option<Uuid>,
-    /// Nobody had its identity when that was looked up.
-    pub(super) is_newcomers: bool,
-    /// Who has its identity was not looked up yet.
-    pub(super) is_unknown: bool,
+    /// Whether somebody has its identity.
+    pub(super) owner: Owner,
     /// Whether somebody reads what the event led to.
     pub(super) wants_matches: bool,
     /// How many received events it stands for in the ledger: one, if none was lost before it got
@@ -46,14 +45,12 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// `newcomers` are identities that nobody had when the request was split; `None` if that was
-    /// not looked up.
     pub(super) fn new(
         caller: usize,
         place: usize,
         project: ProjectId,
         item: Item,
-        newcomers: Option<&HashSet<Identity>>,
+        known: &Known,
         wants_matches: bool,
     ) -> Self {
         let (message_id, own) = match &item {
@@ -67,8 +64,7 @@ impl Unit {
             id: EventId(Uuid::now_v7()),
             digest: message_id.map(MessageId::digest),
             wants_matches,
-            is_newcomers: own.is_some_and(|own| newcomers.is_some_and(|all| all.contains(own))),
-            is_unknown: newcomers.is_none(),
+            owner: own.map_or(Owner::Somebody, |own| known.owner(own)),
             received: i64::from(!matches!(item, Item::Ignored)),
             item,
         }

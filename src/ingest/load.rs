@@ -11,7 +11,7 @@ use super::claim::Standing;
 use super::decode::Item;
 use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
-use super::route::identities;
+use super::route::{Owner, identities};
 use super::shard::Shard;
 use crate::model::{Call, Identity, PersonId, ProjectId};
 use crate::store::person_state::{LoadPeople, LockPeople, PersonRow};
@@ -25,8 +25,9 @@ impl Shard {
         connection: &mut PgConnection,
         units: &mut [Unit],
     ) -> QueryResult<()> {
+        let is_unasked = |unit: &Unit| unit.owner == Owner::Unasked;
         let mut unknown: BTreeMap<ProjectId, Vec<Identity>> = BTreeMap::new();
-        for unit in units.iter().filter(|unit| unit.is_unknown) {
+        for unit in units.iter().filter(|unit| is_unasked(unit)) {
             if let Some(own) = unit.own_identity() {
                 unknown.entry(unit.project).or_default().push(own.clone());
             }
@@ -42,11 +43,12 @@ impl Shard {
                 known.insert((project, identity));
             }
         }
-        for unit in units.iter_mut().filter(|unit| unit.is_unknown) {
-            unit.is_unknown = false;
-            unit.is_newcomers = unit
-                .own_identity()
-                .is_some_and(|own| !known.contains(&(unit.project, own.clone())));
+        for unit in units.iter_mut().filter(|unit| is_unasked(unit)) {
+            let is_known = |own: &Identity| known.contains(&(unit.project, own.clone()));
+            unit.owner = match unit.own_identity().is_none_or(is_known) {
+                true => Owner::Somebody,
+                false => Owner::Nobody,
+            };
         }
         Ok(())
     }

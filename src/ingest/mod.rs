@@ -47,7 +47,6 @@ mod shard;
 mod statements;
 mod write;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -56,12 +55,13 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::model::{Event, EventId, Identity, ProjectId};
+use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
 use decode::{Item, Rejection};
 use metrics::ShardMetrics;
 use queue::{Entrance, Permit};
+use route::{Known, Split, split};
 
 pub use metrics::{IngestMetrics, Received};
 pub use seen::LAST_SEEN_GRAIN;
@@ -152,9 +152,8 @@ struct Job {
     wants_matches: bool,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
-    /// The identities in them that nobody had when the request was split; `None` if that was not
-    /// looked up.
-    newcomers: Option<Arc<HashSet<Identity>>>,
+    /// Which of the identities in them somebody had when the request was split.
+    known: Known,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
@@ -264,8 +263,7 @@ impl Ingest {
             wants_matches,
         } = request;
         let count = items.len();
-        let route::Split { parts, newcomers } =
-            route::split(&self.0.targeting, project, items, queues.len()).await?;
+        let Split { parts, known } = split(&self.0.targeting, project, items, queues.len()).await?;
         // Every permit is taken before anything is sent, so a full queue costs nothing.
         let mut admitted = Vec::with_capacity(parts.len());
         for (shard, items) in parts {
@@ -289,7 +287,7 @@ impl Ingest {
                 project,
                 wants_matches,
                 items,
-                newcomers: newcomers.clone(),
+                known: known.clone(),
                 received,
                 reply,
                 submitted_at,

@@ -21,7 +21,7 @@ use super::failure::Failure;
 use super::ledger::{Fate, LedgerRows};
 use super::people_of_batch::{Key, new_state};
 use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
-use super::route::identities;
+use super::route::{Owner, identities};
 use super::shard::Shard;
 use super::statements::PersonRows;
 use crate::model::{Call, Event, PersonId};
@@ -134,7 +134,7 @@ impl Shard {
                 let linked = people.address(unit.project, linked)?;
                 (linked.person == address.person).then_some(Whom::Known(address.person))
             }
-            (None, None) if unit.is_newcomers => Some(Whom::New),
+            (None, None) if unit.owner == Owner::Nobody => Some(Whom::New),
             (None, _) => None,
         }
     }

@@ -16,8 +16,37 @@ pub(super) type Part = (usize, Vec<(usize, Item)>);
 pub(super) struct Split {
     /// What each shard gets.
     pub(super) parts: Vec<Part>,
-    /// The identities that nobody has yet; `None` if that was not looked up.
-    pub(super) newcomers: Option<Arc<HashSet<Identity>>>,
+    pub(super) known: Known,
+}
+
+/// Which of a request's identities somebody has.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    /// Nobody has looked.
+    Unasked,
+    All,
+    AllBut(Arc<HashSet<Identity>>),
+}
+
+impl Known {
+    /// What is known of one of them.
+    pub(super) fn owner(&self, identity: &Identity) -> Owner {
+        match self {
+            Known::Unasked => Owner::Unasked,
+            Known::AllBut(newcomers) if newcomers.contains(identity) => Owner::Nobody,
+            Known::All | Known::AllBut(_) => Owner::Somebody,
+        }
+    }
+}
+
+/// Whether somebody has an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// It was not looked up yet.
+    Unasked,
+    /// Nobody had it when it was looked up.
+    Nobody,
+    Somebody,
 }
 
 /// The identities that an event is about: its own, and the one it links, if it links.
@@ -151,7 +180,7 @@ pub(super) async fn split(
         .collect();
     Ok(Split {
         parts,
-        newcomers: Some(Arc::new(newcomers)),
+        known: Known::AllBut(Arc::new(newcomers)),
     })
 }
 
@@ -170,7 +199,7 @@ fn split_one(
     let part = items.into_iter().enumerate().collect();
     Split {
         parts: vec![(shard_of(home, shards), part)],
-        newcomers: address.map(|_| Arc::default()),
+        known: address.map_or(Known::Unasked, |_| Known::All),
     }
 }
 

@@ -135,7 +135,7 @@ impl Shard {
                 project,
                 wants_matches,
                 items,
-                newcomers,
+                known,
                 received,
                 reply,
                 permit,
@@ -143,14 +143,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(
-                    caller,
-                    place,
-                    project,
-                    item,
-                    newcomers.as_deref(),
-                    wants_matches,
-                );
+                let unit = Unit::new(caller, place, project, item, &known, wants_matches);
                 missing -= unit.received;
                 units.push(unit);
             }

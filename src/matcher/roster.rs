@@ -1,5 +1,6 @@
 //! A project's live campaigns by their id.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ impl Roster {
         if shelves.is_empty() {
             shelves = vec![Arc::default(); SHELVES];
         }
-        let mut is_touched = vec![false; shelves.len()];
+        let mut touched = BTreeSet::new();
         let mut left = Vec::new();
         for id in gone {
             let place = place(id);
@@ -52,7 +53,7 @@ impl Roster {
                 && let Some(at) = stands_at(shelf)
             {
                 left.push(Arc::make_mut(shelf).campaigns.swap_remove(at));
-                mark(&mut is_touched, place);
+                touched.insert(place);
             }
         }
         for campaign in came {
@@ -60,14 +61,15 @@ impl Roster {
             if let Some(shelf) = shelves.get_mut(place) {
                 let shelf = Arc::make_mut(shelf);
                 shelf.campaigns.push(Arc::clone(campaign));
-                mark(&mut is_touched, place);
+                touched.insert(place);
             }
         }
-        let touched = shelves.iter_mut().zip(is_touched).filter(|(_, is)| *is);
-        for (shelf, _) in touched {
-            let shelf = Arc::make_mut(shelf);
-            let costs = shelf.campaigns.iter().map(|campaign| campaign.cost());
-            shelf.cost = costs.max().unwrap_or(0);
+        for place in touched {
+            if let Some(shelf) = shelves.get_mut(place) {
+                let shelf = Arc::make_mut(shelf);
+                let costs = shelf.campaigns.iter().map(|campaign| campaign.cost());
+                shelf.cost = costs.max().unwrap_or(0);
+            }
         }
         let len = self.len + came.len() - left.len();
         (Roster { shelves, len }, left)
@@ -106,12 +108,6 @@ fn place(id: &str) -> usize {
     let mut hasher = FixedState::with_seed(1).build_hasher();
     hasher.write(id.as_bytes());
     hasher.finish() as usize % SHELVES
-}
-
-fn mark(flags: &mut [bool], place: usize) {
-    if let Some(flag) = flags.get_mut(place) {
-        *flag = true;
-    }
 }
 
 #[cfg(test)]
@@ -167,9 +163,9 @@ mod tests {
             }
             let (before, ids) = (roster.clone(), map.keys().cloned().collect::<Vec<_>>());
             let (next, left) = roster.changed(&gone, &came);
-            let mut expected: Vec<_> = gone.iter().filter_map(|id| map.remove(id)).collect();
-            expected.retain(|it| left.iter().any(|left| Arc::ptr_eq(left, it)));
-            assert_eq!(expected.len(), left.len());
+            let expected: Vec<_> = gone.iter().filter_map(|id| map.remove(id)).collect();
+            let pointers = |of: &[Arc<Campaign>]| of.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+            assert_eq!(pointers(&left), pointers(&expected));
             map.extend(came.iter().map(|it| (it.id.clone(), Arc::clone(it))));
             roster = next;
             assert_eq!(roster.len(), map.len());

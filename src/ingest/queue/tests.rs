@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::ingest::Outcome;
+use crate::ingest::route::Known;
 
 type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
 
@@ -48,7 +49,7 @@ fn send_by(
         project,
         wants_matches: false,
         items,
-        newcomers: None,
+        known: Known::All,
         received: 0,
         reply,
         submitted_at: Instant::now(),
