@@ -21,6 +21,9 @@ use super::{Exit, Outcome, output};
 /// The oldest Postgres that detaches partitions concurrently.
 const POSTGRES_MAJOR_MIN: i64 = 14;
 
+/// What `max_wal_size` of a private Postgres is, in MiB, and what it should be of another.
+const LOG_MIB_MIN: i64 = 4_096;
+
 /// Below this share of the disk a warning is given, and below a fifth of it a failure.
 const DISK_FREE_PERCENT_MIN: u64 = 10;
 
@@ -153,7 +156,7 @@ fn examine_database(
     days: u32,
     checks: &mut Vec<Check>,
 ) {
-    let of_the_server: [(&'static str, DatabaseCheck); 7] = [
+    let of_the_server: [(&'static str, DatabaseCheck); 8] = [
         ("version", version),
         ("fsync", |connection, _| {
             must_be_on(connection, "fsync", "a power cut can lose or damage events")
@@ -167,6 +170,7 @@ fn examine_database(
         }),
         ("synchronous_commit", synchronous_commit),
         ("wal_level", wal_level),
+        ("max_wal_size", max_wal_size),
         ("connections", connections),
         ("clock", clock_difference),
     ];
@@ -275,6 +279,22 @@ fn wal_level(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
     };
     let advice = "with `minimal` there is no replica and no point-in-time recovery; set `replica`";
     Ok(Check::new("wal_level", verdict, value, advice))
+}
+
+fn max_wal_size(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
+    let mebibytes = number(
+        connection,
+        "SELECT setting::bigint AS value FROM pg_settings WHERE name = 'max_wal_size'",
+    )?;
+    let verdict = if mebibytes < LOG_MIB_MIN {
+        Verdict::Warn
+    } else {
+        Verdict::Ok
+    };
+    let found = setting(connection, "max_wal_size")?;
+    let advice = "under load Postgres makes checkpoints often, and writes several times as much; \
+        if the disk has room, set `max_wal_size` to 4GB and `min_wal_size` to 1GB";
+    Ok(Check::new("max_wal_size", verdict, found, advice))
 }
 
 fn connections(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::support::app::{Launch, Server};
-use super::support::postgres::{TestDatabase, database, empty_database, guarded_folder};
+use super::support::postgres::{
+    TestDatabase, database, empty_database, guarded_folder, postgres_server_in,
+};
 use super::support::{ADMIN_KEY, CLIENT_KEY, Client, eventually, sql};
 
 fn run(database: &TestDatabase, arguments: &[&str]) -> Output {
@@ -131,6 +133,26 @@ fn keys_are_shown_once_listed_by_their_beginning_and_revoked() {
     );
     let dump = "SELECT string_agg(api_keys::text, '') AS value FROM api_keys";
     assert!(!sql::texts(&mut connection, dump)[0].contains(&key[15..]));
+}
+
+#[test]
+fn doctor_advises_a_postgres_that_makes_checkpoints_often() {
+    let (folder, watchdog) = guarded_folder();
+    let usual = database();
+    let hasty = postgres_server_in(&folder, watchdog, &[("max_wal_size", "1GB")]);
+    for (url, found, verdict) in [
+        (hasty.url(), "1GB", "warn"),
+        (usual.url.clone(), "4GB", "ok"),
+    ] {
+        let asked = Launch::new(&url).command(&["doctor", "--json"]).output();
+        let checks = json_of(&asked.unwrap());
+        let mut checks = checks.as_array().unwrap().iter();
+        let check = checks
+            .find(|check| check["name"] == "max_wal_size")
+            .unwrap();
+        assert_eq!(check["verdict"], verdict, "{check}");
+        assert_eq!(check["found"], found);
+    }
 }
 
 #[test]
