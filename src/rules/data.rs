@@ -259,14 +259,16 @@ fn in_order<'a>(members: &'a mut [Member<'a>], arena: &'a Bump) -> &'a [Member<'
     }
     let as_written = arena.alloc_slice_copy(members);
     members.sort_unstable_by_key(|(name, _)| *name);
-    let mut kept = ArenaVec::with_capacity_in(members.len(), arena);
-    for run in members.chunk_by(|left, right| left.0 == right.0) {
-        let last = match run {
-            [(name, _), _, ..] => as_written.iter().rfind(|(written, _)| written == name),
-            _ => run.first(),
-        };
-        kept.extend(last.copied());
+    let is_repeated = |(left, right): (&Member<'a>, &Member<'a>)| left.0 == right.0;
+    if !members.iter().zip(members.iter().skip(1)).any(is_repeated) {
+        return members;
     }
+    // Only here does it matter which came first, and a stable sort may allocate.
+    members.copy_from_slice(as_written);
+    members.sort_by_key(|(name, _)| *name);
+    let mut kept = ArenaVec::with_capacity_in(members.len(), arena);
+    let runs = members.chunk_by(|left, right| left.0 == right.0);
+    kept.extend(runs.filter_map(<[Member<'a>]>::last).copied());
     kept.into_bump_slice()
 }
 

@@ -226,21 +226,35 @@ impl Expr {
     }
 
     /// Worst-case evaluation steps: each node is one, and a body counts once for each element that
-    /// an array may have.
+    /// an array may have. There, looking for something in a list counts as so many steps, too.
     pub(super) fn cost(&self, limits: &Limits) -> u64 {
+        self.cost_at(limits, false)
+    }
+
+    fn cost_at(&self, limits: &Limits, in_iteration: bool) -> u64 {
         let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
         let iteration = matches!(self, Expr::Call(operator, _) if operator.is_iteration());
         let mut cost = 1_u64;
         for (index, child) in self.children().into_iter().enumerate() {
-            let own = child.cost(limits);
-            let times = if iteration && index == 1 {
-                max_array_len
-            } else {
-                1
-            };
+            let is_body = iteration && index == 1;
+            let own = child.cost_at(limits, in_iteration || is_body);
+            let times = if is_body { max_array_len } else { 1 };
             cost = cost.saturating_add(own.saturating_mul(times));
         }
+        if in_iteration && self.looks_through_data() {
+            cost = cost.saturating_add(max_array_len);
+        }
         cost
+    }
+
+    /// Whether it looks for something in what is not a part of the rule.
+    pub(super) fn looks_through_data(&self) -> bool {
+        match self {
+            Expr::Call(Operator::In, args) => args
+                .get(1)
+                .is_some_and(|haystack| !matches!(haystack, Expr::Literal(_) | Expr::List(_))),
+            _ => false,
+        }
     }
 
     /// Whether evaluating this can build lists or texts that were not there before.

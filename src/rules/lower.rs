@@ -2,8 +2,10 @@
 //! rule, and puts the run-time bounds where data decides how much work there is.
 //!
 //! Everything official is passed on as it is, with two exceptions that do not change an answer:
-//! - what is iterated over passes a length check unless it is a literal (which was checked when
-//!   the rule was parsed), and bodies that build values pass a memory check;
+//! - what is iterated over, and what is looked through in an iteration, passes a length check unless
+//!   it is a literal (which was checked when
+//!   the rule was parsed), what is joined passes a check of its size, and bodies that build values
+//!   pass a memory check;
 //! - a body that is nothing but `===` or `!==` is wrapped in `!!`. The evaluator (5.4.0) has a
 //!   shortcut for such bodies that takes an absent member for something else than null.
 
@@ -28,6 +30,7 @@ pub(super) fn lower<E>(
 ) -> Result<Lowered, E> {
     let mut lowering = Lowering {
         max_array_len,
+        iterations: 0,
         compile,
         patterns: Vec::new(),
     };
@@ -40,6 +43,8 @@ pub(super) fn lower<E>(
 
 struct Lowering<F> {
     max_array_len: usize,
+    /// How many iterations stand around what is lowered.
+    iterations: usize,
     compile: F,
     patterns: Vec<Regex>,
 }
@@ -81,12 +86,31 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             Expr::Call(operator, args) if operator.is_ours() => {
                 call(&operators::lowered_name(*operator), self.all(args)?)
             }
-            Expr::Call(operator, args) => {
-                let call = call(operator.name(), self.all(args)?);
-                match operator {
-                    Operator::Cat | Operator::Merge => bounded_memory(call),
-                    _ => call,
+            Expr::Call(operator @ (Operator::Cat | Operator::Merge), args) => {
+                // Each has its share before anything is built, all together after it.
+                let parts = i64::try_from(args.len()).unwrap_or(i64::MAX);
+                let parts = OwnedDataValue::Number(NumberValue::from_i64(parts));
+                let bounded = |value| call(operators::BOUNDED_PART, vec![value, parts.clone()]);
+                let mut lowered = Vec::with_capacity(args.len());
+                for arg in args {
+                    let value = self.expr(arg)?;
+                    lowered.push(match arg {
+                        Expr::Literal(_) => value,
+                        _ => bounded(value),
+                    });
                 }
+                bounded_memory(call(operator.name(), lowered))
+            }
+            Expr::Call(operator, args) => {
+                let mut lowered = self.all(args)?;
+                if self.iterations > 0
+                    && expr.looks_through_data()
+                    && let Some(haystack) = lowered.get_mut(1)
+                {
+                    let value = std::mem::replace(haystack, OwnedDataValue::Null);
+                    *haystack = self.bounded_array(value);
+                }
+                call(operator.name(), lowered)
             }
         })
     }
@@ -94,14 +118,13 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
     fn iteration(&mut self, operator: Operator, args: &[Expr]) -> Result<OwnedDataValue, E> {
         let mut lowered = Vec::with_capacity(args.len());
         for (index, arg) in args.iter().enumerate() {
+            let is_body = index == 1;
+            self.iterations += usize::from(is_body);
             let value = self.expr(arg)?;
+            self.iterations -= usize::from(is_body);
             lowered.push(match (index, arg) {
                 (0, Expr::List(_) | Expr::Literal(_)) => value,
-                (0, _) => {
-                    let max = i64::try_from(self.max_array_len).unwrap_or(i64::MAX);
-                    let max = OwnedDataValue::Number(NumberValue::from_i64(max));
-                    call(operators::BOUNDED_ARRAY, vec![value, max])
-                }
+                (0, _) => self.bounded_array(value),
                 (1, body) if operator == Operator::Reduce && body.builds_values() => {
                     call(operators::BOUNDED_VALUE, vec![value])
                 }
@@ -113,6 +136,12 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             });
         }
         Ok(call(operator.name(), lowered))
+    }
+
+    fn bounded_array(&self, value: OwnedDataValue) -> OwnedDataValue {
+        let max = i64::try_from(self.max_array_len).unwrap_or(i64::MAX);
+        let max = OwnedDataValue::Number(NumberValue::from_i64(max));
+        call(operators::BOUNDED_ARRAY, vec![value, max])
     }
 
     fn all(&mut self, items: &[Expr]) -> Result<Vec<OwnedDataValue>, E> {

@@ -25,6 +25,7 @@ pub(super) const EXISTS: &str = "beckon.exists";
 pub(super) const WITHIN_LAST: &str = "beckon.within_last";
 pub(super) const IN_SEGMENT: &str = "beckon.in_segment";
 pub(super) const BOUNDED_ARRAY: &str = "beckon.bounded_array";
+pub(super) const BOUNDED_PART: &str = "beckon.bounded_part";
 pub(super) const BOUNDED_MEMORY: &str = "beckon.bounded_memory";
 pub(super) const BOUNDED_VALUE: &str = "beckon.bounded_value";
 
@@ -70,6 +71,7 @@ fn builder() -> EngineBuilder {
         .add_operator(WITHIN_LAST, WithinLast)
         .add_operator(IN_SEGMENT, InSegment)
         .add_operator(BOUNDED_ARRAY, BoundedArray)
+        .add_operator(BOUNDED_PART, BoundedPart)
         .add_operator(BOUNDED_MEMORY, BoundedMemory)
         .add_operator(BOUNDED_VALUE, BoundedValue)
         .add_operator(lowered_name(Operator::Between), Between);
@@ -99,6 +101,7 @@ struct Exists;
 struct WithinLast;
 struct InSegment;
 struct BoundedArray;
+struct BoundedPart;
 struct BoundedMemory;
 struct BoundedValue;
 struct Between;
@@ -283,6 +286,22 @@ impl CustomOperator for BoundedArray {
     }
 }
 
+impl CustomOperator for BoundedPart {
+    fn evaluate<'a>(
+        &self,
+        args: Args<'_, 'a>,
+        _ctx: &mut EvalContext<'_, 'a>,
+        _arena: &'a Bump,
+    ) -> Result<Value<'a>> {
+        let [value, parts] = args else {
+            return Err(arguments("cat and merge"));
+        };
+        let parts = parts.as_i64().and_then(|parts| usize::try_from(parts).ok());
+        check_part(value, ARENA_BYTES_MAX / parts.unwrap_or(1).max(1))?;
+        Ok(value)
+    }
+}
+
 impl CustomOperator for BoundedMemory {
     fn evaluate<'a>(
         &self,
@@ -317,6 +336,29 @@ impl CustomOperator for BoundedValue {
 fn check_memory(arena: &Bump) -> Result<()> {
     if arena.allocated_bytes() > ARENA_BYTES_MAX {
         return Err(limit("the condition takes too much memory"));
+    }
+    Ok(())
+}
+
+/// What is joined with others must not take more than its part of what a condition may take.
+fn check_part(value: &DataValue<'_>, bytes_max: usize) -> Result<()> {
+    let mut bytes = 0_usize;
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        bytes = bytes.saturating_add(match value {
+            DataValue::String(text) => text.len(),
+            DataValue::Array(items) => {
+                let own = size_of_val(*items);
+                if bytes.saturating_add(own) <= bytes_max {
+                    open.extend(items.iter());
+                }
+                own
+            }
+            _ => 0,
+        });
+        if bytes > bytes_max {
+            return Err(limit("the condition takes too much memory"));
+        }
     }
     Ok(())
 }

@@ -171,7 +171,11 @@ impl<'n> Domain<'n> {
     pub(crate) fn of(node: &'n Node) -> Option<(&'n Attribute, Domain<'n>)> {
         let attribute = the_attribute(node)?;
         let mut open = Open::default();
-        let yes = values(node, true, &mut open);
+        let wants = Wants {
+            yes: true,
+            no: false,
+        };
+        let yes = sides(node, wants, &mut open).yes;
         Some((attribute, Domain { yes, open }))
     }
 
@@ -184,43 +188,119 @@ impl<'n> Domain<'n> {
     }
 }
 
-/// The values for which a condition can be true, or can be false. Where it fails it is neither,
-/// where it is open it can be both.
-fn values<'n>(node: &'n Node, wanted: bool, open: &mut Open) -> Values<'n> {
-    let constant = |is_in| if is_in { Values::all() } else { Values::none() };
-    match node {
-        Node::Always(outcomes) if wanted => constant(outcomes.may_hold()),
-        Node::Always(outcomes) => constant(outcomes.negated().may_hold()),
-        Node::Test { .. } | Node::Defaulted(_) => match node.asked() {
-            Some(asked) => test_values(asked, wanted, open),
-            None => Values::all(),
-        },
-        Node::Not(node) => values(node, !wanted, open),
-        Node::All(nodes) => in_turn(nodes, true, wanted, open),
-        Node::Any(nodes) => in_turn(nodes, false, wanted, open),
-        Node::Choice(nodes) => {
-            let [condition, value, otherwise] = &**nodes;
-            let holds = values(condition, true, open).and(&values(value, wanted, open));
-            let not = values(condition, false, open).and(&values(otherwise, wanted, open));
-            holds.or(&not)
+/// The values for which a condition can be true, and those for which it can be false. Where it
+/// fails it is neither, where it is open it can be both. A side that nobody wants is left empty.
+struct Sides<'n> {
+    yes: Values<'n>,
+    no: Values<'n>,
+}
+
+/// Which sides are to be found.
+#[derive(Clone, Copy)]
+struct Wants {
+    yes: bool,
+    no: bool,
+}
+
+impl Sides<'_> {
+    fn swapped(self) -> Self {
+        Sides {
+            yes: self.no,
+            no: self.yes,
         }
-        // Not reached, since these are about no attribute.
-        Node::Segment(_) | Node::Ask => Values::all(),
     }
 }
 
-/// `and` goes on while its conditions are true, `or` while they are false; the first that is not
-/// decides.
-fn in_turn<'n>(nodes: &'n [Node], goes_on: bool, wanted: bool, open: &mut Open) -> Values<'n> {
+impl Wants {
+    fn swapped(self) -> Self {
+        Wants {
+            yes: self.no,
+            no: self.yes,
+        }
+    }
+}
+
+/// Each condition is looked at once, since twice at each level would be without end.
+fn sides<'n>(node: &'n Node, wants: Wants, open: &mut Open) -> Sides<'n> {
+    let constant = |is_in| if is_in { Values::all() } else { Values::none() };
+    let mut side = |is_wanted, wanted, asked: Option<Asked<'n>>| match (is_wanted, asked) {
+        (false, _) => Values::none(),
+        (true, Some(asked)) => test_values(asked, wanted, open),
+        (true, None) => Values::all(),
+    };
+    match node {
+        Node::Always(outcomes) => Sides {
+            yes: constant(outcomes.may_hold()),
+            no: constant(outcomes.negated().may_hold()),
+        },
+        Node::Test { .. } | Node::Defaulted(_) => Sides {
+            yes: side(wants.yes, true, node.asked()),
+            no: side(wants.no, false, node.asked()),
+        },
+        Node::Not(node) => sides(node, wants.swapped(), open).swapped(),
+        Node::All(nodes) => all(nodes, wants, open),
+        Node::Any(nodes) => any(nodes, wants, open),
+        Node::Choice(nodes) => {
+            let [condition, value, otherwise] = &**nodes;
+            let both = Wants {
+                yes: true,
+                no: true,
+            };
+            let condition = sides(condition, both, open);
+            let value = sides(value, wants, open);
+            let otherwise = sides(otherwise, wants, open);
+            let side = |value: &Values<'n>, otherwise: &Values<'n>| {
+                let holds = condition.yes.and(value);
+                holds.or(&condition.no.and(otherwise))
+            };
+            Sides {
+                yes: side(&value.yes, &otherwise.yes),
+                no: side(&value.no, &otherwise.no),
+            }
+        }
+        // Not reached, since these are about no attribute.
+        Node::Segment(_) | Node::Ask => Sides {
+            yes: Values::all(),
+            no: Values::all(),
+        },
+    }
+}
+
+fn all<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
+    in_turn(nodes, wants, open, |node, wants, open| {
+        sides(node, wants, open)
+    })
+}
+
+/// It is false where each is: the opposite of `and` of the opposites.
+fn any<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
+    let opposite = |node: &'n Node, wants: Wants, open: &mut Open| {
+        sides(node, wants.swapped(), open).swapped()
+    };
+    in_turn(nodes, wants.swapped(), open, opposite).swapped()
+}
+
+/// Conditions are looked at in turn while they are true; the first that is false decides.
+fn in_turn<'n>(
+    nodes: &'n [Node],
+    wants: Wants,
+    open: &mut Open,
+    of: impl Fn(&'n Node, Wants, &mut Open) -> Sides<'n>,
+) -> Sides<'n> {
+    let wants = Wants { yes: true, ..wants };
     let mut reached = Values::all();
     let mut decided = Values::none();
     for node in nodes {
-        if wanted != goes_on {
-            decided = decided.or(&reached.and(&values(node, wanted, open)));
+        let sides = of(node, wants, open);
+        if wants.no {
+            decided = decided.or(&reached.and(&sides.no));
         }
-        reached = reached.and(&values(node, goes_on, open));
+        reached = reached.and(&sides.yes);
     }
-    if wanted == goes_on { reached } else { decided }
+    Sides {
+        yes: reached,
+        no: decided,
+    }
 }
 
 fn test_values<'n>(asked: Asked<'n>, wanted: bool, open: &mut Open) -> Values<'n> {
@@ -429,4 +509,58 @@ fn strict_texts(list: &[Literal]) -> Texts<'_> {
         _ => None,
     });
     Texts::only(texts.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::rules::{Condition, Limits};
+
+    /// Built by hand: the `json!` macro would copy what it is given, at each level.
+    fn call(name: &str, arguments: Vec<Value>) -> Value {
+        Value::Object(
+            [(name.to_owned(), Value::Array(arguments))]
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    fn is(number: i64) -> Value {
+        json!({"===": [{"var": "user.traits.a"}, number]})
+    }
+
+    fn has(rule: &Value, number: f64) -> bool {
+        let condition = Condition::parse(rule, &Limits::default()).unwrap();
+        let (_, domain) = Domain::of(condition.node()).unwrap();
+        let only = Ranges::only(number);
+        let both = domain
+            .yes
+            .numbers
+            .combine(&only, |left, right| left && right);
+        both.cuts() == only.cuts()
+    }
+
+    #[test]
+    fn each_level_of_a_condition_is_looked_at_once() {
+        let mut rule = is(1);
+        for level in 0..58 {
+            let (name, number) = if level % 2 == 0 {
+                ("or", level)
+            } else {
+                ("and", 1)
+            };
+            rule = call(name, vec![is(number), rule]);
+        }
+        assert!(has(&rule, 1.0));
+        let mut choice = is(1);
+        for _ in 0..58 {
+            choice = call("if", vec![choice, json!(true), json!(false)]);
+        }
+        assert!(has(&choice, 1.0) && !has(&choice, 2.0));
+        assert!(!has(&call("!", vec![choice.clone()]), 1.0));
+        assert!(has(&call("!", vec![choice]), 2.0));
+    }
 }

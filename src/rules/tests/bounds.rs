@@ -155,6 +155,40 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn what_is_joined_is_measured_before_it_is_built() {
+    let many = |operator: &str| json!({"==": [{ operator: vec![var("a"); 1_600] }, 1]});
+    let (numbers, text) = (
+        json!({"a": vec![1; 20_000]}),
+        json!({"a": "x".repeat(100_000)}),
+    );
+    for (rule, traits) in [
+        (many("merge"), &numbers),
+        (many("cat"), &text),
+        (many("cat"), &json!({"a": [[text["a"]]]})),
+    ] {
+        assert_eq!(kind(on_traits(&rule, traits)), EvalErrorKind::Limit);
+    }
+    let two = json!({"in": [1, {"merge": [var("a"), var("a")]}]});
+    assert_eq!(on_traits(&two, &numbers), Ok(true));
+    let two = json!({"!!": {"cat": [var("a"), var("a")]}});
+    assert_eq!(on_traits(&two, &text), Ok(true));
+}
+
+#[test]
+fn looking_through_data_counts_in_an_iteration() {
+    let inner = json!({"in": ["zz", {"var": ""}]});
+    let elements = vec![var("a"); 900];
+    let once = json!({"some": [elements, inner]});
+    parse(&once);
+    let twice = json!({"some": [var("a"), {"some": [{"var": ""}, inner]}]});
+    assert_eq!(refused(&twice).0, RuleErrorCode::TooCostly);
+    let traits = |length| json!({"a": [vec!["zz"; length]]});
+    let rule = json!({"some": [var("a"), inner]});
+    assert_eq!(on_traits(&rule, &traits(1_000)), Ok(true));
+    assert_eq!(kind(on_traits(&rule, &traits(1_001))), EvalErrorKind::Limit);
+}
+
+#[test]
 fn data_nested_too_deep_is_a_failure_and_no_overflow() {
     let mut deep = json!(1);
     for _ in 0..10_000 {

@@ -97,6 +97,24 @@ fn what_is_no_object_is_null() {
 }
 
 #[test]
+fn of_very_many_repeated_names_the_last_counts() {
+    let members: Vec<String> = (0..200_000)
+        .map(|n| format!(r#""n{}":{n}"#, n % 60_000))
+        .collect();
+    let text = format!("{{{}}}", members.join(","));
+    let arena = FactsArena::new();
+    let object = arena.parse(&text);
+    assert_eq!(object.members().len(), 60_000);
+    for n in [0_i64, 19_999, 20_000, 59_999] {
+        let last = n + if n < 20_000 { 180_000 } else { 120_000 };
+        let value = object
+            .get(&format!("n{n}"))
+            .and_then(|value| value.as_i64());
+        assert_eq!(value, Some(last), "n{n}");
+    }
+}
+
+#[test]
 fn a_text_nested_too_deep_is_marked_and_no_overflow() {
     let arena = FactsArena::new();
     let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
