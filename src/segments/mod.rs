@@ -2,8 +2,9 @@
 //!
 //! Pure. A segment knows its rules and targeting, nothing of people's storage. It may name other
 //! segments with `in_segment`; [`Segments::new`] keeps all of them, and [`Membership`] answers for
-//! one user, each segment at most once. Saving refuses a segment that would contain itself; should
-//! one slip in (an import, say), the membership that is being computed counts as "not in".
+//! one user, each segment at most once. Saving refuses a segment that would contain itself, and
+//! chains of more than [`CHAIN_MAX`]; should such a thing slip in (an import, say), the membership
+//! that is being computed counts as "not in", and so does a segment at the end of a longer chain.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -67,11 +68,16 @@ impl Segment {
     }
 }
 
+/// How many segments may stand in a chain, each naming the next. Each is a level of recursion.
+pub const CHAIN_MAX: usize = 32;
+
 /// All segments of a project, found by id or, where no id matches, by name.
 #[derive(Debug, Default)]
 pub struct Segments {
     list: Vec<Arc<Segment>>,
     by_reference: HashMap<String, usize>,
+    /// How long the chain is that begins with each.
+    chains: Vec<usize>,
 }
 
 impl Segments {
@@ -84,7 +90,60 @@ impl Segments {
         for (index, segment) in list.iter().enumerate() {
             by_reference.insert(segment.id.clone(), index);
         }
-        Self { list, by_reference }
+        let mut segments = Self {
+            list,
+            by_reference,
+            chains: Vec::new(),
+        };
+        segments.chains = segments.measure_chains();
+        segments
+    }
+
+    /// What [`Segments::chains`] holds. A segment that is being measured, which contains itself,
+    /// counts for nothing.
+    fn measure_chains(&self) -> Vec<usize> {
+        let mut chains: Vec<Option<usize>> = vec![None; self.list.len()];
+        for start in 0..self.list.len() {
+            let mut open = vec![(start, false)];
+            while let Some((index, is_after)) = open.pop() {
+                let Some(segment) = self.list.get(index) else {
+                    continue;
+                };
+                let references = segment.references().iter();
+                let next = references.filter_map(|name| self.by_reference.get(name).copied());
+                if is_after {
+                    let longest = next.filter_map(|next| chains.get(next).copied().flatten());
+                    let longest = longest.max().unwrap_or(0);
+                    if let Some(chain) = chains.get_mut(index) {
+                        *chain = Some(longest + 1);
+                    }
+                } else if chains.get(index).copied().flatten().is_none() {
+                    // Whoever comes by again meanwhile finds it measured as nothing.
+                    if let Some(chain) = chains.get_mut(index) {
+                        *chain = Some(0);
+                    }
+                    open.push((index, true));
+                    open.extend(next.map(|next| (next, false)));
+                }
+            }
+        }
+        chains.into_iter().map(Option::unwrap_or_default).collect()
+    }
+
+    /// How long the longest chain is.
+    pub fn longest_chain(&self) -> usize {
+        self.chains.iter().copied().max().unwrap_or(0)
+    }
+
+    /// How long it would be with this segment among them or in its former one's place.
+    pub fn longest_chain_with(&self, candidate: Segment) -> usize {
+        let mut list = self.list.clone();
+        let candidate = Arc::new(candidate);
+        match list.iter_mut().find(|held| held.id == candidate.id) {
+            Some(held) => *held = candidate,
+            None => list.push(candidate),
+        }
+        Self::new(list).longest_chain()
     }
 
     /// Every segment, oldest first.
@@ -190,8 +249,9 @@ impl<'a> Membership<'a> {
             Answer::In => true,
             Answer::Out | Answer::Computing => false,
             Answer::Unknown => {
+                let chain = self.segments.chains.get(index).copied();
                 answer.set(Answer::Computing);
-                let is_in = self.evaluate(segment);
+                let is_in = chain.is_some_and(|chain| chain <= CHAIN_MAX) && self.evaluate(segment);
                 answer.set(if is_in { Answer::In } else { Answer::Out });
                 is_in
             }
@@ -257,5 +317,70 @@ impl<'a> Membership<'a> {
             self.errors.set(self.errors.get() + 1);
             false
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::Object;
+
+    fn segment(id: &str, targeting: &Value) -> Segment {
+        let body = json!({"name": id, "targeting": targeting});
+        Segment::compile(id, body.as_object().unwrap(), &Limits::default()).unwrap()
+    }
+
+    /// Each but the first names the one before it.
+    fn chain(length: usize) -> Segments {
+        let list = (0..length).map(|number| {
+            let before = format!("s{}", number.wrapping_sub(1));
+            let targeting = match number {
+                0 => json!(true),
+                _ => json!({"in_segment": before}),
+            };
+            Arc::new(segment(&format!("s{number}"), &targeting))
+        });
+        Segments::new(list.collect())
+    }
+
+    fn is_in(segments: &Segments, reference: &str) -> bool {
+        let arena = FactsArena::new();
+        let user = UserFacts {
+            id: "u",
+            traits: Object::EMPTY,
+            created_at: DateTime::UNIX_EPOCH,
+            last_seen_at: DateTime::UNIX_EPOCH,
+        };
+        Membership::new(segments, user, DateTime::UNIX_EPOCH, &arena).contains(reference)
+    }
+
+    #[test]
+    fn a_chain_is_followed_as_far_as_its_bound_and_a_longer_one_overflows_nothing() {
+        let segments = chain(20_000);
+        assert_eq!(segments.longest_chain(), 20_000);
+        assert!(is_in(&segments, &format!("s{}", CHAIN_MAX - 1)));
+        for beyond in [CHAIN_MAX, 19_999] {
+            assert!(!is_in(&segments, &format!("s{beyond}")), "{beyond}");
+        }
+    }
+
+    #[test]
+    fn a_candidate_counts_with_those_that_name_it() {
+        let segments = chain(10);
+        let after = segment("new", &json!({"in_segment": "s9"}));
+        assert_eq!(segments.longest_chain_with(after), 11);
+        let beside = segment("new", &json!({"in_segment": "s3"}));
+        assert_eq!(segments.longest_chain_with(beside), 10);
+        // The first of the chain names others from now on.
+        let first = segment(
+            "s0",
+            &json!({"or": [{"in_segment": "x"}, {"in_segment": "y"}]}),
+        );
+        assert_eq!(segments.longest_chain_with(first), 10);
+        let circle = segment("s0", &json!({"in_segment": "s9"}));
+        assert!(segments.longest_chain_with(circle) >= 10);
     }
 }

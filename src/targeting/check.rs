@@ -6,7 +6,7 @@ use super::{Targeting, Warning};
 use crate::error::{Error, WarningCode};
 use crate::model::ProjectId;
 use crate::rules::{Condition, RuleError, RuleWarning};
-use crate::segments::Segment;
+use crate::segments::{CHAIN_MAX, Segment};
 
 impl Targeting {
     /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and
@@ -36,6 +36,18 @@ impl Targeting {
             if snapshot.segments().find(reference).is_none() {
                 warnings.push(unknown_segment("/targeting".to_owned(), reference));
             }
+        }
+        let held = snapshot.segments();
+        let chain = held.longest_chain_with(segment);
+        // An imported chain that is too long must not keep others from being saved.
+        if chain > CHAIN_MAX && chain > held.longest_chain() {
+            return Err(Error::InvalidRule {
+                pointer: "/targeting".to_owned(),
+                code: "segment_chain_too_long",
+                message: format!(
+                    "more than {CHAIN_MAX} segments would follow on each other, each naming the next"
+                ),
+            });
         }
         Ok(warnings)
     }
