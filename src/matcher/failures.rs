@@ -24,8 +24,8 @@ pub struct Failing {
     pub count: u32,
 }
 
-/// How many of a project's campaigns have failed since they last did not, or more: one that goes
-/// while it fails stays counted. It tells a decision whether there is a run that a match could end.
+/// How many of a project's campaigns have failed since they last did not, or a few more: one that
+/// goes may fail once more in a decision that began before. It tells a decision whether there is a run that a match could end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Runs(Arc<AtomicU32>);
 
@@ -62,8 +62,9 @@ impl Failures {
         }
     }
 
-    /// Ends a run. Writes only if there is one, since every thread that decides comes by here.
-    pub(super) fn end(&self, runs: &Runs) {
+    /// Ends a run, if runs are counted. Writes only if there is one, since every thread that decides comes by here.
+    pub(super) fn end(&self, runs: Option<&Runs>) {
+        let Some(runs) = runs else { return };
         if self.in_a_row.load(Ordering::Relaxed) != 0
             && self.in_a_row.swap(0, Ordering::Relaxed) != 0
         {
@@ -73,13 +74,14 @@ impl Failures {
 }
 
 impl Campaign {
-    /// Counts a failure. It is reported each time the count has grown by the bound, so that a
+    /// Counts a failure, if runs are counted. It is reported each time the count has grown by the bound, so that a
     /// report that leads to nothing is followed by another.
     pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found<'_>) {
         found.errors += 1;
+        let Some(runs) = found.runs else { return };
         let before = self.failures.in_a_row.fetch_add(1, Ordering::Relaxed);
         if before == 0 {
-            found.runs.0.fetch_add(1, Ordering::Relaxed);
+            runs.0.fetch_add(1, Ordering::Relaxed);
         }
         let count = before.wrapping_add(1);
         let max = self.failures.max;

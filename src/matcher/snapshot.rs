@@ -113,6 +113,9 @@ impl Snapshot {
         came.sort_by_cached_key(|campaign| campaign.rank());
         let (campaigns, mut left) = self.campaigns.changed(gone, &came);
         left.sort_by_cached_key(|campaign| campaign.rank());
+        for campaign in &left {
+            campaign.failures.end(Some(&self.runs));
+        }
         let (left_triggers, left_fetch) = by_trigger(&left);
         let (came_triggers, came_fetch) = by_trigger(&came);
         let mut by_trigger = self.by_trigger.clone();
@@ -198,10 +201,25 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
-        match self.by_trigger.get(event.name) {
-            None => Decision::default(),
-            Some(blocks) => self.decide(blocks, user, Some(event), now, arena),
-        }
+        let blocks = self.by_trigger.get(event.name);
+        blocks.map_or_else(Decision::default, |blocks| {
+            self.decide(blocks, user, Some(event), now, arena, Some(&self.runs))
+        })
+    }
+
+    /// The campaigns that would have been shown on an event of the past. Failures count for nothing.
+    pub fn on_past_event<'a>(
+        &self,
+        user: UserFacts<'a>,
+        event: EventFacts<'a>,
+        at: DateTime<Utc>,
+        arena: &'a FactsArena,
+    ) -> Matches {
+        let blocks = self.by_trigger.get(event.name);
+        blocks.map_or_else(Matches::default, |blocks| {
+            let decision = self.decide(blocks, user, Some(event), at, arena, None);
+            decision.matched
+        })
     }
 
     /// The campaigns to show without an event.
@@ -211,7 +229,8 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
-        self.decide(&self.on_fetch, user, None, now, arena)
+        let runs = Some(&self.runs);
+        self.decide(&self.on_fetch, user, None, now, arena, runs)
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
@@ -261,6 +280,7 @@ impl Snapshot {
         event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
         arena: &'a FactsArena,
+        runs: Option<&Runs>,
     ) -> Decision {
         let membership = Membership::new(&self.segments, user, now, arena);
         let lookup = |reference: &str| membership.contains(reference);
@@ -274,7 +294,7 @@ impl Snapshot {
             arena,
         );
         let mut found = Found {
-            runs: &self.runs,
+            runs,
             matched: Matches::default(),
             errors: 0,
             failing: Vec::new(),

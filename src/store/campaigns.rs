@@ -42,8 +42,8 @@ pub struct StoredCampaign {
 /// Why a campaign is taken out of service.
 #[derive(Debug, Clone)]
 pub struct Quarantine<'a> {
-    /// The version that failed.
-    pub version: i64,
+    /// The (seq, version) that failed.
+    pub stored: (i64, i64),
     /// How it failed: a kind of failure.
     pub reason: &'a str,
     /// How often in a row.
@@ -189,7 +189,8 @@ pub fn quarantine(
 ) -> QueryResult<bool> {
     let live = campaigns::table
         .find((change.project.0, change.object_id))
-        .filter(campaigns::version.eq(quarantine.version))
+        .filter(campaigns::seq.eq(quarantine.stored.0))
+        .filter(campaigns::version.eq(quarantine.stored.1))
         .filter(campaigns::status.eq("active"))
         .filter(campaigns::quarantined_at.is_null());
     let failures = i32::try_from(quarantine.failures).unwrap_or(i32::MAX);

@@ -64,7 +64,7 @@ impl Targeting {
                 // In the order of every change, so that none waits for another in a circle.
                 rows::bump_revision(connection, project.0)?;
                 let quarantine = campaigns::Quarantine {
-                    version: failing.campaign.stored().1,
+                    stored: failing.campaign.stored(),
                     reason: failing.kind.as_str(),
                     failures: failing.count,
                 };

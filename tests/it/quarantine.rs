@@ -270,7 +270,10 @@ fn what_the_index_rules_out_counts_neither_way() {
             context: Object::EMPTY,
             timestamp: DateTime::UNIX_EPOCH,
         };
+        // A look at the past counts neither way.
+        let past = snapshot.on_past_event(user, event, DateTime::UNIX_EPOCH, &arena);
         let decision = snapshot.on_event(user, event, DateTime::UNIX_EPOCH, &arena);
+        assert_eq!(past.len(), decision.matched.len());
         let failing = decision
             .failing
             .iter()

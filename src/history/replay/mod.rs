@@ -287,13 +287,12 @@ impl Running<'_> {
         match closed {
             Some(gate) => tally.miss(event, gate),
             None => {
-                let live = stage
-                    .snapshot
-                    .on_event(user, facts, event.received_at, arena);
+                let snapshot = &stage.snapshot;
+                let live = snapshot.on_past_event(user, facts, event.received_at, arena);
                 let id = person
                     .as_ref()
                     .map_or(event.person_id, |person| person.id());
-                tally.hit(event, id, &live.matched);
+                tally.hit(event, id, &live);
             }
         }
         if let Some(person) = person {

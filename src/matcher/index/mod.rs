@@ -145,7 +145,8 @@ const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Contex
 /// What a decision on a block found.
 #[derive(Debug)]
 pub(super) struct Found<'s> {
-    pub(super) runs: &'s Runs,
+    /// `None` for a decision that nobody sees, which counts for nothing.
+    pub(super) runs: Option<&'s Runs>,
     pub(super) matched: Matches,
     pub(super) errors: u32,
     pub(super) failing: Vec<Failing>,
@@ -187,7 +188,7 @@ impl Block {
         }
         let now = facts.facts().now;
         let has_schedules = !members(self.scheduled).is_empty();
-        let is_looked_at = has_schedules || found.runs.is_any();
+        let is_looked_at = has_schedules || found.runs.is_some_and(Runs::is_any);
         // A campaign that matches for certain is not touched, which would be waited for.
         let mut matched = std::mem::take(&mut found.matched);
         let most = left.iter().map(|word| word.count_ones() as usize).sum();
