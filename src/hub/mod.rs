@@ -5,9 +5,7 @@
 //! project's number; whoever listens reads the database. It owns one connection and one thread,
 //! since the driver's notification iterator does not block and has to be polled.
 //!
-//! The same connection holds a shared advisory lock for as long as the node lives; how many
-//! sessions hold it is how many nodes there are. A node that dies lets go of it with its
-//! connection, so no heartbeat has to expire.
+//! The same connection shows that the node is there and counts the others ([`nodes`]).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -16,17 +14,15 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::BigInt;
 
-use crate::store;
+use crate::store::{self, nodes, nodes::NodeId};
 
 /// What the hub tells its listener, together with the hub's connection for the reads it calls for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
     /// The connection is there, for the first time or again; anything may have changed meanwhile.
     Connected {
-        /// How many other nodes hold the node lock.
+        /// How many other nodes there are.
         other_nodes: i64,
     },
     /// A project's campaigns, segments, flags or keys changed.
@@ -35,7 +31,7 @@ pub enum Signal {
     PeopleChanged(i64),
     /// Time to compare revisions.
     Poll {
-        /// How many other nodes hold the node lock.
+        /// How many other nodes there are.
         other_nodes: i64,
     },
 }
@@ -47,14 +43,14 @@ pub struct HubOptions {
     pub url: String,
     /// How often revisions are compared and nodes are counted.
     pub poll: Duration,
+    /// This node's number.
+    pub node: NodeId,
 }
 
 /// How often the driver is asked for notifications.
 const NOTIFICATION_POLL: Duration = Duration::from_millis(50);
 /// How long to wait before connecting again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
-/// The advisory lock that every node shares.
-const NODE_LOCK: i64 = 0x6265_636b_6f6e_0010;
 /// The channel that changes are announced on.
 pub const CHANNEL: &str = "beckon_changes";
 
@@ -112,25 +108,6 @@ impl Hub {
     }
 }
 
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
-
-fn other_nodes(connection: &mut PgConnection) -> QueryResult<i64> {
-    // A 64-bit advisory key is shown as its two halves with objsubid 1.
-    let row: Count = sql_query(
-        "SELECT count(*) - 1 AS count FROM pg_locks WHERE locktype = 'advisory' AND granted \
-         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-         AND classid::bigint = $1 AND objid::bigint = $2 AND objsubid = 1",
-    )
-    .bind::<BigInt, _>(NODE_LOCK >> 32)
-    .bind::<BigInt, _>(NODE_LOCK & 0xffff_ffff)
-    .get_result(connection)?;
-    Ok(row.count)
-}
-
 /// Waits so long unless the hub is stopped meanwhile.
 fn is_stopped(stop: &Receiver<()>, wait: Duration) -> bool {
     !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
@@ -144,11 +121,10 @@ where
     let mut connection = store::connect(&options.url).map_err(|error| error.to_string())?;
     let text = |error: diesel::result::Error| error.to_string();
     connection
-        .batch_execute(&format!(
-            "LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({NODE_LOCK})"
-        ))
+        .batch_execute(&format!("LISTEN {CHANNEL}"))
+        .and_then(|()| nodes::join(&mut connection, options.node))
         .map_err(text)?;
-    let others = other_nodes(&mut connection).map_err(text)?;
+    let others = nodes::others(&mut connection, options.node).map_err(text)?;
     on_signal(
         Signal::Connected {
             other_nodes: others,
@@ -169,7 +145,7 @@ where
         }
         if polled_at.elapsed() >= options.poll {
             polled_at = Instant::now();
-            let others = other_nodes(&mut connection).map_err(text)?;
+            let others = nodes::others(&mut connection, options.node).map_err(text)?;
             signals.push(Signal::Poll {
                 other_nodes: others,
             });

@@ -19,7 +19,8 @@ use crate::targeting::people::Address;
 use crate::targeting::{PersonState, load_addresses};
 
 impl Shard {
-    /// Finds out who has the identities that nobody has looked up yet, all in one query.
+    /// Finds out who has the identities that nobody has looked up yet, those of a project in one
+    /// query.
     pub(super) fn look_up(
         &self,
         connection: &mut PgConnection,

@@ -209,7 +209,11 @@ impl Ingest {
                 most,
                 deadline: options.deadline,
             };
-            let (entrance, waiting) = queue::queue(bounds, options.batch_rows_max);
+            let batch = Load {
+                rows: options.batch_rows_max,
+                bytes: options.batch_bytes_max,
+            };
+            let (entrance, waiting) = queue::queue(bounds, batch);
             let metrics = options.metrics.shard(number);
             let shard =
                 shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());

@@ -126,6 +126,10 @@ impl Shard {
             Item::Ignored => return Some(Whom::Nobody),
             Item::Rejected(_) => return None,
         };
+        if matches!(event.call, Call::Alias { .. }) {
+            // What it links is kept beside the event, which takes the other way.
+            return None;
+        }
         let people = self.targeting.people();
         let (own, linked) = identities(event);
         match (people.address(unit.project, own?), linked) {

@@ -2,9 +2,10 @@
 //!
 //! Each project has a lane, and a batch is filled from the lanes in turns, so that one event of a
 //! quiet project does not wait behind the backlog of a noisy one. A person belongs to one project,
-//! so a person's events keep their order. Turns are counted in rows (deficit round robin): a lane
-//! whose first job is larger than its credit gets more of it and lets the others go first. No turn
-//! is longer than half a batch, so who comes anew is in the batch after the one under way.
+//! so a person's events keep their order. Turns are counted in rows, and large events as several
+//! (deficit round robin): a lane whose first job is larger than its credit gets more of it and lets
+//! the others go first. No turn is longer than half a batch: beside one other project, who comes anew
+//! is in the batch after the one under way.
 //!
 //! One short lock guards the queue and the counts of what is held. A [`Permit`] is a place in it,
 //! held from the admission until the answer; nothing that owns one is dropped under the lock, as
@@ -23,14 +24,17 @@ use crate::model::ProjectId;
 /// How many rows a lane may take in its turn, if that is at most half of a batch.
 const ROWS_A_TURN_MAX: usize = 32;
 
-/// Makes a queue: where jobs come in and where they go out, in batches of at most so many rows. It
+/// Makes a queue: where jobs come in and where they go out, in batches of at most this size. It
 /// closes when either is dropped; what waits when the entrance goes is still handed out.
-pub(super) fn queue(bounds: Bounds, batch_rows_max: usize) -> (Entrance, Outlet) {
+pub(super) fn queue(bounds: Bounds, batch: Load) -> (Entrance, Outlet) {
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         arrived: Condvar::new(),
         bounds,
-        rows_a_turn: (batch_rows_max / 2).clamp(1, ROWS_A_TURN_MAX),
+        turns: Turns {
+            rows: (batch.rows / 2).clamp(1, ROWS_A_TURN_MAX),
+            bytes_a_row: (batch.bytes / batch.rows.max(1)).max(1),
+        },
     });
     (Entrance(Arc::clone(&shared)), Outlet(shared))
 }
@@ -40,7 +44,21 @@ struct Shared {
     state: Mutex<State>,
     arrived: Condvar,
     bounds: Bounds,
-    rows_a_turn: usize,
+    turns: Turns,
+}
+
+/// What a lane may take in its turn.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    rows: usize,
+    /// An event counts as a row for each so many bytes.
+    bytes_a_row: usize,
+}
+
+impl Turns {
+    fn rows_of(self, load: Load) -> usize {
+        load.rows.max(load.bytes / self.bytes_a_row)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -145,7 +163,7 @@ impl Entrance {
         let is_first = lane.jobs.is_empty();
         lane.jobs.push_back(job);
         if is_first {
-            lane.credit = self.0.rows_a_turn;
+            lane.credit = self.0.turns.rows;
             state.turns.push_back(project);
         }
         let wakes = std::mem::take(&mut state.sleeps);
@@ -204,7 +222,7 @@ impl Outlet {
                 };
             }
             state.sleeps = false;
-            let (jobs, given_up) = state.gather(self.0.rows_a_turn, rows_max, bytes_max);
+            let (jobs, given_up) = state.gather(self.0.turns, rows_max, bytes_max);
             drop(state);
             drop(given_up);
             if !jobs.is_empty() {
@@ -239,12 +257,7 @@ impl State {
     }
 
     /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
-    fn gather(
-        &mut self,
-        rows_a_turn: usize,
-        rows_max: usize,
-        bytes_max: usize,
-    ) -> (Vec<Job>, Vec<Job>) {
+    fn gather(&mut self, turns: Turns, rows_max: usize, bytes_max: usize) -> (Vec<Job>, Vec<Job>) {
         let now = Instant::now();
         let (mut jobs, mut given_up) = (Vec::new(), Vec::new());
         let mut taken = Load::default();
@@ -263,12 +276,12 @@ impl State {
                     self.turns.pop_front();
                 }
                 Some((false, _)) => given_up.extend(lane.jobs.pop_front()),
-                Some((true, load)) if lane.credit < load.rows && self.turns.len() > 1 => {
-                    lane.credit += rows_a_turn;
+                Some((true, load)) if lane.credit < turns.rows_of(load) && self.turns.len() > 1 => {
+                    lane.credit += turns.rows;
                     self.turns.rotate_left(1);
                 }
                 Some((true, load)) => {
-                    lane.credit = lane.credit.saturating_sub(load.rows);
+                    lane.credit = lane.credit.saturating_sub(turns.rows_of(load));
                     taken.add(load);
                     jobs.extend(lane.jobs.pop_front());
                 }

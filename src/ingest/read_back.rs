@@ -40,7 +40,7 @@ impl Session {
     }
 
     /// Ends the session, if it still lives; true once it is gone.
-    fn end(self, connection: &mut PgConnection) -> QueryResult<bool> {
+    pub(super) fn end(self, connection: &mut PgConnection) -> QueryResult<bool> {
         let ended: Option<Ended> = sql_query(
             "SELECT pg_terminate_backend(pid, $3) AS ended FROM pg_stat_activity \
              WHERE pid = $1 AND backend_start = $2",
@@ -67,23 +67,6 @@ struct Stored {
 }
 
 impl Shard {
-    /// Connects anew and ends the session of the lost connection, which may not know of its loss
-    /// and holds its locks until it does.
-    pub(super) fn replace_connection(&mut self) -> Result<(), Failure> {
-        self.lost = self.session.take().or(self.lost);
-        let mut connection = self.connection()?;
-        if let Some(lost) = self.lost
-            && !lost.end(&mut connection)?
-        {
-            return Err(Failure::Unavailable(
-                "the session of the lost connection does not end".to_owned(),
-            ));
-        }
-        self.lost = None;
-        self.connection = Some(connection);
-        Ok(())
-    }
-
     /// Asks what became of a batch whose commit was not answered, on a new connection: its verdicts
     /// if it was committed, `None` if it was not and can be tried again.
     pub(super) fn read_back(

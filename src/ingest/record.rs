@@ -3,7 +3,7 @@
 //! A column that is the same in every row of a batch (often the project, the kind, a context that
 //! nobody sent) goes as one value, the others as arrays; unpacking an array costs the database about
 //! half a microsecond a row. So the text of a statement depends on its rows. It is prepared once a
-//! connection for each form that occurs; there are no more than a few hundred.
+//! connection for each form that occurs; a connection that has too many of them is replaced.
 
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;

@@ -75,7 +75,7 @@ fn mentioned(items: &[Item]) -> Vec<Identity> {
 }
 
 /// An alias names the previous id without its kind. It is taken for a user's; where no user of that
-/// id is known but an anonymous one is, that one is meant. Returns the places of aliases with the
+/// id is known, or named by an event before it, but an anonymous one is, that one is meant. Returns the places of aliases with the
 /// anonymous identity each might mean.
 fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
     items
@@ -103,6 +103,7 @@ pub(super) async fn split(
     shards: usize,
 ) -> Result<Split, Error> {
     if let [Item::Event(event)] = items.as_slice()
+        && !matches!(event.call, Call::Alias { .. })
         && let (Some(own), None) = identities(event)
     {
         let own = own.clone();
@@ -114,14 +115,18 @@ pub(super) async fn split(
     let known = targeting.addresses(project, wanted).await?;
     let mentioned_before = mentioned(&items);
     for (place, twin) in twins {
-        let Some(Item::Event(event)) = items.get_mut(place) else {
+        let (before, rest) = items.split_at_mut(place);
+        let Some(Item::Event(event)) = rest.first_mut() else {
             continue;
         };
         let Call::Alias { previous } = &mut event.call else {
             continue;
         };
+        let names =
+            |item: &Item| matches!(item, Item::Event(event) if event.identity() == Some(previous));
+        let user_is_known = known.contains_key(previous) || before.iter().any(names);
         let twin_is_known = known.contains_key(&twin) || mentioned_before.contains(&twin);
-        if !known.contains_key(previous) && twin_is_known {
+        if !user_is_known && twin_is_known {
             *previous = twin;
         }
     }

@@ -3,8 +3,9 @@
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
+use diesel::sql_types::BigInt;
+use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
@@ -16,7 +17,7 @@ use super::seen::Seen;
 use super::{IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
 use crate::rules::FactsArena;
-use crate::store;
+use crate::store::{self, nodes};
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
 
@@ -26,6 +27,10 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// a plan made while a table was empty would go on reading the whole of it when it has grown.
 const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+/// How many batches pass between looks at how many statements a connection has prepared.
+const BATCHES_BETWEEN_COUNTS: u32 = 256;
+/// How many these may be, in a session of the database some tens of kilobytes each.
+const PREPARED_MAX: i64 = 512;
 /// How often a batch that lost a race is tried again.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -51,10 +56,11 @@ pub(super) struct Shard {
     pub(super) expects_duplicates_until: Option<Instant>,
     /// The memory of one decision after the other.
     pub(super) arena: FactsArena,
-    /// The session whose outcome is unknown, to be ended before anything is read back.
-    pub(super) lost: Option<Session>,
-    /// The session of the connection.
-    pub(super) session: Option<Session>,
+    /// The session of the connection, or of the last one: it may not know that it was lost, and has
+    /// to be ended before anything else is done.
+    session: Option<Session>,
+    /// How many batches the connection has committed.
+    batches: u32,
 }
 
 impl Shard {
@@ -78,8 +84,8 @@ impl Shard {
             slot: 0,
             expects_duplicates_until: None,
             arena: FactsArena::new(),
-            lost: None,
             session: None,
+            batches: 0,
         }
     }
 
@@ -235,35 +241,22 @@ impl Shard {
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
             let mut connection = self.connection()?;
-            self.settle_unknown(&mut connection)?;
-            self.look_up(&mut connection, units)?;
-            let plain = if attempt == 0 {
-                self.plain(&mut connection, units)?
-            } else {
-                None
-            };
-            let outcome = match plain {
-                Some(plain) => self.attempt_plain(&mut connection, units, &plain),
-                None => self.attempt(&mut connection, units, attempt > 0),
-            };
-            match outcome {
+            match self.commit_once(&mut connection, units, attempt) {
                 Ok(verdicts) => {
-                    self.connection = Some(connection);
+                    self.keep(connection);
                     self.metrics.batch_committed(units.len(), started.elapsed());
                     return Ok(verdicts);
                 }
                 // Nothing was committed, so the batch can go another way if there is one.
                 Err(Failure::Unavailable(reason)) if attempt == 0 => {
                     drop(connection);
-                    tracing::warn!(reason, "a connection was lost in a transaction");
-                    self.replace_connection()?;
+                    tracing::warn!(reason, "a connection was lost before a commit");
                     failure = Failure::Race;
                 }
                 Err(Failure::Unavailable(reason)) => return Err(Failure::Unavailable(reason)),
                 Err(Failure::Unknown { reason, verdicts }) => {
                     drop(connection);
                     tracing::warn!(reason, "a connection was lost; what it did is read back");
-                    self.replace_connection()?;
                     if let Some(verdicts) = self.read_back(units, verdicts)? {
                         self.metrics.batch_committed(units.len(), started.elapsed());
                         return Ok(verdicts);
@@ -283,6 +276,46 @@ impl Shard {
         Err(failure)
     }
 
+    fn commit_once(
+        &mut self,
+        connection: &mut PgConnection,
+        units: &mut [Unit],
+        attempt: usize,
+    ) -> Result<Vec<Verdict>, Failure> {
+        self.settle_unknown(connection)?;
+        self.look_up(connection, units)?;
+        if attempt == 0
+            && let Some(plain) = self.plain(connection, units)?
+        {
+            return self.attempt_plain(connection, units, &plain);
+        }
+        self.attempt(connection, units, attempt > 0)
+    }
+
+    /// Keeps the connection for the next batch, unless it has prepared so many statements that
+    /// their memory matters; callers choose how many forms their batches have.
+    fn keep(&mut self, mut connection: PgConnection) {
+        self.batches = self.batches.wrapping_add(1);
+        if self.batches.is_multiple_of(BATCHES_BETWEEN_COUNTS) {
+            match prepared_statements(&mut connection) {
+                Ok(count) if count <= PREPARED_MAX => {}
+                Ok(count) => {
+                    tracing::info!(
+                        count,
+                        "a connection is replaced for its prepared statements"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "prepared statements could not be counted");
+                    return;
+                }
+            }
+        }
+        self.connection = Some(connection);
+    }
+
+    /// The connection, or a new one. Whoever works on it has to put it back.
     pub(super) fn connection(&mut self) -> Result<PgConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
@@ -290,21 +323,11 @@ impl Shard {
         if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
-        let connected = store::connect(&self.options.url)
-            .map_err(|error| error.to_string())
-            .and_then(|mut connection| {
-                let session = connection
-                    .batch_execute(PLANS)
-                    .and_then(|()| Session::of(&mut connection))
-                    .map_err(|error| error.to_string())?;
-                Ok((connection, session))
-            });
+        let connected = self.connect();
         match connected {
-            Ok((connection, session)) => {
+            Ok(connection) => {
                 self.retry_connect_at = None;
                 self.metrics.connected();
-                self.slot = session.slot();
-                self.session = Some(session);
                 Ok(connection)
             }
             Err(error) => {
@@ -313,6 +336,42 @@ impl Shard {
             }
         }
     }
+
+    fn connect(&mut self) -> Result<PgConnection, String> {
+        let mut connection =
+            store::connect(&self.options.url).map_err(|error| error.to_string())?;
+        let text = |error: diesel::result::Error| error.to_string();
+        connection.batch_execute(PLANS).map_err(text)?;
+        nodes::join(&mut connection, self.targeting.node()).map_err(text)?;
+        if self.targeting.people().is_cut_off() {
+            // Another node may have counted while none of this node's sessions was there, and
+            // remember what is about to change. The hub tells it.
+            return Err("waiting until other nodes know of this one".to_owned());
+        }
+        if let Some(lost) = self.session
+            && !lost.end(&mut connection).map_err(text)?
+        {
+            return Err("the session of the lost connection does not end".to_owned());
+        }
+        let session = Session::of(&mut connection).map_err(text)?;
+        self.slot = session.slot();
+        self.session = Some(session);
+        // What a standby that took over knows of the sequence may be older.
+        self.person_ids = 0..0;
+        Ok(connection)
+    }
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    statements: i64,
+}
+
+fn prepared_statements(connection: &mut PgConnection) -> QueryResult<i64> {
+    let count: Count = sql_query("SELECT count(*) AS statements FROM pg_prepared_statements")
+        .get_result(connection)?;
+    Ok(count.statements)
 }
 
 /// What callers hear of a batch that was not committed; the log has the reason.

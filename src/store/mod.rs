@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod live;
 mod metrics;
 pub mod migrate;
+pub mod nodes;
 pub mod partitions;
 pub mod people;
 pub mod person_state;

@@ -32,6 +32,7 @@ use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId, parse_object};
 use crate::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
+use crate::store::nodes::NodeId;
 use crate::store::person_state::{FindAddresses, LoadPeople, PersonRow};
 use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
@@ -78,6 +79,7 @@ struct Inner {
     /// replaced by an earlier one.
     reloading: Mutex<()>,
     failing: quarantine::Waiting,
+    node: NodeId,
     is_ready: AtomicBool,
 }
 
@@ -136,6 +138,7 @@ impl Targeting {
             snapshots: ArcSwap::default(),
             reloading: Mutex::default(),
             failing: quarantine::Waiting::default(),
+            node: NodeId::draw(),
             is_ready: AtomicBool::new(false),
         }))
     }
@@ -147,6 +150,7 @@ impl Targeting {
         let options = HubOptions {
             url: self.0.store.url().to_owned(),
             poll: self.0.options.poll,
+            node: self.0.node,
         };
         let caching = self.clone();
         Hub::start(
@@ -158,6 +162,11 @@ impl Targeting {
                 caching.metrics().is_cut_off();
             },
         )
+    }
+
+    /// This node's number.
+    pub fn node(&self) -> NodeId {
+        self.0.node
     }
 
     /// The bounds of rules.
@@ -383,12 +392,13 @@ impl Targeting {
                 // What happened while nobody listened is unknown.
                 self.0.people.forget_all();
                 self.0.people.set_shared(other_nodes > 0);
-                self.0.people.set_cut_off(false);
+                self.0.people.set_cut_off(other_nodes > 0);
                 self.reload_all(connection)?;
-                self.metrics().is_current(other_nodes);
-                if other_nodes > 0 && !self.is_ready() {
+                if other_nodes > 0 {
                     std::thread::sleep(INTRODUCTION);
+                    self.0.people.set_cut_off(false);
                 }
+                self.metrics().is_current(other_nodes);
                 self.0.is_ready.store(true, Ordering::Release);
                 Ok(())
             }

@@ -26,7 +26,11 @@ fn open_for_batches(rows: usize, batch_rows: usize) -> (Entrance, Outlet) {
         bytes: 1_000_000,
     };
     let deadline = Duration::from_millis(1);
-    queue(Bounds { most, deadline }, batch_rows)
+    let batch = Load {
+        rows: batch_rows,
+        bytes: most.bytes,
+    };
+    queue(Bounds { most, deadline }, batch)
 }
 
 /// Sends one job of so many rows, all with the same place.
