@@ -27,10 +27,12 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// a plan made while a table was empty would go on reading the whole of it when it has grown.
 const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET jit = off; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+/// How long a new connection waits for the hub, which tells other nodes of this one.
+const INTRODUCTION_WAIT: Duration = Duration::from_secs(1);
 /// How many batches pass between looks at how many statements a connection has prepared.
 const BATCHES_BETWEEN_COUNTS: u32 = 256;
 /// How many these may be, in a session of the database some tens of kilobytes each.
-const PREPARED_MAX: i64 = 512;
+const PREPARED_MAX: i64 = 128;
 /// How often a batch that lost a race is tried again.
 const ATTEMPTS_MAX: usize = 5;
 
@@ -343,9 +345,7 @@ impl Shard {
         let text = |error: diesel::result::Error| error.to_string();
         connection.batch_execute(PLANS).map_err(text)?;
         nodes::join(&mut connection, self.targeting.node()).map_err(text)?;
-        if self.targeting.people().is_cut_off() {
-            // Another node may have counted while none of this node's sessions was there, and
-            // remember what is about to change. The hub tells it.
+        if !self.is_introduced() {
             return Err("waiting until other nodes know of this one".to_owned());
         }
         if let Some(lost) = self.session
@@ -359,6 +359,21 @@ impl Shard {
         // What a standby that took over knows of the sequence may be older.
         self.person_ids = 0..0;
         Ok(connection)
+    }
+
+    /// Waits a little for the hub where it has lost its connection, too: another node may have
+    /// counted while none of this node's sessions was there, and remember what is about to change.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs on the shard's own thread, which may block"
+    )]
+    fn is_introduced(&self) -> bool {
+        let people = self.targeting.people();
+        let until = Instant::now() + INTRODUCTION_WAIT;
+        while people.is_cut_off() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        !people.is_cut_off()
     }
 }
 

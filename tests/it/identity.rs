@@ -384,3 +384,58 @@ fn a_race_to_link_many_names_ends_with_one_person() {
         }
     }
 }
+
+/// One that changes nothing is stored like any other, alone and in a list.
+#[test]
+fn every_alias_keeps_what_it_named() {
+    let app = TestApp::start();
+    let alias = json!({"type": "alias", "userId": "u", "previousId": "v"});
+    for _ in 0..3 {
+        app.client().post("/v1/alias", &alias).expect(200);
+    }
+    let list = json!({"batch": [alias, {"type": "alias", "userId": "u", "previousId": "u"}]});
+    app.client().post("/v1/batch", &list).expect(200);
+    let kept = sql::texts(
+        &mut app.sql(),
+        "SELECT coalesce(properties->>'previousId', 'nothing') AS value FROM events \
+         WHERE kind = 5 ORDER BY received_at, id",
+    );
+    assert_eq!(kept, ["v", "v", "v", "v", "u"]);
+}
+
+/// What an alias means does not depend on whether it comes in a list.
+#[test]
+fn an_alias_means_the_same_alone_and_in_a_list() {
+    for is_list in [false, true] {
+        let app = TestApp::start();
+        let send = |calls: Vec<Value>| {
+            if is_list {
+                app.client()
+                    .post("/v1/batch", &json!({"batch": calls}))
+                    .expect(200);
+                return;
+            }
+            for call in calls {
+                let path = format!("/v1/{}", call["type"].as_str().unwrap());
+                app.client().post(&path, &call).expect(200);
+            }
+        };
+        for anonymous in ["x", "z"] {
+            send(vec![
+                json!({"type": "track", "anonymousId": anonymous, "event": "seen"}),
+            ]);
+        }
+        // A user that an event before it names goes before an anonymous one of that name.
+        send(vec![
+            json!({"type": "track", "userId": "x", "event": "bought"}),
+            json!({"type": "alias", "userId": "y", "previousId": "x"}),
+        ]);
+        assert!(history(&app, "y").contains("bought"), "{is_list}");
+        assert!(!history(&app, "y").contains("seen"), "{is_list}");
+        // An alias of one's own name means the anonymous one, if there is no such user.
+        send(vec![
+            json!({"type": "alias", "userId": "z", "previousId": "z"}),
+        ]);
+        assert!(history(&app, "z").contains("seen"), "{is_list}");
+    }
+}

@@ -477,3 +477,70 @@ fn a_seed_event_that_can_never_be_good_is_answered_200_if_it_would_come_back() {
         0
     );
 }
+
+/// Connections that died while nobody used them are replaced; who comes next does not notice.
+#[test]
+fn the_first_event_after_connections_died_is_stored() {
+    let app = TestApp::start();
+    let track = |user: String| {
+        let event = json!({"user_id": user, "event": "e"});
+        app.client().post("/v1/track", &event).expect(200);
+    };
+    for round in 0..3 {
+        (0..20).for_each(|user| track(format!("{round}-{user}")));
+        let ended = sql::texts(
+            &mut app.sql(),
+            "SELECT pg_terminate_backend(pid)::text AS value FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid() \
+             AND query ~ 'ingest_ledger|COMMIT'",
+        );
+        assert!(!ended.is_empty());
+    }
+    (0..20).for_each(|user| track(format!("last-{user}")));
+}
+
+/// What callers send decides how many statements a connection prepares, and these take memory
+/// there.
+#[test]
+fn a_connection_with_too_many_statements_is_replaced() {
+    let app = TestApp::start();
+    let mut sql = app.sql();
+    let mut writers = || {
+        sql::texts(
+            &mut sql,
+            "SELECT pid::text AS value FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+    };
+    // Each of these is the same for both events, or not.
+    let differs = |choice: usize, bit: usize| choice >> bit & 1 == 1;
+    let send = |choice: usize, round: usize| {
+        let event = |second: bool| {
+            let other = |bit| second && differs(choice, bit);
+            let mut event = json!({
+                "type": if other(0) { "page" } else { "track" },
+                "userId": "u", "event": if other(1) { "b" } else { "a" }, "name": "a",
+                "properties": {"n": other(2)}, "context": {"n": other(3)},
+            });
+            if other(4) {
+                event["anonymousId"] = json!("a");
+            }
+            if other(5) {
+                event["timestamp"] = json!("2026-01-01T00:00:00Z");
+            }
+            if differs(choice, 6) || other(7) {
+                event["messageId"] = json!(format!("{round}-{choice}-{second}"));
+            }
+            event
+        };
+        let list = json!({"batch": [event(false), event(true)]});
+        app.client().post("/v1/batch", &list).expect(200);
+    };
+    send(0, 0);
+    let before: BTreeSet<String> = writers().into_iter().collect();
+    for round in 1..=3 {
+        (0..256).for_each(|choice| send(choice, round));
+    }
+    let after: BTreeSet<String> = writers().into_iter().collect();
+    assert!(!before.is_subset(&after), "{before:?} {after:?}");
+}
