@@ -267,39 +267,50 @@ fn sides<'n>(node: &'n Node, wants: Wants, open: &mut Open) -> Sides<'n> {
 }
 
 fn all<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
-    in_turn(nodes, wants, open, |node, wants, open| {
+    let wants = Wants { yes: true, ..wants };
+    in_turn(nodes, wants, open, &|node, wants, open| {
         sides(node, wants, open)
     })
 }
 
 /// It is false where each is: the opposite of `and` of the opposites.
 fn any<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
+    let wants = Wants {
+        yes: true,
+        ..wants.swapped()
+    };
     let opposite = |node: &'n Node, wants: Wants, open: &mut Open| {
         sides(node, wants.swapped(), open).swapped()
     };
-    in_turn(nodes, wants.swapped(), open, opposite).swapped()
+    in_turn(nodes, wants, open, &opposite).swapped()
 }
 
-/// Conditions are looked at in turn while they are true; the first that is false decides.
+/// Conditions are looked at in turn while they are true; the first that is false decides. Halves are
+/// put together, so that the sets of a long list are not gone through once for each of them.
 fn in_turn<'n>(
     nodes: &'n [Node],
     wants: Wants,
     open: &mut Open,
-    of: impl Fn(&'n Node, Wants, &mut Open) -> Sides<'n>,
+    of: &impl Fn(&'n Node, Wants, &mut Open) -> Sides<'n>,
 ) -> Sides<'n> {
-    let wants = Wants { yes: true, ..wants };
-    let mut reached = Values::all();
-    let mut decided = Values::none();
-    for node in nodes {
-        let sides = of(node, wants, open);
-        if wants.no {
-            decided = decided.or(&reached.and(&sides.no));
+    match nodes {
+        [] => Sides {
+            yes: Values::all(),
+            no: Values::none(),
+        },
+        [node] => of(node, wants, open),
+        _ => {
+            let (first, second) = nodes.split_at(nodes.len() / 2);
+            let first = in_turn(first, wants, open, of);
+            let second = in_turn(second, wants, open, of);
+            Sides {
+                yes: first.yes.and(&second.yes),
+                no: match wants.no {
+                    true => first.no.or(&first.yes.and(&second.no)),
+                    false => Values::none(),
+                },
+            }
         }
-        reached = reached.and(&sides.yes);
-    }
-    Sides {
-        yes: reached,
-        no: decided,
     }
 }
 
@@ -562,5 +573,13 @@ mod tests {
         assert!(has(&choice, 1.0) && !has(&choice, 2.0));
         assert!(!has(&call("!", vec![choice.clone()]), 1.0));
         assert!(has(&call("!", vec![choice]), 2.0));
+    }
+
+    #[test]
+    fn a_long_list_is_put_together_by_halves() {
+        let any = call("or", (0..400).map(is).collect());
+        assert!(has(&any, 0.0) && has(&any, 399.0) && !has(&any, 400.0));
+        let none = call("!", vec![any]);
+        assert!(!has(&none, 0.0) && !has(&none, 399.0) && has(&none, 400.0));
     }
 }
