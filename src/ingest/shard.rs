@@ -21,7 +21,7 @@ use crate::store::{self, nodes};
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
 
-/// How long a shard that could not connect refuses work before it tries again.
+/// How long after an attempt to connect that failed a shard tries again; until then it refuses work.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// A shard's statements find rows by their keys and nothing else, and are planned once. Without this
 /// a plan made while a table was empty would go on reading the whole of it when it has grown.
@@ -325,6 +325,7 @@ impl Shard {
         if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
+        let began = Instant::now();
         let connected = self.connect();
         match connected {
             Ok(connection) => {
@@ -333,7 +334,7 @@ impl Shard {
                 Ok(connection)
             }
             Err(error) => {
-                self.retry_connect_at = Some(Instant::now() + RECONNECT_DELAY);
+                self.retry_connect_at = Some(began + RECONNECT_DELAY);
                 Err(Failure::Unavailable(error))
             }
         }

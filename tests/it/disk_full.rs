@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use crate::support::app::{Launch, Server};
 use crate::support::journal::Load;
@@ -46,12 +47,17 @@ impl Volume {
         figures.f_bavail * figures.f_frsize
     }
 
-    /// Takes nearly all that is left.
+    /// Takes nearly all that is left. Postgres writes meanwhile and may be faster.
     fn fill(&self) -> PathBuf {
         let ballast = self.0.join("ballast");
-        let size = self.free_bytes().saturating_sub(LEFT_BYTES);
         let file = File::create(&ballast).unwrap();
-        fallocate(&file, FallocateFlags::empty(), 0, size).unwrap();
+        loop {
+            let size = self.free_bytes().saturating_sub(LEFT_BYTES);
+            match fallocate(&file, FallocateFlags::empty(), 0, size.max(1)) {
+                Err(Errno::NOSPC) => {}
+                taken => break taken.unwrap(),
+            }
+        }
         ballast
     }
 }
