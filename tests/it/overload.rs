@@ -13,7 +13,7 @@ use crate::support::{TestApp, eventually, is_soak, pause};
 const OTHER_KEY: &str = "client_key_of_a_quiet_project_0123456789";
 const LONG: Duration = Duration::from_secs(120);
 /// How often a figure is measured anew when the machine was busy with something else.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 6;
 
 fn measured_for() -> Duration {
     Duration::from_secs(if is_soak() { 30 } else { 2 })
