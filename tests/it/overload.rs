@@ -4,6 +4,7 @@
 //! The clients run on the same machine as the server, and other work may too, so figures are
 //! compared with figures of the same run, and the best of a few rounds counts.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::support::journal::{Journal, Load, Plan};
@@ -13,7 +14,13 @@ use crate::support::{TestApp, eventually, is_soak, pause};
 const OTHER_KEY: &str = "client_key_of_a_quiet_project_0123456789";
 const LONG: Duration = Duration::from_secs(120);
 /// How often a figure is measured anew when the machine was busy with something else.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 3;
+
+/// Keeps two tests of this file from being measured beside each other, which neither is about.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn measured_for() -> Duration {
     Duration::from_secs(if is_soak() { 30 } else { 2 })
@@ -39,6 +46,7 @@ fn prepared_app(
 
 #[test]
 fn three_times_what_it_can_do_costs_little_of_what_it_does() {
+    let _alone = alone();
     const SATURATING: usize = 24;
     let app = app(&[]);
     let polite = |connections: usize, name: &str| Plan {
@@ -86,6 +94,7 @@ fn three_times_what_it_can_do_costs_little_of_what_it_does() {
 
 #[test]
 fn callers_that_do_not_wait_for_answers_get_most_of_what_it_can_do() {
+    let _alone = alone();
     const CALLERS: u32 = 96;
     let app = app(&[]);
     let mut best: f64 = 0.0;
@@ -185,6 +194,7 @@ fn check_neighbour(app: &TestApp, noisy_connections: usize, (good, bound): (f64,
 
 #[test]
 fn a_project_far_over_its_quota_does_not_disturb_another() {
+    let _alone = alone();
     // 40 impatient clients ask 50 times a second each: 20 times the quota.
     let app = app(&[("BECKON_PROJECT_EVENTS_PER_SECOND", "100")]);
     // The noisy clients take the machine's time, too; a debug build's most of all.
@@ -194,6 +204,7 @@ fn a_project_far_over_its_quota_does_not_disturb_another() {
 
 #[test]
 fn a_project_that_fills_the_queue_does_not_starve_another() {
+    let _alone = alone();
     // Commits of 10 ms and of two events: what fills the queue is few events, so the turns in it
     // are measured and not who else wants the machine. First come, first served would be ten
     // commits for the quiet one; its turn comes after the one under way, and takes one.
@@ -205,7 +216,7 @@ fn a_project_that_fills_the_queue_does_not_starve_another() {
             sql::run(sql, &slow);
         }
     });
-    check_neighbour(&app, 64, (3.0, 5.0));
+    check_neighbour(&app, 64, (3.0, 3.0));
 }
 
 #[test]
