@@ -34,18 +34,19 @@ impl Shard {
             }
         }
         let people = self.targeting.people();
-        let mut known: HashSet<(ProjectId, Identity)> = HashSet::new();
+        let mut known: HashMap<ProjectId, HashSet<Identity>> = HashMap::new();
         for (project, mut identities) in unknown {
             identities.sort_unstable();
             identities.dedup();
             let epoch = people.epoch();
             for (identity, address) in load_addresses(connection, project, &identities)? {
                 people.remember_address(epoch, project, &identity, address);
-                known.insert((project, identity));
+                known.entry(project).or_default().insert(identity);
             }
         }
         for unit in units.iter_mut().filter(|unit| is_unasked(unit)) {
-            let is_known = |own: &Identity| known.contains(&(unit.project, own.clone()));
+            let known = known.get(&unit.project);
+            let is_known = |own: &Identity| known.is_some_and(|known| known.contains(own));
             unit.owner = match unit.own_identity().is_none_or(is_known) {
                 true => Owner::Somebody,
                 false => Owner::Nobody,

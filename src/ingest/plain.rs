@@ -127,7 +127,7 @@ impl Shard {
             Item::Rejected(_) => return None,
         };
         if matches!(event.call, Call::Alias { .. }) {
-            // What it links is kept beside the event, which takes the other way.
+            // Only the transaction keeps its previous id, as the event's properties.
             return None;
         }
         let people = self.targeting.people();

@@ -61,7 +61,7 @@ pub(super) struct Shard {
     /// The session of the connection, or of the last one: it may not know that it was lost, and has
     /// to be ended before anything else is done.
     session: Option<Session>,
-    /// How many batches the connection has committed.
+    /// How many batches were committed, by this connection and those before.
     batches: u32,
 }
 
@@ -326,8 +326,7 @@ impl Shard {
             return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
         let began = Instant::now();
-        let connected = self.connect();
-        match connected {
+        match self.connect() {
             Ok(connection) => {
                 self.retry_connect_at = None;
                 self.metrics.connected();

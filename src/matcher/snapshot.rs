@@ -201,10 +201,8 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
-        let blocks = self.by_trigger.get(event.name);
-        blocks.map_or_else(Decision::default, |blocks| {
-            self.decide(blocks, user, Some(event), now, arena, Some(&self.runs))
-        })
+        let runs = Some(&self.runs);
+        self.decide(self.triggered(&event), user, Some(event), now, arena, runs)
     }
 
     /// The campaigns that would have been shown on an event of the past. Failures count for nothing.
@@ -215,11 +213,13 @@ impl Snapshot {
         at: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Matches {
-        let blocks = self.by_trigger.get(event.name);
-        blocks.map_or_else(Matches::default, |blocks| {
-            let decision = self.decide(blocks, user, Some(event), at, arena, None);
-            decision.matched
-        })
+        let blocks = self.triggered(&event);
+        let decision = self.decide(blocks, user, Some(event), at, arena, None);
+        decision.matched
+    }
+
+    fn triggered(&self, event: &EventFacts<'_>) -> &[Arc<Block>] {
+        self.by_trigger.get(event.name).map_or(&[], |blocks| blocks)
     }
 
     /// The campaigns to show without an event.
@@ -282,6 +282,9 @@ impl Snapshot {
         arena: &'a FactsArena,
         runs: Option<&Runs>,
     ) -> Decision {
+        if blocks.is_empty() {
+            return Decision::default();
+        }
         let membership = Membership::new(&self.segments, user, now, arena);
         let lookup = |reference: &str| membership.contains(reference);
         let facts = Prepared::new(

@@ -3,9 +3,8 @@
 //!
 //! Everything official is passed on as it is, with two exceptions that do not change an answer:
 //! - what is iterated over, and what is looked through in an iteration, passes a length check unless
-//!   it is a literal (which was checked when
-//!   the rule was parsed), what is joined passes a check of its size, and bodies that build values
-//!   pass a memory check;
+//!   it is a literal (which was checked when the rule was parsed), what is joined passes a check of
+//!   its size, and bodies that build values pass a memory check;
 //! - a body that is nothing but `===` or `!==` is wrapped in `!!`. The evaluator (5.4.0) has a
 //!   shortcut for such bodies that takes an absent member for something else than null.
 

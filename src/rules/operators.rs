@@ -275,11 +275,8 @@ impl CustomOperator for BoundedArray {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let [value, max] = args else {
-            return Err(arguments("iteration"));
-        };
-        let max = max.as_i64().and_then(|max| usize::try_from(max).ok());
-        if value.len().is_some_and(|len| len > max.unwrap_or(0)) && !value.is_string() {
+        let (value, max) = value_and_bound(args, "iteration")?;
+        if value.len().is_some_and(|len| len > max) && !value.is_string() {
             return Err(limit("an array to iterate over is too long"));
         }
         Ok(value)
@@ -293,11 +290,8 @@ impl CustomOperator for BoundedPart {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let [value, parts] = args else {
-            return Err(arguments("cat and merge"));
-        };
-        let parts = parts.as_i64().and_then(|parts| usize::try_from(parts).ok());
-        check_part(value, ARENA_BYTES_MAX / parts.unwrap_or(1).max(1))?;
+        let (value, parts) = value_and_bound(args, "cat and merge")?;
+        check_part(value, ARENA_BYTES_MAX / parts.max(1))?;
         Ok(value)
     }
 }
@@ -331,6 +325,15 @@ impl CustomOperator for BoundedValue {
         check_accumulator(value)?;
         Ok(value)
     }
+}
+
+/// A value and the number that lowering wrote beside it.
+fn value_and_bound<'v, 'a>(args: Args<'v, 'a>, operator: &str) -> Result<(Value<'a>, usize)> {
+    let [value, bound] = args else {
+        return Err(arguments(operator));
+    };
+    let bound = bound.as_i64().and_then(|bound| usize::try_from(bound).ok());
+    Ok((value, bound.unwrap_or(0)))
 }
 
 fn check_memory(arena: &Bump) -> Result<()> {

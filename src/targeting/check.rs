@@ -2,11 +2,22 @@
 
 use serde_json::{Map, Value};
 
-use super::{Targeting, Warning};
+use super::Targeting;
 use crate::error::{Error, WarningCode};
 use crate::model::ProjectId;
 use crate::rules::{Condition, RuleError, RuleWarning};
 use crate::segments::{CHAIN_MAX, Segment};
+
+/// Something an admin may want to know about what was saved.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Warning {
+    /// A stable code.
+    pub code: WarningCode,
+    /// JSON pointer into the saved object.
+    pub pointer: String,
+    /// What may surprise.
+    pub message: String,
+}
 
 impl Targeting {
     /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and

@@ -27,7 +27,7 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::error::{Error, WarningCode};
+use crate::error::Error;
 use crate::hub::{Hub, HubOptions, Signal};
 use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, PersonId, ProjectId, parse_object};
@@ -38,6 +38,7 @@ use crate::store::{Store, is_unavailable, live as rows};
 use people::{Address, People};
 
 pub use crate::matcher::Matches;
+pub use check::Warning;
 pub use metrics::{CacheMetrics, TargetingMetrics};
 pub use people::PersonState;
 
@@ -107,17 +108,6 @@ pub struct SegmentMembership {
     pub id: String,
     /// Its name.
     pub name: String,
-}
-
-/// Something an admin may want to know about what was saved.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Warning {
-    /// A stable code.
-    pub code: WarningCode,
-    /// JSON pointer into the saved object.
-    pub pointer: String,
-    /// What may surprise.
-    pub message: String,
 }
 
 /// How long a node that finds others waits until they have noticed it and stopped caching people.

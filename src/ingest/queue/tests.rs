@@ -5,10 +5,13 @@
 )]
 use std::time::Duration;
 
+use chrono::DateTime;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::error::Code;
 use crate::ingest::Outcome;
+use crate::ingest::decode::{Origin, Rejection, Route};
 use crate::ingest::route::Known;
 
 type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
@@ -45,8 +48,40 @@ fn send_by(
     place: usize,
     give_up_at: Instant,
 ) -> Result<Answer, Error> {
+    let items = (0..rows).map(|_| (place, Item::Ignored)).collect();
+    send_items(to, project, items, give_up_at)
+}
+
+/// An item of 10,000 bytes.
+fn large() -> Item {
+    Item::Rejected(Rejection {
+        code: Code::InvalidField,
+        message: String::new(),
+        fields: Vec::new(),
+        payload: "x".repeat(10_000),
+        message_id: None,
+        origin: Origin {
+            route: Route::Track,
+            received_at: DateTime::UNIX_EPOCH,
+            timestamp: DateTime::UNIX_EPOCH,
+            context: None,
+            is_cut: false,
+            replay_of: None,
+        },
+    })
+}
+
+fn send_item(to: &Entrance, project: i64, item: Item, place: usize) -> Answer {
+    send_items(to, project, vec![(place, item)], Instant::now() + LONG).unwrap()
+}
+
+fn send_items(
+    to: &Entrance,
+    project: i64,
+    items: Vec<(usize, Item)>,
+    give_up_at: Instant,
+) -> Result<Answer, Error> {
     let project = ProjectId(project);
-    let items: Vec<(usize, Item)> = (0..rows).map(|_| (place, Item::Ignored)).collect();
     let permit = to.admit(project, &items, Instant::now())?;
     let (reply, answer) = oneshot::channel();
     to.push(Job {
@@ -107,6 +142,35 @@ fn who_comes_anew_is_in_the_next_batch_however_small_batches_are() {
             let next = taken(&outlet, batch);
             assert!(next.contains(&(2, 0)), "{round}: {next:?}");
         }
+    }
+}
+
+/// A batch of eight large events is full, so a turn must not be 32 of them.
+#[test]
+fn large_events_count_as_several_rows() {
+    const BATCH: Load = Load {
+        rows: 2_500,
+        bytes: 80_000,
+    };
+    let most = Load {
+        rows: MANY,
+        bytes: 100_000_000,
+    };
+    let deadline = Duration::from_millis(1);
+    let (entrance, outlet) = queue(Bounds { most, deadline }, BATCH);
+    let mut answers: Vec<Answer> = (0..100)
+        .map(|place| send_item(&entrance, 1, large(), place))
+        .collect();
+    let jobs = |from: &Outlet| match from.take(BATCH.rows, BATCH.bytes, None) {
+        Taken::Jobs(jobs) => jobs,
+        other => panic!("no jobs but {other:?}"),
+    };
+    for round in 0..5 {
+        assert_eq!(jobs(&outlet).len(), 8);
+        answers.push(send_item(&entrance, 2, large(), 0));
+        let next = jobs(&outlet);
+        let is_there = next.iter().any(|job| job.project == ProjectId(2));
+        assert!(is_there, "{round}");
     }
 }
 

@@ -188,21 +188,14 @@ impl<'n> Domain<'n> {
     }
 }
 
-/// The values for which a condition can be true, and those for which it can be false. Where it
-/// fails it is neither, where it is open it can be both. A side that nobody wants is left empty.
-struct Sides<'n> {
-    yes: Values<'n>,
-    no: Values<'n>,
-}
-
-/// Which sides are to be found.
+/// One of each for where a condition can be true and for where it can be false.
 #[derive(Clone, Copy)]
-struct Wants {
-    yes: bool,
-    no: bool,
+struct Sides<T> {
+    yes: T,
+    no: T,
 }
 
-impl Sides<'_> {
+impl<T> Sides<T> {
     fn swapped(self) -> Self {
         Sides {
             yes: self.no,
@@ -211,17 +204,13 @@ impl Sides<'_> {
     }
 }
 
-impl Wants {
-    fn swapped(self) -> Self {
-        Wants {
-            yes: self.no,
-            no: self.yes,
-        }
-    }
-}
+/// Which sides are to be found; the other means nothing.
+type Wants = Sides<bool>;
 
-/// Each condition is looked at once, since twice at each level would be without end.
-fn sides<'n>(node: &'n Node, wants: Wants, open: &mut Open) -> Sides<'n> {
+/// The values for which a condition can be true, and those for which it can be false. Where it
+/// fails it is neither, where it is open it can be both. Each condition is looked at once, since
+/// twice at each level would be without end.
+fn sides<'n>(node: &'n Node, wants: Wants, open: &mut Open) -> Sides<Values<'n>> {
     let constant = |is_in| if is_in { Values::all() } else { Values::none() };
     let mut side = |is_wanted, wanted, asked: Option<Asked<'n>>| match (is_wanted, asked) {
         (false, _) => Values::none(),
@@ -266,7 +255,7 @@ fn sides<'n>(node: &'n Node, wants: Wants, open: &mut Open) -> Sides<'n> {
     }
 }
 
-fn all<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
+fn all<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<Values<'n>> {
     let wants = Wants { yes: true, ..wants };
     in_turn(nodes, wants, open, &|node, wants, open| {
         sides(node, wants, open)
@@ -274,7 +263,7 @@ fn all<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
 }
 
 /// It is false where each is: the opposite of `and` of the opposites.
-fn any<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<'n> {
+fn any<'n>(nodes: &'n [Node], wants: Wants, open: &mut Open) -> Sides<Values<'n>> {
     let wants = Wants {
         yes: true,
         ..wants.swapped()
@@ -291,8 +280,8 @@ fn in_turn<'n>(
     nodes: &'n [Node],
     wants: Wants,
     open: &mut Open,
-    of: &impl Fn(&'n Node, Wants, &mut Open) -> Sides<'n>,
-) -> Sides<'n> {
+    of: &impl Fn(&'n Node, Wants, &mut Open) -> Sides<Values<'n>>,
+) -> Sides<Values<'n>> {
     match nodes {
         [] => Sides {
             yes: Values::all(),
