@@ -8,7 +8,8 @@
 //! and smaller properties than those of the load; they lie in today's partition, where the load
 //! writes too, and each has its message id.
 //!
-//! `cargo bench --bench growth -- [--quick] [--rounds 3] [--millis 3000]`
+//! `cargo bench --bench growth -- [--quick] [--rounds 3] [--millis 3000] [--part people]`; the parts
+//! are people, partitions and rows. The settings of the environment hold for the server.
 
 #[path = "../ingest/feed.rs"]
 #[expect(dead_code, reason = "some of it is for the other benches")]
@@ -119,16 +120,26 @@ fn main() -> Outcome<()> {
          {:.0} µs, medians of {rounds} rounds of {millis} ms.",
         bench.stage.sync_us
     ));
+    let part = report::word("--part")?;
+    let is_part = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    let mut series: Vec<Series> = Vec::new();
     // The cache holds 100,000 people, so that the other series tell of what they are about.
-    let mut people = bench.with_people(&[1_000, 10_000, 100_000])?;
-    let partitions = bench.with_partitions(&[1, 10, 90])?;
-    let rows = bench.with_rows(rows)?;
-    people.extend(bench.with_people(many_people)?);
-    let series: Vec<Series> = vec![
-        ("people", people),
-        ("partitions", partitions),
-        ("rows today", rows),
-    ];
+    let mut people = if is_part("people") {
+        bench.with_people(&[1_000, 10_000, 100_000])?
+    } else {
+        bench.people(100_000)?;
+        Vec::new()
+    };
+    if is_part("partitions") {
+        series.push(("partitions", bench.with_partitions(&[1, 10, 90])?));
+    }
+    if is_part("rows") {
+        series.push(("rows today", bench.with_rows(rows)?));
+    }
+    if is_part("people") {
+        people.extend(bench.with_people(many_people)?);
+        series.insert(0, ("people", people));
+    }
     let sync_us = bench.stage.sync_us;
     let verdicts: Vec<Value> = series.iter().map(verdict).collect();
     bench
@@ -164,13 +175,18 @@ impl Bench {
     fn with_people(&mut self, sizes: &[u64]) -> Outcome<Vec<Point>> {
         let mut points = Vec::new();
         for size in sizes {
-            self.stage.fill_people(&self.world, self.people..*size)?;
-            self.people = *size;
-            self.stage.execute("ANALYZE persons, identities")?;
+            self.people(*size)?;
             self.stage.clear()?;
             points.push(self.measure(*size)?);
         }
         Ok(points)
+    }
+
+    /// Fills in people until there are so many.
+    fn people(&mut self, size: u64) -> Outcome<()> {
+        self.stage.fill_people(&self.world, self.people..size)?;
+        self.people = size;
+        self.stage.execute("ANALYZE persons, identities")
     }
 
     fn with_partitions(&mut self, sizes: &[u64]) -> Outcome<Vec<Point>> {

@@ -84,6 +84,11 @@ impl Unit {
     }
 }
 
+/// What the ledger knows a batch by: the id of its first unit, whether or not that is an event.
+pub(super) fn batch_id(units: &[Unit]) -> Uuid {
+    units.first().map_or(Uuid::nil(), |unit| unit.id.0)
+}
+
 /// What became of a unit.
 #[derive(Debug)]
 pub(super) enum Verdict {

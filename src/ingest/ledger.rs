@@ -5,13 +5,20 @@
 //! an event was lost on the way, which is what the ledger is for.
 
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
+use uuid::Uuid;
 
 use super::statements::AddToLedger;
 use crate::model::ProjectId;
 
 /// Counts of one transaction in columns, a project a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LedgerRows {
+    /// Which rows of the ledger they are added to: the writer's own, so that writers do not wait for
+    /// each other.
+    pub(super) slot: i32,
+    /// Which batch it is. The rows keep it until the next one, so that somebody who heard no answer
+    /// can ask whether it was committed.
+    pub(super) batch: Uuid,
     pub(super) projects: Vec<i64>,
     pub(super) received: Vec<i64>,
     pub(super) stored: Vec<i64>,
@@ -28,6 +35,19 @@ pub(super) enum Fate {
 }
 
 impl LedgerRows {
+    /// Nothing counted yet.
+    pub(super) fn new(slot: i32, batch: Uuid) -> Self {
+        Self {
+            slot,
+            batch,
+            projects: Vec::new(),
+            received: Vec::new(),
+            stored: Vec::new(),
+            duplicate: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
     /// Counts what the decoder received of a project.
     pub(super) fn receive(&mut self, project: ProjectId, events: i64) {
         if events != 0 {
@@ -64,12 +84,10 @@ impl LedgerRows {
     }
 
     /// Adds the counts to the ledger, as part of the transaction.
-    pub(super) fn write(&self, connection: &mut PgConnection, slot: i16) -> QueryResult<()> {
+    pub(super) fn write(&self, connection: &mut PgConnection) -> QueryResult<()> {
         if self.projects.is_empty() {
             return Ok(());
         }
-        AddToLedger { rows: self, slot }
-            .execute(connection)
-            .map(|_| ())
+        AddToLedger { rows: self }.execute(connection).map(|_| ())
     }
 }

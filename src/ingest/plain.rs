@@ -14,7 +14,7 @@ use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
 use super::apply::{has_traits, parse_traits};
-use super::batch::{Unit, Verdict, create_missing_partition};
+use super::batch::{Unit, Verdict, batch_id, create_missing_partition};
 use super::claim::{self, MessageKey, Standing, within_batch};
 use super::decode::Item;
 use super::failure::Failure;
@@ -200,7 +200,7 @@ impl Shard {
             return Err(Failure::Race);
         }
         let mut verdicts = self.decide_all(units, &plain.people, &standings);
-        let mut ledger = LedgerRows::default();
+        let mut ledger = LedgerRows::new(self.slot, batch_id(units));
         for (unit, standing) in units.iter().zip(&standings) {
             ledger.receive(unit.project, unit.received);
             match standing {
@@ -270,7 +270,6 @@ impl Shard {
             rows: batch.rows,
             newcomers: batch.newcomers,
             ledger: batch.ledger,
-            slot: self.slot,
         };
         match statement.execute(connection) {
             Ok(_) => Ok(true),
@@ -297,7 +296,6 @@ impl Shard {
             rows: batch.rows,
             newcomers: batch.newcomers,
             ledger: batch.ledger,
-            slot: self.slot,
         };
         let unstored: Vec<(Uuid, bool)> = statement.load(connection)?;
         let by_id = |(id, bucket_is_current): (Uuid, bool)| bucket_is_current.then_some(id);

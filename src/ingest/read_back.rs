@@ -1,17 +1,18 @@
 //! What became of a commit whose answer was lost.
 //!
 //! A connection that dies during a commit leaves it open whether the batch was stored. It is not
-//! guessed: the lost session is ended, so that it cannot commit any more, and then the database is
-//! asked for the event ids of the batch, which every attempt uses again.
+//! guessed: the lost session is ended, so that it cannot commit any more, and then the ledger is asked
+//! which batch it counted last for that session. Every batch is counted in its own transaction, also
+//! one of repetitions or refused events only.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Bool, Int4, Timestamptz, Uuid as SqlUuid};
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
-use uuid::Uuid;
 
-use super::batch::{Unit, Verdict};
+use super::batch::{Unit, Verdict, batch_id};
 use super::claim::{self, MessageKey};
-use super::decode::Item;
 use super::failure::Failure;
 use super::shard::Shard;
 
@@ -34,9 +35,9 @@ impl Session {
             .get_result(connection)
     }
 
-    /// A number that few other sessions have at the same time.
-    pub(super) fn slot(self) -> i16 {
-        i16::try_from(self.pid & i32::from(i16::MAX)).unwrap_or(0)
+    /// Its rows of the ledger: no other session has the same number at the same time.
+    pub(super) fn slot(self) -> i32 {
+        self.pid
     }
 
     /// Ends the session, if it still lives; true once it is gone.
@@ -61,9 +62,9 @@ struct Ended {
 }
 
 #[derive(QueryableByName)]
-struct Stored {
+struct Counted {
     #[diesel(sql_type = Bool)]
-    stored: bool,
+    counted: bool,
 }
 
 impl Shard {
@@ -74,35 +75,29 @@ impl Shard {
         units: &[Unit],
         mut verdicts: Vec<Verdict>,
     ) -> Result<Option<Vec<Verdict>>, Failure> {
+        let slot = self.slot;
         let mut connection = self.connection()?;
-        let keys: Vec<MessageKey> = units.iter().filter_map(Unit::key).collect();
-        let claimed = claim::find(&mut connection, keys.iter())?;
-        let is_own = |unit: &Unit| Some(&unit.id) == unit.key().and_then(|key| claimed.get(&key));
-        let committed = units.iter().any(is_own) || is_any_stored(&mut connection, units)?;
-        self.connection = Some(connection);
-        if !committed {
-            return Ok(None);
+        let committed = is_counted(&mut connection, units, slot)?;
+        if committed {
+            let keys: Vec<MessageKey> = units.iter().filter_map(Unit::key).collect();
+            let claimed = claim::find(&mut connection, keys.iter())?;
+            claim::correct(units, &mut verdicts, &claimed, |_| true);
         }
-        claim::correct(units, &mut verdicts, &claimed, |_| true);
-        Ok(Some(verdicts))
+        self.connection = Some(connection);
+        Ok(committed.then_some(verdicts))
     }
 }
 
-/// Whether an event without a message id is stored. A batch is a transaction, so one says all.
-fn is_any_stored(connection: &mut PgConnection, units: &[Unit]) -> QueryResult<bool> {
-    let ids: Vec<Uuid> = units
-        .iter()
-        .filter(|unit| unit.digest.is_none() && matches!(unit.item, Item::Event(_)))
-        .map(|unit| unit.id.0)
-        .collect();
-    if ids.is_empty() {
-        return Ok(false);
-    }
-    let found: Stored = sql_query(
-        "SELECT EXISTS (SELECT FROM events WHERE received_on >= current_date - 1 \
-         AND id = ANY($1)) AS stored",
+/// Whether the ledger counted this batch last, in the slot of the session that was lost.
+fn is_counted(connection: &mut PgConnection, units: &[Unit], slot: i32) -> QueryResult<bool> {
+    let projects: HashSet<i64> = units.iter().map(|unit| unit.project.0).collect();
+    let found: Counted = sql_query(
+        "SELECT EXISTS (SELECT FROM ingest_ledger WHERE project_id = ANY($1) AND slot = $2 \
+         AND last_batch = $3) AS counted",
     )
-    .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<Array<BigInt>, _>(projects.into_iter().collect::<Vec<_>>())
+    .bind::<Int4, _>(slot)
+    .bind::<SqlUuid, _>(batch_id(units))
     .get_result(connection)?;
-    Ok(found.stored)
+    Ok(found.counted)
 }

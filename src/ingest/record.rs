@@ -10,7 +10,7 @@ use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{
-    Array, BigInt, Bool, HasSqlType, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, HasSqlType, Int4, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
@@ -176,7 +176,6 @@ pub(super) struct RecordEvents<'a> {
     pub(super) newcomers: Option<&'a Newcomers<'a>>,
     /// What was received, and which of it repeats an event of the batch.
     pub(super) ledger: &'a LedgerRows,
-    pub(super) slot: i16,
 }
 
 impl RecordEvents<'_> {
@@ -203,7 +202,9 @@ impl RecordEvents<'_> {
         out.push_sql("counted AS (");
         out.push_sql(INSERT_LEDGER);
         out.push_sql("SELECT t.project_id, current_date, ");
-        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_bind_param::<Int4, _>(&self.ledger.slot)?;
+        out.push_sql(", ");
+        out.push_bind_param::<SqlUuid, _>(&self.ledger.batch)?;
         out.push_sql(
             ", t.received, coalesce(s.events, 0), t.duplicate + coalesce(d.events, 0), 0 \
              FROM (SELECT ",
@@ -307,7 +308,6 @@ pub(super) struct RecordFresh<'a> {
     pub(super) newcomers: Option<&'a Newcomers<'a>>,
     /// What was received, and that all of it is stored but for what repeats an event of the batch.
     pub(super) ledger: &'a LedgerRows,
-    pub(super) slot: i16,
 }
 
 impl RecordFresh<'_> {
@@ -339,7 +339,9 @@ impl RecordFresh<'_> {
         out.push_sql(INSERT_LEDGER);
         out.push_sql("SELECT ");
         column::<BigInt, _>(out, &self.ledger.projects, ", current_date, ")?;
-        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_bind_param::<Int4, _>(&self.ledger.slot)?;
+        out.push_sql(", ");
+        out.push_bind_param::<SqlUuid, _>(&self.ledger.batch)?;
         out.push_sql(", ");
         column::<BigInt, _>(out, &self.ledger.received, ", ")?;
         column::<BigInt, _>(out, &self.ledger.stored, ", ")?;

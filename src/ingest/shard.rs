@@ -51,9 +51,8 @@ pub(super) struct Shard {
     pub(super) unsettled: Vec<Change>,
     /// People whose last-seen time has moved in memory.
     pub(super) seen: Seen,
-    /// Which rows of the ledger this writer adds to. Any number does; one that hardly anybody else
-    /// uses keeps writers from waiting for each other.
-    pub(super) slot: i16,
+    /// Its rows of the ledger.
+    pub(super) slot: i32,
     /// Until when the next batch is likely to hold a duplicate, since one did lately.
     pub(super) expects_duplicates_until: Option<Instant>,
     /// The memory of one decision after the other.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment};
-use diesel::sql_types::{Array, BigInt, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Int4, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::ledger::LedgerRows;
@@ -280,12 +280,13 @@ prepared!(TouchPeople<'_>);
 #[derive(Debug)]
 pub(super) struct AddToLedger<'a> {
     pub(super) rows: &'a LedgerRows,
-    pub(super) slot: i16,
 }
 
-pub(super) const INSERT_LEDGER: &str = "INSERT INTO ingest_ledger AS l (project_id, day, slot, received, stored, duplicate, rejected) ";
+pub(super) const INSERT_LEDGER: &str = "INSERT INTO ingest_ledger AS l \
+    (project_id, day, slot, last_batch, received, stored, duplicate, rejected) ";
 
 pub(super) const ADD_TO_LEDGER: &str = " ON CONFLICT (project_id, day, slot) DO UPDATE SET \
+    last_batch = excluded.last_batch, \
     received = l.received + excluded.received, stored = l.stored + excluded.stored, \
     duplicate = l.duplicate + excluded.duplicate, rejected = l.rejected + excluded.rejected";
 
@@ -293,7 +294,9 @@ impl QueryFragment<Pg> for AddToLedger<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql(INSERT_LEDGER);
         out.push_sql("SELECT project_id, current_date, ");
-        out.push_bind_param::<SmallInt, _>(&self.slot)?;
+        out.push_bind_param::<Int4, _>(&self.rows.slot)?;
+        out.push_sql(", ");
+        out.push_bind_param::<SqlUuid, _>(&self.rows.batch)?;
         out.push_sql(", received, stored, duplicate, rejected FROM unnest(");
         for (index, column) in [
             &self.rows.projects,

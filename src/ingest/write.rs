@@ -5,7 +5,7 @@ use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query}
 use serde_json::json;
 use uuid::Uuid;
 
-use super::batch::{Unit, Verdict, Work};
+use super::batch::{Unit, Verdict, Work, batch_id};
 use super::decode::{Item, Rejection};
 use super::failure::FillError;
 use super::ledger::{Fate, LedgerRows};
@@ -18,7 +18,7 @@ pub(super) fn write(
     connection: &mut PgConnection,
     units: &[Unit],
     work: &Work<'_>,
-    slot: i16,
+    slot: i32,
 ) -> Result<Vec<(ProjectId, Identity)>, FillError> {
     let identities = work.people.identity_rows();
     if !identities.projects.is_empty() {
@@ -44,7 +44,7 @@ pub(super) fn write(
     for (loser, survivor) in work.people.merges() {
         moved.extend(write_merge(connection, *loser, *survivor)?);
     }
-    let mut ledger = LedgerRows::default();
+    let mut ledger = LedgerRows::new(slot, batch_id(units));
     write_events(connection, units, work, &mut ledger)?;
     write_rejections(connection, units, work, &mut ledger)?;
     for (unit, verdict) in units.iter().zip(&work.verdicts) {
@@ -56,7 +56,7 @@ pub(super) fn write(
             ledger.settle(unit.project, Fate::Duplicate);
         }
     }
-    ledger.write(connection, slot)?;
+    ledger.write(connection)?;
     if !work.released.is_empty() {
         let (projects, digests): (Vec<i64>, Vec<Uuid>) = work.released.values().copied().unzip();
         ReleaseMessageIds {

@@ -97,11 +97,12 @@ diesel::table! {
     ingest_ledger (project_id, day, slot) {
         project_id -> Int8,
         day -> Date,
-        slot -> Int2,
+        slot -> Int4,
         received -> Int8,
         stored -> Int8,
         duplicate -> Int8,
         rejected -> Int8,
+        last_batch -> Nullable<Uuid>,
     }
 }
 diesel::table! {

@@ -196,6 +196,53 @@ fn a_commit_whose_answer_is_lost_is_read_back() {
     assert_eq!(told(&again), [true]);
 }
 
+/// Such batches leave no event that could be asked for, but are counted in the ledger.
+#[test]
+fn a_lost_commit_without_a_new_event_is_counted_once() {
+    let database = database();
+    let mut connection = database.connect();
+    let way = SeverablePostgres::before(&mut connection);
+    let rig = rig(&database, &way.url);
+    rig.submit(vec![track("u", "e", Some("m0"))]);
+    let mut expected = Sums {
+        events: 1,
+        received: 1,
+        stored: 1,
+        duplicate: 0,
+    };
+    for cut in [Cut::Answer, Cut::Request] {
+        // Where one duplicate was there are more, so the next one goes the way of duplicates at once.
+        rig.submit(vec![track("u", "e", Some("m0"))]);
+        way.cut("again", cut);
+        let stored = rig.submit(vec![track("u", "again", Some("m0"))]);
+        assert!(way.has_cut(), "the duplicate was not cut");
+        assert_eq!(told(&stored), [true]);
+        expected.received += 2;
+        expected.duplicate += 2;
+        assert_eq!(sums(&mut connection), expected, "{cut:?}");
+    }
+    for (cut, rejected) in [(Cut::Answer, 1), (Cut::Request, 2)] {
+        way.cut("COMMIT", cut);
+        let large = format!(r#"{{"large": "{}"}}"#, "x".repeat(300_000));
+        let item = Item::Event(Box::new(identify("u", Some("too large"), &large)));
+        let outcomes = rig.ingest.submit(request(vec![item]));
+        let outcomes = rig.runtime.block_on(outcomes).unwrap();
+        assert!(way.has_cut(), "the refusal was not cut");
+        assert!(
+            matches!(outcomes.as_slice(), [Outcome::Rejected(_)]),
+            "{outcomes:?}"
+        );
+        expected.received += 1;
+        assert_eq!(sums(&mut connection), expected, "{cut:?}");
+        let rejections: i64 = diesel::select(diesel::dsl::sql::<BigInt>(
+            "(SELECT count(*) FROM rejected_events)",
+        ))
+        .get_result(&mut connection)
+        .unwrap();
+        assert_eq!(rejections, rejected, "{cut:?}");
+    }
+}
+
 /// A statement that waited for the rotation must not claim by what was current before it.
 #[test]
 fn a_claim_that_waits_for_a_rotation_sees_it() {
