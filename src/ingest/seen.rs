@@ -1,8 +1,9 @@
 //! When people were last seen: noted at once, written now and then.
 //!
-//! A person's row is wide, and writing it for every event would cost more than the event. The time
-//! moves in memory when it is a grain behind, and the row follows with others, in a transaction of
-//! its own. What a crash loses of it is at most [`FLUSH_AFTER`] old, and the events say the same.
+//! Writing it for every event would cost more than the event. The time moves in memory when it is a
+//! grain behind, and the database follows with others' in a transaction of its own, in a narrow
+//! table: a person's row is wide. What a crash loses of it is at most [`FLUSH_AFTER`] old, and the
+//! events say the same.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ const FLUSH_ROWS: usize = 500;
 /// The most people that wait while the database cannot be reached; more are not noted.
 const WAITING_MAX: usize = 50_000;
 
-/// The people whose rows have to follow, by number.
+/// The people whose stored times have to follow, by number.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     waiting: BTreeMap<i64, DateTime<Utc>>,

@@ -250,8 +250,8 @@ impl QueryFragment<Pg> for UpdateTraits<'_> {
 
 prepared!(UpdateTraits<'_>);
 
-/// Moves the last-seen time of people forward. Rows that somebody else holds are passed over, since
-/// waiting for them in no particular order could end in a deadlock; the time is coarse anyway.
+/// Moves the last-seen time of people forward. The people are in the order of their numbers, so that
+/// two writers cannot wait for each other.
 #[derive(Debug)]
 pub(super) struct TouchPeople<'a> {
     pub(super) ids: &'a [i64],
@@ -260,15 +260,15 @@ pub(super) struct TouchPeople<'a> {
 
 impl QueryFragment<Pg> for TouchPeople<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("WITH input AS (SELECT * FROM unnest(");
+        out.push_sql(
+            "INSERT INTO people_seen AS s (person_id, last_seen_at) SELECT * FROM unnest(",
+        );
         out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Timestamptz>, _>(&self.seen_at)?;
         out.push_sql(
-            ") AS t (id, at)), free AS MATERIALIZED (SELECT id FROM persons \
-             WHERE id IN (SELECT id FROM input) FOR NO KEY UPDATE SKIP LOCKED) \
-             UPDATE persons p SET last_seen_at = greatest(p.last_seen_at, i.at) \
-             FROM input i JOIN free USING (id) WHERE p.id = i.id",
+            ") ON CONFLICT (person_id) DO UPDATE SET last_seen_at = excluded.last_seen_at \
+             WHERE s.last_seen_at < excluded.last_seen_at",
         );
         Ok(())
     }

@@ -41,6 +41,12 @@ diesel::table! {
     }
 }
 diesel::table! {
+    people_seen (person_id) {
+        person_id -> Int8,
+        last_seen_at -> Timestamptz,
+    }
+}
+diesel::table! {
     identities (project_id, kind, value) {
         project_id -> Int8,
         kind -> Int2,

@@ -265,7 +265,8 @@ fn delete_people(connection: &mut PgConnection, run: &Run, keys: &[String]) -> Q
         "WITH noted AS (DELETE FROM import_rows WHERE run_id = $1 AND kind = 'person' \
              AND key = ANY($3) RETURNING key::bigint AS id), \
          named AS (DELETE FROM identities i USING noted n \
-             WHERE i.project_id = $2 AND i.person_id = n.id) \
+             WHERE i.project_id = $2 AND i.person_id = n.id), \
+         seen AS (DELETE FROM people_seen s USING noted n WHERE s.person_id = n.id) \
          DELETE FROM persons p USING noted n WHERE p.project_id = $2 AND p.id = n.id",
     )
     .bind::<BigInt, _>(run.id)

@@ -197,6 +197,7 @@ fn every_table_can_be_read_as_the_query_builder_sees_it() {
         project_origins,
         api_keys,
         persons,
+        people_seen,
         identities,
         events,
         rejected_events,
