@@ -12,7 +12,7 @@ use crate::store::{Store, StoreMetrics, StoreOptions};
 use crate::targeting::{Targeting, TargetingMetrics, TargetingOptions};
 use crate::telemetry::metrics::Metrics;
 
-use super::Failure;
+use super::{Failure, memory};
 
 /// Makes every service. The database may be absent: nothing here waits for it.
 pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState, Failure> {
@@ -28,7 +28,9 @@ pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState
         store.clone(),
         clock.clone(),
         TargetingOptions {
-            people_cache_bytes: config.user_cache_bytes,
+            people_cache_bytes: config
+                .user_cache_bytes
+                .unwrap_or_else(memory::usual_cache_bytes),
             rules: Limits {
                 max_failures: config.campaign_failures_max,
                 ..Limits::default()

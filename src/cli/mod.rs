@@ -13,6 +13,7 @@ mod explain;
 mod import;
 mod keys;
 mod ledger;
+mod memory;
 mod migrate;
 mod output;
 mod prepare;

@@ -103,7 +103,8 @@ pub struct Config {
     pub limit_nesting: usize,
     pub limit_message_id_chars: usize,
     pub limit_traits_bytes: usize,
-    pub user_cache_bytes: u64,
+    /// `None` is `auto`.
+    pub user_cache_bytes: Option<u64>,
     pub key_requests_per_second: u32,
     pub address_requests_per_second: u32,
     pub project_events_per_second: u32,
@@ -436,7 +437,9 @@ impl Checker<'_> {
             limit_nesting: self.number("limit_nesting", 16, 1_000),
             limit_message_id_chars: self.number("limit_message_id_chars", 36, 1_024),
             limit_traits_bytes: self.bytes("limit_traits_bytes", KIB, 16 * MIB),
-            user_cache_bytes: self.bytes("user_cache_bytes", MIB, 64 * GIB),
+            user_cache_bytes: self.take("user_cache_bytes", |text| {
+                parse::auto_or(text, |text| parse::bytes(text, MIB, 64 * GIB))
+            }),
             key_requests_per_second: self.number("key_requests_per_second", 0, 1_000_000),
             address_requests_per_second: self.number("address_requests_per_second", 0, 1_000_000),
             project_events_per_second: self.number("project_events_per_second", 0, 10_000_000),

@@ -112,6 +112,17 @@ pub(super) fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Resu
     )
 }
 
+/// `None` is `auto`.
+pub(super) fn auto_or<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    match text {
+        "auto" => Ok(None),
+        text => parse(text).map(Some),
+    }
+}
+
 pub(super) fn bytes<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '_')

@@ -313,9 +313,11 @@ pub const VARIABLES: &[Variable] = &[
     ),
     Variable::server(
         "user_cache_bytes",
-        "256MiB",
+        "auto",
         "BYTES",
-        "Memory for the state of people seen lately. 1MiB to 64GiB.",
+        "Memory for the state of people seen lately: 1MiB to 64GiB, or auto for a sixteenth of the \
+         memory that the process may use, from 64MiB to 4GiB. Somebody with 30 traits takes 1KiB; \
+         whoever is not remembered is read from the database.",
     ),
     Variable::server(
         "key_requests_per_second",

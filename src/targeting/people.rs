@@ -204,13 +204,16 @@ pub struct Epoch(u64);
 pub struct Observed(Option<u64>);
 
 impl People {
-    /// Makes empty caches; half of the bytes go to states, half to addresses. They stay empty until
+    /// Makes empty caches; three quarters of the bytes go to states, one to addresses. They stay empty until
     /// [`People::set_shared`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
-        let half = cache_bytes / 2;
-        let entries = |bytes| usize::try_from(half / bytes).unwrap_or(usize::MAX);
-        let addresses = Cache::with_weighter(entries(USUAL_ADDRESS_BYTES), half, Bytes);
-        let states = Cache::with_weighter(entries(USUAL_STATE_BYTES), half, Bytes);
+        let of_addresses = cache_bytes / 4;
+        let of_states = cache_bytes - of_addresses;
+        let entries = |bytes: u64, usual| usize::try_from(bytes / usual).unwrap_or(usize::MAX);
+        let expected = entries(of_addresses, USUAL_ADDRESS_BYTES);
+        let addresses = Cache::with_weighter(expected, of_addresses, Bytes);
+        let expected = entries(of_states, USUAL_STATE_BYTES);
+        let states = Cache::with_weighter(expected, of_states, Bytes);
         let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
         Self {
             addresses,
