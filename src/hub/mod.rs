@@ -8,6 +8,8 @@
 //! The same connection shows that the node is there and counts the others ([`nodes`]).
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ pub enum Signal {
     Connected {
         /// How many other nodes there are.
         other_nodes: i64,
+        /// When they began to be counted.
+        counted_at: Instant,
     },
     /// A project's campaigns, segments, flags or keys changed.
     Changed(i64),
@@ -33,6 +37,8 @@ pub enum Signal {
     Poll {
         /// How many other nodes there are.
         other_nodes: i64,
+        /// When they began to be counted.
+        counted_at: Instant,
     },
 }
 
@@ -45,6 +51,8 @@ pub struct HubOptions {
     pub poll: Duration,
     /// This node's number.
     pub node: NodeId,
+    /// Set by whoever cannot wait for the next poll.
+    pub hurry: Arc<AtomicBool>,
 }
 
 /// How often the driver is asked for notifications.
@@ -124,10 +132,12 @@ where
         .batch_execute(&format!("LISTEN {CHANNEL}"))
         .and_then(|()| nodes::join(&mut connection, options.node))
         .map_err(text)?;
+    let counted_at = Instant::now();
     let others = nodes::others(&mut connection, options.node).map_err(text)?;
     on_signal(
         Signal::Connected {
             other_nodes: others,
+            counted_at,
         },
         &mut connection,
     )
@@ -143,11 +153,12 @@ where
                 None => tracing::warn!(payload = notification.payload, "unknown notification"),
             }
         }
-        if polled_at.elapsed() >= options.poll {
+        if options.hurry.swap(false, Ordering::AcqRel) || polled_at.elapsed() >= options.poll {
             polled_at = Instant::now();
             let others = nodes::others(&mut connection, options.node).map_err(text)?;
             signals.push(Signal::Poll {
                 other_nodes: others,
+                counted_at: polled_at,
             });
         }
         for signal in signals {

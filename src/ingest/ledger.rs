@@ -13,8 +13,8 @@ use crate::model::ProjectId;
 /// Counts of one transaction in columns, a project a row.
 #[derive(Debug)]
 pub(super) struct LedgerRows {
-    /// Which rows of the ledger they are added to: the writer's own, so that writers do not wait for
-    /// each other.
+    /// Which rows of the ledger they are added to: the writer's own, so that writers neither wait for
+    /// each other nor take each other's marks.
     pub(super) slot: i32,
     /// Which batch it is. The rows keep it until the next one, so that somebody who heard no answer
     /// can ask whether it was committed.

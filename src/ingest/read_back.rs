@@ -2,7 +2,7 @@
 //!
 //! A connection that dies during a commit leaves it open whether the batch was stored. It is not
 //! guessed: the lost session is ended, so that it cannot commit any more, and then the ledger is asked
-//! which batch it counted last for that session. Every batch is counted in its own transaction, also
+//! which batch it counted last for this shard. Every batch is counted in its own transaction, also
 //! one of repetitions or refused events only.
 
 use std::collections::HashSet;
@@ -35,11 +35,6 @@ impl Session {
             .get_result(connection)
     }
 
-    /// Its rows of the ledger: no other session has the same number at the same time.
-    pub(super) fn slot(self) -> i32 {
-        self.pid
-    }
-
     /// Ends the session, if it still lives; true once it is gone.
     pub(super) fn end(self, connection: &mut PgConnection) -> QueryResult<bool> {
         let ended: Option<Ended> = sql_query(
@@ -51,7 +46,18 @@ impl Session {
         .bind::<BigInt, _>(END_WAIT_MS)
         .load(connection)?
         .pop();
-        Ok(ended.is_none_or(|it| it.ended))
+        if ended.is_none_or(|it| it.ended) {
+            return Ok(true);
+        }
+        // It may have ended by itself between being found and being ended.
+        let lives: Lives = sql_query(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2) \
+             AS lives",
+        )
+        .bind::<Int4, _>(self.pid)
+        .bind::<Timestamptz, _>(self.backend_start)
+        .get_result(connection)?;
+        Ok(!lives.lives)
     }
 }
 
@@ -59,6 +65,12 @@ impl Session {
 struct Ended {
     #[diesel(sql_type = Bool)]
     ended: bool,
+}
+
+#[derive(QueryableByName)]
+struct Lives {
+    #[diesel(sql_type = Bool)]
+    lives: bool,
 }
 
 #[derive(QueryableByName)]
@@ -75,9 +87,8 @@ impl Shard {
         units: &[Unit],
         mut verdicts: Vec<Verdict>,
     ) -> Result<Option<Vec<Verdict>>, Failure> {
-        let slot = self.slot;
         let mut connection = self.connection()?;
-        let committed = is_counted(&mut connection, units, slot)?;
+        let committed = is_counted(&mut connection, units, self.slot)?;
         if committed {
             let keys: Vec<MessageKey> = units.iter().filter_map(Unit::key).collect();
             let claimed = claim::find(&mut connection, keys.iter())?;
@@ -88,7 +99,7 @@ impl Shard {
     }
 }
 
-/// Whether the ledger counted this batch last, in the slot of the session that was lost.
+/// Whether the ledger counted this batch last, in the slot of the shard that wrote it.
 fn is_counted(connection: &mut PgConnection, units: &[Unit], slot: i32) -> QueryResult<bool> {
     let projects: HashSet<i64> = units.iter().map(|unit| unit.project.0).collect();
     let found: Counted = sql_query(

@@ -62,7 +62,7 @@ impl Seen {
 
     /// Waits for another while, as when the database cannot be reached.
     pub(super) fn put_off(&mut self) {
-        self.since = Some(Instant::now());
+        self.since = (!self.waiting.is_empty()).then(Instant::now);
     }
 
     /// Writes some of those who wait. The others are due at once, so that batches get their turn

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::BigInt;
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
+use uuid::Uuid;
 
 use super::batch::{Unit, Verdict};
 use super::decode::{Item, Rejection};
@@ -51,7 +52,7 @@ pub(super) struct Shard {
     pub(super) unsettled: Vec<Change>,
     /// People whose last-seen time has moved in memory.
     pub(super) seen: Seen,
-    /// Its rows of the ledger.
+    /// Which rows of the ledger are its own.
     pub(super) slot: i32,
     /// Until when the next batch is likely to hold a duplicate, since one did lately.
     pub(super) expects_duplicates_until: Option<Instant>,
@@ -82,7 +83,7 @@ impl Shard {
             person_ids: 0..0,
             unsettled: Vec::new(),
             seen: Seen::default(),
-            slot: 0,
+            slot: random_slot(),
             expects_duplicates_until: None,
             arena: FactsArena::new(),
             session: None,
@@ -92,30 +93,41 @@ impl Shard {
 
     /// Works until the queue is closed and empty.
     pub(super) fn run(mut self) {
-        let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
         loop {
-            let jobs = match self.jobs.take(rows_max, bytes_max, self.seen.due_at()) {
-                Taken::Jobs(jobs) => jobs,
-                Taken::Nothing => Vec::new(),
-                Taken::Closed => break,
-            };
-            if let Some(first) = jobs.iter().map(|job| job.submitted_at).min() {
-                self.metrics.batch_taken(first);
-            }
-            let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(jobs)));
-            if done.is_err() {
-                // The jobs were dropped with the panic, which answers their callers with 503; the
-                // connection may be in the middle of anything.
-                tracing::error!("a shard panicked and goes on with a new connection");
-                self.connection = None;
-                self.metrics.panicked();
-            }
-            self.metrics.idle();
-            if self.seen.is_due() {
-                self.flush_seen();
+            match std::panic::catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => {
+                    // The jobs were dropped with the panic, which answers their callers with 503;
+                    // the connection may be in the middle of anything.
+                    tracing::error!("a shard panicked and goes on with a new connection");
+                    self.connection = None;
+                    self.seen.put_off();
+                    self.metrics.panicked();
+                    self.metrics.idle();
+                }
             }
         }
         while !self.seen.is_empty() && self.flush_seen() {}
+    }
+
+    /// Works off one batch, and what is due beside it; false when there will be no other.
+    fn turn(&mut self) -> bool {
+        let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
+        let jobs = match self.jobs.take(rows_max, bytes_max, self.seen.due_at()) {
+            Taken::Jobs(jobs) => jobs,
+            Taken::Nothing => Vec::new(),
+            Taken::Closed => return false,
+        };
+        if let Some(first) = jobs.iter().map(|job| job.submitted_at).min() {
+            self.metrics.batch_taken(first);
+        }
+        self.work(jobs);
+        self.metrics.idle();
+        if self.seen.is_due() {
+            self.flush_seen();
+        }
+        true
     }
 
     /// Writes some of those who were seen; false when the database cannot be reached.
@@ -210,7 +222,9 @@ impl Shard {
                 "the database refused an event; the ledger has it"
             );
             let Item::Event(event) = &unit.item else {
-                return Err(Error::Internal(refusal));
+                // Its caller hears 503; the others of the batch have nothing to do with it.
+                tracing::error!(reason = refusal, "the database refuses a rejection");
+                return Ok(());
             };
             let message = "the database cannot hold this event";
             unit.item = Item::Rejected(Rejection::of_event(
@@ -223,6 +237,10 @@ impl Shard {
                     for (slot, verdict) in verdicts.iter_mut().zip(committed) {
                         *slot = Some(verdict);
                     }
+                    Ok(())
+                }
+                Err(Failure::Refused(reason)) => {
+                    tracing::error!(reason, "the database refuses a rejection");
                     Ok(())
                 }
                 Err(failure) => Err(give_up(&failure)),
@@ -344,7 +362,7 @@ impl Shard {
         let text = |error: diesel::result::Error| error.to_string();
         connection.batch_execute(PLANS).map_err(text)?;
         nodes::join(&mut connection, self.targeting.node()).map_err(text)?;
-        if !self.is_introduced() {
+        if !self.is_introduced(Instant::now()) {
             return Err("waiting until other nodes know of this one".to_owned());
         }
         if let Some(lost) = self.session
@@ -353,27 +371,36 @@ impl Shard {
             return Err("the session of the lost connection does not end".to_owned());
         }
         let session = Session::of(&mut connection).map_err(text)?;
-        self.slot = session.slot();
         self.session = Some(session);
         // What a standby that took over knows of the sequence may be older.
         self.person_ids = 0..0;
         Ok(connection)
     }
 
-    /// Waits a little for the hub where it has lost its connection, too: another node may have
-    /// counted while none of this node's sessions was there, and remember what is about to change.
+    /// Waits a little until the hub has counted other nodes over its own connection, since this one
+    /// joined: it has had it all the time then, or has introduced this node anew. Otherwise another
+    /// node may have counted while none of this node's sessions was there, and remember what is about
+    /// to change.
     #[expect(
         clippy::disallowed_methods,
         reason = "runs on the shard's own thread, which may block"
     )]
-    fn is_introduced(&self) -> bool {
+    fn is_introduced(&self, joined_at: Instant) -> bool {
         let people = self.targeting.people();
+        let is_known = || people.is_counted_since(joined_at) && !people.is_cut_off();
         let until = Instant::now() + INTRODUCTION_WAIT;
-        while people.is_cut_off() && Instant::now() < until {
+        while !is_known() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        !people.is_cut_off()
+        is_known()
     }
+}
+
+/// A number that no other shard has drawn, as surely as anybody needs: it would have to be one of the
+/// same project on the same day.
+fn random_slot() -> i32 {
+    let [first, second, third, fourth, ..] = Uuid::new_v4().into_bytes();
+    i32::from_be_bytes([first, second, third, fourth]) & i32::MAX
 }
 
 #[derive(QueryableByName)]

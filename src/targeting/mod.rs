@@ -110,7 +110,8 @@ pub struct SegmentMembership {
     pub name: String,
 }
 
-/// How long a node that finds others waits until they have noticed it and stopped caching people.
+/// How long a node that finds others waits until they have noticed it and stopped caching people:
+/// longer than [`people::LEASE`].
 const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 /// How long a node that is cut off waits for the database before it decides on the last it knew.
@@ -141,6 +142,7 @@ impl Targeting {
             url: self.0.store.url().to_owned(),
             poll: self.0.options.poll,
             node: self.0.node,
+            hurry: self.0.people.hurry(),
         };
         let caching = self.clone();
         Hub::start(
@@ -202,6 +204,9 @@ impl Targeting {
     /// Runs a change of campaigns, segments, flags, keys or origins in one transaction, bumps the
     /// project's revision, notifies the other nodes, and returns after this node's snapshot holds
     /// the change. Any error rolls back. Changes of one project are made one after the other.
+    ///
+    /// A change that is committed is a success: where the snapshot cannot be read anew in time, the
+    /// hub does so with its next poll. Told of a failure a client would make the change again.
     pub async fn change<T, F>(&self, project: ProjectId, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -218,10 +223,10 @@ impl Targeting {
             })
             .await?;
         let this = self.clone();
-        self.0
-            .store
-            .run(move |connection| this.reload(connection, project))
-            .await?;
+        let reload = move |connection: &mut PgConnection| this.reload(connection, project);
+        if let Err(error) = self.0.store.run(reload).await {
+            tracing::warn!(project = project.0, %error, "a change is saved, but not live yet");
+        }
         Ok(outcome)
     }
 
@@ -378,10 +383,13 @@ impl Targeting {
     )]
     fn on_signal(&self, signal: &Signal, connection: &mut PgConnection) -> QueryResult<()> {
         match *signal {
-            Signal::Connected { other_nodes } => {
+            Signal::Connected {
+                other_nodes,
+                counted_at,
+            } => {
                 // What happened while nobody listened is unknown.
                 self.0.people.forget_all();
-                self.0.people.set_shared(other_nodes > 0);
+                self.0.people.counted(other_nodes > 0, counted_at);
                 self.0.people.set_cut_off(other_nodes > 0);
                 self.reload_all(connection)?;
                 if other_nodes > 0 {
@@ -397,8 +405,11 @@ impl Targeting {
                 self.0.people.forget_all();
                 self.reload(connection, ProjectId(project))
             }
-            Signal::Poll { other_nodes } => {
-                self.0.people.set_shared(other_nodes > 0);
+            Signal::Poll {
+                other_nodes,
+                counted_at,
+            } => {
+                self.0.people.counted(other_nodes > 0, counted_at);
                 self.quarantine_failing(connection)?;
                 self.reload_changed(connection)?;
                 self.metrics().is_current(other_nodes);

@@ -23,12 +23,14 @@
 //! the epoch is still the one from before it was read.
 //!
 //! While a second node is registered on the database nothing is cached, since its changes are not
-//! seen here. While this node is cut off from the others (its hub has no connection) what was
-//! cached is not trusted either, but kept: should the database be gone, it is the last that is
-//! known of people, and decisions go on from it.
+//! seen here. While this node is cut off from the others (its hub has no connection, or has not
+//! counted them for [`LEASE`], whatever it waits for) what was cached is not trusted either, but
+//! kept: should the database be gone, it is the last that is known of people, and decisions go on
+//! from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
@@ -152,6 +154,10 @@ const ADDRESS_BYTES: usize = 160;
 const USUAL_ADDRESS_BYTES: u64 = 200;
 const USUAL_STATE_BYTES: u64 = 1_024;
 
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
 /// What becomes of an entry.
 enum Op<V> {
     Put(V),
@@ -192,8 +198,18 @@ pub struct People {
     merges: AtomicU64,
     shared: AtomicBool,
     cut_off: AtomicBool,
+    made_at: Instant,
+    /// When the other nodes were last counted, in milliseconds since `made_at`.
+    counted_at: AtomicI64,
+    hurry: Arc<AtomicBool>,
     metrics: TargetingMetrics,
 }
+
+/// How long a count of the other nodes is good for. A node that comes waits for longer than that
+/// before it changes anybody.
+pub(super) const LEASE: Duration = Duration::from_millis(1_250);
+/// Before the first count.
+const NEVER: i64 = i64::MIN / 2;
 
 /// What a reader of addresses noted before it loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +221,7 @@ pub struct Observed(Option<u64>);
 
 impl People {
     /// Makes empty caches; three quarters of the bytes go to states, one to addresses. They stay empty until
-    /// [`People::set_shared`] says that no other node works on the database.
+    /// [`People::counted`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
         let of_addresses = cache_bytes / 4;
         let of_states = cache_bytes - of_addresses;
@@ -222,6 +238,9 @@ impl People {
             merges: AtomicU64::new(0),
             shared: AtomicBool::new(true),
             cut_off: AtomicBool::new(false),
+            made_at: Instant::now(),
+            counted_at: AtomicI64::new(NEVER),
+            hurry: Arc::default(),
             metrics: TargetingMetrics::default(),
         }
     }
@@ -246,23 +265,46 @@ impl People {
         self.cut_off.store(cut_off, Ordering::SeqCst);
     }
 
-    /// Whether this node is cut off from the others.
+    /// Whether this node is cut off from the others, or has not counted them for too long.
     pub fn is_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::SeqCst)
+        let age = self.millis(Instant::now()) - self.counted_at.load(Ordering::SeqCst);
+        self.cut_off.load(Ordering::SeqCst) || age > millis(LEASE)
+    }
+
+    fn millis(&self, at: Instant) -> i64 {
+        millis(at.saturating_duration_since(self.made_at))
+    }
+
+    /// What makes the hub count the other nodes at once.
+    pub(super) fn hurry(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hurry)
+    }
+
+    /// Whether the other nodes were counted since then; if not, they soon will be.
+    pub fn is_counted_since(&self, at: Instant) -> bool {
+        let is_counted = self.counted_at.load(Ordering::SeqCst) > self.millis(at);
+        if !is_counted {
+            self.hurry.store(true, Ordering::Release);
+        }
+        is_counted
     }
 
     fn is_trusted(&self) -> bool {
         !self.shared.load(Ordering::SeqCst) && !self.is_cut_off()
     }
 
-    /// Says whether another node works, or may work, on the same database; while one does, nothing
-    /// is cached.
-    pub fn set_shared(&self, shared: bool) {
-        // Once nobody shares any more, a reader may still hold what it loaded before the other
-        // node's last change; moving the slots keeps that out too.
-        if self.shared.swap(shared, Ordering::SeqCst) != shared {
+    /// Says whether another node works, or may work, on the same database, as counted from `at` on;
+    /// while one does, nothing is cached.
+    pub fn counted(&self, shared: bool, at: Instant) {
+        let at = self.millis(at);
+        let is_late = at - self.counted_at.load(Ordering::SeqCst) > millis(LEASE);
+        // Since the last count a node may have come, changed people and left. Once nobody shares any
+        // more, a reader may still hold what it loaded before the other node's last change; moving
+        // the slots keeps that out too.
+        if self.shared.swap(shared, Ordering::SeqCst) != shared || is_late {
             self.forget_all();
         }
+        self.counted_at.fetch_max(at, Ordering::SeqCst);
     }
 
     /// Drops everything, as after an import that wrote behind this node's back.
@@ -463,11 +505,12 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
     use super::*;
 
     fn caches() -> People {
         let caches = People::new(1 << 20);
-        caches.set_shared(false);
+        caches.counted(false, Instant::now());
         caches
     }
 
@@ -497,10 +540,24 @@ mod tests {
     #[test]
     fn what_was_loaded_while_another_node_worked_is_not_remembered_after_it_left() {
         let caches = caches();
-        caches.set_shared(true);
+        caches.counted(true, Instant::now());
         let observed = caches.observe(PersonId(7));
-        caches.set_shared(false);
+        caches.counted(false, Instant::now());
         caches.remember_loaded(observed, &state("old"));
+        assert_eq!(plan(&caches), None);
+    }
+
+    /// As when whoever counts them waits for a lock: one may have come, changed somebody and left.
+    #[test]
+    fn without_a_count_of_the_other_nodes_nothing_is_trusted_for_long() {
+        let mut caches = caches();
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        assert_eq!(plan(&caches).as_deref(), Some("old"));
+        caches.made_at = caches.made_at.checked_sub(2 * LEASE).unwrap();
+        assert!(caches.is_cut_off());
+        assert_eq!(plan(&caches), None);
+        caches.counted(false, Instant::now());
+        assert!(!caches.is_cut_off());
         assert_eq!(plan(&caches), None);
     }
 
