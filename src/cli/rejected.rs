@@ -301,7 +301,7 @@ fn shown(text: &str) -> String {
 struct Shown<'a> {
     #[serde(flatten)]
     head: &'a ListedRejection,
-    fields: &'a Value,
+    fields: Value,
     payload: Value,
     context: Option<Value>,
 }
@@ -310,7 +310,7 @@ fn print_one(row: &StoredRejection, json: bool) {
     let parsed = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
     let shown = Shown {
         head: &row.head,
-        fields: &row.content.fields,
+        fields: parsed(&row.content.fields),
         payload: parsed(&row.content.payload),
         context: row.content.context.as_deref().map(parsed),
     };

@@ -314,7 +314,10 @@ impl Drop for Permit {
 fn size_of_item(item: &Item) -> usize {
     match item {
         Item::Event(event) => event.size_bytes,
-        Item::Rejected(rejection) => rejection.payload.len(),
+        Item::Rejected(rejection) => {
+            let context = rejection.origin.context.as_ref();
+            rejection.payload.len() + context.map_or(0, |context| context.len())
+        }
         Item::Ignored => 0,
     }
 }

@@ -3,12 +3,11 @@
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{BigInt, Bool, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{
     OptionalExtension, PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query,
 };
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::model::{EventId, ProjectId};
@@ -64,9 +63,10 @@ pub struct RejectedContent {
     /// The context of the batch around it.
     #[diesel(sql_type = Nullable<Text>)]
     pub context: Option<String>,
-    /// Each refused field.
-    #[diesel(sql_type = Json)]
-    pub fields: Value,
+    /// Each refused field: the text of a JSON array, whose values may nest deeper than the JSON
+    /// library reads.
+    #[diesel(sql_type = Text)]
+    pub fields: String,
 }
 
 /// A rejected event.
@@ -101,7 +101,7 @@ pub type Place = (DateTime<Utc>, i64);
 const HEAD: &str = "id, received_at, code, message, message_id, route, \"timestamp\", \
      octet_length(payload)::bigint AS payload_bytes, is_cut, replay_of, replayed_at, replayed_as";
 
-const CONTENT: &str = "payload, context, fields";
+const CONTENT: &str = "payload, context, fields::text AS fields";
 
 type Query<'a> = BoxedSqlQuery<'a, Pg, SqlQuery>;
 

@@ -61,7 +61,7 @@ struct RejectedEventDetail {
     head: RejectedEvent,
     /// Each refused field.
     #[schema(value_type = Vec<Object>)]
-    fields: Value,
+    fields: Box<RawValue>,
     /// The event as received. What was too large or nested too deep is a text of its JSON.
     #[schema(value_type = Value)]
     payload: Box<RawValue>,
@@ -146,7 +146,7 @@ impl From<StoredRejection> for RejectedEventDetail {
     fn from(row: StoredRejection) -> Self {
         Self {
             head: row.head.into(),
-            fields: row.content.fields,
+            fields: raw(row.content.fields),
             payload: raw(row.content.payload),
             context: row.content.context.map(raw),
         }
@@ -218,7 +218,7 @@ pub(super) async fn list_rejected_events(
     let after = cursor_of(&params)?;
     let (mut rows, total) = state
         .store
-        .run(move |connection| {
+        .browse(project, move |connection| {
             // One row more than the page says whether there is another page.
             let rows = rejected::list(connection, project, &filter, after, limit + 1)?;
             let total = rejected::count(connection, project, &filter, TOTAL_MAX + 1)?;

@@ -9,6 +9,8 @@
 use std::borrow::Cow;
 use std::io::Read;
 
+use smallvec::SmallVec;
+
 use super::DecodeLimits;
 use crate::error::{Code, Error};
 
@@ -61,30 +63,40 @@ pub fn decompress<'a>(
     if body.len() > limits.body_bytes_max {
         return Err(body_too_large(limits));
     }
-    let mut listed = [Encoding::Identity; ENCODINGS_MAX];
-    let mut count = 0;
+    let mut decoded = Cow::Borrowed(body);
+    for encoding in encodings(content_encoding, body)?.iter().rev() {
+        decoded = Cow::Owned(undo(*encoding, &decoded, limits)?);
+    }
+    Ok(decoded)
+}
+
+/// Whether there is an encoding to undo, and so work of a size that the body does not show.
+pub fn is_encoded(content_encoding: Option<&str>, body: &[u8]) -> bool {
+    encodings(content_encoding, body).is_ok_and(|listed| !listed.is_empty())
+}
+
+/// The encodings of a body, the first to be applied first.
+fn encodings(
+    content_encoding: Option<&str>,
+    body: &[u8],
+) -> Result<SmallVec<[Encoding; ENCODINGS_MAX]>, Error> {
+    let mut listed = SmallVec::new();
     for name in content_encoding.unwrap_or_default().split(',') {
         let encoding = Encoding::parse(name.trim())?;
         if encoding == Encoding::Identity {
             continue;
         }
-        let Some(slot) = listed.get_mut(count) else {
+        if listed.len() == ENCODINGS_MAX {
             return Err(Error::MalformedEncoding(
                 "Too many content encodings".to_owned(),
             ));
-        };
-        *slot = encoding;
-        count += 1;
+        }
+        listed.push(encoding);
     }
-    if count == 0 && body.starts_with(&[0x1f, 0x8b]) {
-        listed[0] = Encoding::Gzip;
-        count = 1;
+    if listed.is_empty() && body.starts_with(&[0x1f, 0x8b]) {
+        listed.push(Encoding::Gzip);
     }
-    let mut decoded = Cow::Borrowed(body);
-    for encoding in listed.iter().take(count).rev() {
-        decoded = Cow::Owned(undo(*encoding, &decoded, limits)?);
-    }
-    Ok(decoded)
+    Ok(listed)
 }
 
 fn undo(encoding: Encoding, body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {

@@ -46,7 +46,7 @@ use serde_json::value::RawValue;
 use crate::error::{Code, Error, FieldError};
 use crate::model::{Dialect, Event, EventKind, MESSAGE_ID_CHARS_MAX, MessageId};
 
-pub use encoding::decompress;
+pub use encoding::{decompress, is_encoded};
 use members::{AllMembers, Envelope, Field, List, Members};
 pub use rejection::{Origin, Rejection};
 use rejection::{Refusal, quoted_within};
@@ -428,9 +428,9 @@ impl<'a> Request<'a> {
 
     /// The rejection of an event that is over the size or nesting limit.
     fn bounded(&self, text: &str, members: &Members<'_>) -> Option<Item> {
-        let refusal = if text.len() > self.limits.event_bytes_max {
+        let refusal = if self.size_with_context(text) > self.limits.event_bytes_max {
             let message = format!(
-                "The event is larger than {} bytes",
+                "The event, with its batch's context, is larger than {} bytes",
                 self.limits.event_bytes_max
             );
             Refusal::one(Code::EventTooLarge, "", None, message)
@@ -447,6 +447,11 @@ impl<'a> Request<'a> {
         Some(Item::Rejected(
             refusal.into_rejection(payload, members, origin),
         ))
+    }
+
+    /// The bytes of an event as it is kept: each has a copy of its batch's context.
+    fn size_with_context(&self, text: &str) -> usize {
+        text.len() + self.context_text.as_ref().map_or(0, |shared| shared.len())
     }
 
     fn origin(&self, members: &Members<'_>) -> Origin {

@@ -53,7 +53,7 @@ pub(super) fn event(
         timestamp: request.timestamp(members),
         received_at: request.now,
         context: context(request, members),
-        size_bytes: text.len(),
+        size_bytes: request.size_with_context(text),
         replay_of: None,
     })
 }

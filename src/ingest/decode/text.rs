@@ -9,6 +9,9 @@ use super::members::{is_null, string};
 
 /// The most characters of a refused value that are shown back.
 const SHOWN_CHARS_MAX: usize = 1_024;
+/// How many lists and objects a refused value that is shown back may hold; who reads it may not
+/// follow all of them into each other.
+const SHOWN_BRACKETS_MAX: usize = 64;
 
 /// A member that should be text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +101,9 @@ fn trim(text: &str) -> &str {
 /// A refused value as it is shown back; a long or deep one as the beginning of its text.
 pub(super) fn shown(value: Option<&RawValue>) -> Option<Value> {
     let text = value?.get();
+    let brackets = text.bytes().filter(|byte| b"[{".contains(byte)).count();
     if text.len() <= SHOWN_CHARS_MAX
+        && brackets <= SHOWN_BRACKETS_MAX
         && let Ok(parsed) = serde_json::from_str(text)
     {
         return Some(parsed);
