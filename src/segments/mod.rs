@@ -99,8 +99,8 @@ impl Segments {
         segments
     }
 
-    /// What [`Segments::chains`] holds. A segment that is being measured, which contains itself,
-    /// counts for nothing.
+    /// What [`Segments::chains`] holds. One that leads to a segment that contains itself has no end;
+    /// who is in it would depend on who is asked first, so nobody is.
     fn measure_chains(&self) -> Vec<usize> {
         let mut chains: Vec<Option<usize>> = vec![None; self.list.len()];
         for start in 0..self.list.len() {
@@ -115,12 +115,12 @@ impl Segments {
                     let longest = next.filter_map(|next| chains.get(next).copied().flatten());
                     let longest = longest.max().unwrap_or(0);
                     if let Some(chain) = chains.get_mut(index) {
-                        *chain = Some(longest + 1);
+                        *chain = Some(longest.saturating_add(1));
                     }
                 } else if chains.get(index).copied().flatten().is_none() {
-                    // Whoever comes by again meanwhile finds it measured as nothing.
+                    // Whoever comes by again meanwhile is part of a circle.
                     if let Some(chain) = chains.get_mut(index) {
-                        *chain = Some(0);
+                        *chain = Some(usize::MAX);
                     }
                     open.push((index, true));
                     open.extend(next.map(|next| (next, false)));

@@ -1,8 +1,9 @@
 //! Checks segments and flags that an admin wants to save, without saving them.
 
+use diesel::PgConnection;
 use serde_json::{Map, Value};
 
-use super::Targeting;
+use super::{Targeting, live};
 use crate::error::{Error, WarningCode};
 use crate::model::ProjectId;
 use crate::rules::{Condition, RuleError, RuleWarning};
@@ -21,17 +22,19 @@ pub struct Warning {
 
 impl Targeting {
     /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and
-    /// that no segment would contain itself.
+    /// that no segment would contain itself. To be called within the change that saves it, whose
+    /// transaction sees what those before it saved.
     pub fn check_segment(
         &self,
+        connection: &mut PgConnection,
         project: ProjectId,
         id: Option<&str>,
         body: &Map<String, Value>,
     ) -> Result<Vec<Warning>, Error> {
         let segment = Segment::compile(id.unwrap_or_default(), body, &self.0.options.rules)
             .map_err(refuse_rule)?;
-        let snapshot = self.snapshot(project);
-        if let Some(path) = snapshot.segments().cycle_through(&segment) {
+        let held = live::segments(connection, project, &self.0.options.rules)?;
+        if let Some(path) = held.cycle_through(&segment) {
             return Err(Error::InvalidRule {
                 pointer: "/targeting".to_owned(),
                 code: "segment_cycle",
@@ -44,11 +47,10 @@ impl Targeting {
         let found = segment.warnings(&self.0.options.rules);
         let mut warnings: Vec<_> = rule_warnings("/targeting", &found).collect();
         for reference in segment.references() {
-            if snapshot.segments().find(reference).is_none() {
+            if held.find(reference).is_none() {
                 warnings.push(unknown_segment("/targeting".to_owned(), reference));
             }
         }
-        let held = snapshot.segments();
         let chain = held.longest_chain_with(segment);
         // An imported chain that is too long must not keep others from being saved.
         if chain > CHAIN_MAX && chain > held.longest_chain() {

@@ -39,21 +39,11 @@ pub(super) fn load(
                 return Ok(None);
             }
             let moment = rows::moment(connection)?;
-            let segments = rows::segment_rows(connection, project.0)?
-            .into_iter()
-            .filter_map(|(id, body)| match Segment::compile(&id, &object(body), limits) {
-                Ok(segment) => Some(Arc::new(segment)),
-                Err(error) => {
-                    tracing::warn!(project = project.0, segment = id, %error, "segment left out");
-                    None
-                }
-            })
-            .collect();
+            let segments = segments(connection, project, limits)?;
             let flags = rows::flag_rows(connection, project.0)?
                 .into_iter()
                 .filter_map(|row| compile_flag(project, row, limits))
                 .collect();
-            let segments = Segments::new(segments);
             let changed = changed_campaigns(connection, project, held, revision)?;
             let fresh = match changed {
                 Some(ids) => {
@@ -71,6 +61,25 @@ pub(super) fn load(
             let quarantined = rows::quarantined(connection, project.0)?;
             Ok(Some(fresh.read_at(moment).with_quarantined(quarantined)))
         })
+}
+
+/// The project's segments, as a transaction sees them.
+pub(super) fn segments(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    limits: &Limits,
+) -> QueryResult<Segments> {
+    let rows = rows::segment_rows(connection, project.0)?.into_iter();
+    let list = rows.filter_map(
+        |(id, body)| match Segment::compile(&id, &object(body), limits) {
+            Ok(segment) => Some(Arc::new(segment)),
+            Err(error) => {
+                tracing::warn!(project = project.0, segment = id, %error, "segment left out");
+                None
+            }
+        },
+    );
+    Ok(Segments::new(list.collect()))
 }
 
 /// The campaigns that changed since the snapshot was read; `None` if it has to be read anew, since

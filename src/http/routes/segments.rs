@@ -92,7 +92,9 @@ pub(super) async fn list_segments(
     let (limit, offset) = (params.limit(1_000, 1_000)?, params.offset()?);
     let (page, total) = state
         .store
-        .run(move |connection| segments::list(connection, project, limit, offset))
+        .browse(project, move |connection| {
+            segments::list(connection, project, limit, offset)
+        })
         .await?;
     let page: Vec<_> = page.into_iter().map(into_answer).collect();
     Ok(HttpResponse::Ok().json(json!({"segments": page, "total": total})))
@@ -140,7 +142,7 @@ pub(super) async fn create_segment(
     let (stored, warnings) = state
         .targeting
         .change(author.project, move |connection| {
-            let warnings = targeting.check_segment(author.project, None, &body)?;
+            let warnings = targeting.check_segment(connection, author.project, None, &body)?;
             let body = Value::Object(body);
             let stored =
                 segments::insert(connection, author.project, &id, &name, &body, author.at)?;
@@ -195,7 +197,7 @@ fn update(
     let name = check_fields(&body, true)?.unwrap_or_default();
     body.insert("updatedAt".into(), json!(seed_time(author.at)));
     check_size(&body, bytes_max)?;
-    let warnings = targeting.check_segment(author.project, Some(id), &body)?;
+    let warnings = targeting.check_segment(connection, author.project, Some(id), &body)?;
     let body = Value::Object(body);
     let stored = segments::update(connection, author.project, id, &name, &body, author.at)?;
     author.audit(connection, "update", "segment", id)?;
