@@ -1,7 +1,8 @@
 //! What every handler shares. Cheap to clone; one clone lives in each worker.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
@@ -14,10 +15,14 @@ use super::routes;
 use super::settings::HttpSettings;
 use crate::clock::Clock;
 use crate::ingest::Ingest;
+use crate::model::ProjectId;
 use crate::store::Store;
 use crate::targeting::Targeting;
 use crate::telemetry::Sparse;
 use crate::telemetry::metrics::Metrics;
+
+/// How many large bodies are unpacked or read at a time. Each may become as large as the limit.
+const DECODERS: usize = 8;
 
 /// The services and settings behind the routes.
 #[derive(Debug, Clone)]
@@ -44,8 +49,12 @@ pub struct AppState {
     pub metrics: Metrics,
     /// What counts requests.
     pub requests: Arc<RequestMetrics>,
+    /// Whose turn it is to have a large body unpacked or read.
+    pub decoders: Arc<Semaphore>,
     /// Whose turn it is to have decisions explained.
     pub explaining: Arc<Semaphore>,
+    /// How many explanations a project has made or waits for.
+    pub explained: Arc<Mutex<HashMap<ProjectId, u32>>>,
     /// The one place for a replay of a draft.
     pub replaying: Arc<Semaphore>,
     /// The log's lines of requests that were refused or failed.
@@ -93,7 +102,9 @@ impl AppState {
             readiness,
             metrics,
             requests,
+            decoders: Arc::new(Semaphore::new(DECODERS)),
             explaining: Arc::new(Semaphore::new(1)),
+            explained: Arc::default(),
             replaying: Arc::new(Semaphore::new(1)),
             log: Arc::default(),
         }

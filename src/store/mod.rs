@@ -29,17 +29,19 @@ pub mod seen;
 pub mod segments;
 mod traits;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
 use diesel::{Connection, PgConnection, QueryResult};
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::model::ProjectId;
 
 pub use metrics::StoreMetrics;
 
@@ -59,6 +61,7 @@ pub struct StoreOptions {
 pub struct Store {
     pool: Pool<ConnectionManager<PgConnection>>,
     permits: Arc<Semaphore>,
+    browsing: Arc<Browsing>,
     options: Arc<StoreOptions>,
     metrics: StoreMetrics,
 }
@@ -81,12 +84,18 @@ const SESSION_SETUP: &str = "SET timezone = 'UTC'; SET synchronous_commit = on; 
      EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 
 #[derive(Debug)]
-struct SessionSetup;
+struct SessionSetup {
+    /// Nobody waits for an answer after that.
+    deadline: Duration,
+}
 
 impl CustomizeConnection<PgConnection, diesel::r2d2::Error> for SessionSetup {
     fn on_acquire(&self, connection: &mut PgConnection) -> Result<(), diesel::r2d2::Error> {
+        let deadline = self.deadline.as_millis();
         connection
-            .batch_execute(SESSION_SETUP)
+            .batch_execute(&format!(
+                "{SESSION_SETUP}; SET statement_timeout = '{deadline}ms'"
+            ))
             .map_err(diesel::r2d2::Error::QueryError)
     }
 }
@@ -137,13 +146,17 @@ impl Store {
             .min_idle(Some(0))
             .connection_timeout(options.deadline)
             .idle_timeout(Some(Duration::from_secs(300)))
-            .connection_customizer(Box::new(SessionSetup))
+            .connection_customizer(Box::new(SessionSetup {
+                deadline: options.deadline,
+            }))
             .error_handler(Box::new(diesel::r2d2::NopErrorHandler))
             .build_unchecked(manager);
         let permits = Arc::new(Semaphore::new(options.pool_size as usize * 4));
+        let browsing = Arc::new(Browsing::of(options.pool_size as usize));
         Self {
             pool,
             permits,
+            browsing,
             options: Arc::new(options),
             metrics: StoreMetrics::default(),
         }
@@ -176,6 +189,27 @@ impl Store {
     {
         let deadline = Instant::now() + self.options.deadline;
         self.run_by(deadline, |connection| {
+            query(connection).map_err(Error::from)
+        })
+        .await
+    }
+
+    /// As [`Store::run`], for what admins read: lists, counts, analytics. Such a query may take as
+    /// long as the deadline lets it, so half of the connections are kept from them, and a quarter
+    /// from each project's; what applications wait for goes on.
+    pub async fn browse<T, F>(&self, project: ProjectId, query: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> QueryResult<T> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.options.deadline;
+        let share = tokio::time::timeout_at(deadline, self.browsing.begin(project));
+        let share = share
+            .await
+            .map_err(|_| self.out_of_time("too many lists are being read"))?
+            .map_err(|_| Error::ShuttingDown)?;
+        self.run_by(deadline, move |connection| {
+            let _until_it_is_read = share;
             query(connection).map_err(Error::from)
         })
         .await
@@ -232,6 +266,39 @@ impl Store {
         self.metrics.timed_out();
         tracing::warn!(reason, "a query was given up");
         Error::DatabaseUnavailable
+    }
+}
+
+/// How many connections read what admins asked for.
+#[derive(Debug)]
+struct Browsing {
+    all: Arc<Semaphore>,
+    of_a_project: usize,
+    by_project: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
+}
+
+impl Browsing {
+    fn of(connections: usize) -> Self {
+        let all = (connections / 2).max(1);
+        Self {
+            all: Arc::new(Semaphore::new(all)),
+            of_a_project: (all / 2).max(1),
+            by_project: Mutex::default(),
+        }
+    }
+
+    async fn begin(&self, project: ProjectId) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        let own = {
+            let mut shares = self
+                .by_project
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let share = shares.entry(project);
+            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.of_a_project))))
+        };
+        // Its own first, so that who waits for it holds nothing of the others'.
+        let own = own.acquire_owned().await?;
+        Ok([own, Arc::clone(&self.all).acquire_owned().await?])
     }
 }
 

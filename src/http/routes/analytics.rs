@@ -159,7 +159,7 @@ pub(super) async fn get_overview(
     let names = NAMES.map(|(name, _)| name);
     let overview = state
         .store
-        .run(move |connection| {
+        .browse(project, move |connection| {
             let counted = analytics::interactions(
                 connection,
                 project,
@@ -220,7 +220,7 @@ pub(super) async fn get_campaign_report(
     let names = NAMES.map(|(name, _)| name);
     let found = state
         .store
-        .run(move |connection| {
+        .browse(project, move |connection| {
             let Some(campaign) = campaigns::find(connection, project, &id)? else {
                 return Ok(None);
             };

@@ -123,7 +123,7 @@ pub(super) async fn list_events(
     if let Some(identity) = params.identity()? {
         let family = state
             .store
-            .run(move |connection| {
+            .browse(project, move |connection| {
                 let Some(person) = people::find(connection, project, &identity)? else {
                     return Ok(Vec::new());
                 };
@@ -175,7 +175,7 @@ impl Page {
         let (filter, limit, offset) = (self.filter, self.limit, self.offset);
         let (mut rows, total) = state
             .store
-            .run(move |connection| {
+            .browse(project, move |connection| {
                 // One row more than the page says whether there is another page.
                 let rows = events::list(connection, project, &filter, limit + 1, offset)?;
                 let total = events::count(connection, project, &filter, TOTAL_MAX + 1)?;

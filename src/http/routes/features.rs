@@ -92,7 +92,9 @@ pub(super) async fn list_features(
     let project = reader.access.project;
     let stored = state
         .store
-        .run(move |connection| flags::list(connection, project, FLAGS_MAX))
+        .browse(project, move |connection| {
+            flags::list(connection, project, FLAGS_MAX)
+        })
         .await?;
     let flags = stored
         .into_iter()

@@ -103,7 +103,9 @@ pub(super) async fn list_keys(
     let (limit, offset) = (params.limit(100, 100)?, params.offset()?);
     let (page, total) = state
         .store
-        .run(move |connection| keys::list(connection, project, limit, offset))
+        .browse(project, move |connection| {
+            keys::list(connection, project, limit, offset)
+        })
         .await?;
     Ok(HttpResponse::Ok().json(KeyList {
         keys: page.into_iter().map(Key::from).collect(),

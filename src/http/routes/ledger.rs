@@ -86,7 +86,9 @@ pub(super) async fn get_ledger(
     let first = first.max(before(u64::from(LEDGER_DAYS)));
     let sums = state
         .store
-        .run(move |connection| ledger::days(connection, project, first, last))
+        .browse(project, move |connection| {
+            ledger::days(connection, project, first, last)
+        })
         .await?;
     Ok(HttpResponse::Ok().json(Ledger {
         from: first,

@@ -90,7 +90,7 @@ pub(super) async fn list_users(
     let (limit, offset) = (params.limit(20, 100)?, params.offset()?);
     let (page, total) = state
         .store
-        .run(move |connection| {
+        .browse(project, move |connection| {
             let page = people::list(connection, project, limit, offset)?;
             Ok((page, people::count(connection, project, TOTAL_MAX + 1)?))
         })

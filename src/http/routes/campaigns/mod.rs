@@ -150,7 +150,7 @@ pub(super) async fn list_campaigns(
         let page = page.into_iter().map(|stored| answered(stored, &targeting));
         Ok((page.collect::<Vec<_>>(), total))
     };
-    let (page, total) = state.store.run(list).await?;
+    let (page, total) = state.store.browse(project, list).await?;
     Ok(HttpResponse::Ok().json(json!({"campaigns": page, "total": total})))
 }
 
