@@ -3,6 +3,7 @@
 //! The framework's own readers are not used: their limits answer in their own words, and a client
 //! that is too slow would get a 408, which SDKs retry. Here such a client is disconnected.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -74,9 +75,28 @@ impl Body {
         Ok(())
     }
 
-    /// The bytes as received.
+    /// The bytes it holds now.
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The body without its encodings. It takes its place in the budget for as long as it lives, as
+    /// what was received did.
+    pub(super) fn unpacked(
+        self,
+        encoding: Option<&str>,
+        limits: &DecodeLimits,
+    ) -> Result<Self, Error> {
+        let plain = match decode::decompress(encoding, &self.bytes, limits)? {
+            Cow::Borrowed(_) => return Ok(self),
+            Cow::Owned(plain) => plain,
+        };
+        self.budget.reserve(plain.len())?;
+        Ok(Self {
+            reserved: plain.len(),
+            budget: self.budget.clone(),
+            bytes: plain,
+        })
     }
 }
 
@@ -150,8 +170,8 @@ pub(super) async fn read_object(
         ..state.settings.decode.clone()
     };
     let encoding = content_encoding(request)?;
-    let plain = decode::decompress(encoding.as_deref(), body.as_slice(), &limits)?;
-    Ok(parse_object(&plain)?)
+    let plain = body.unpacked(encoding.as_deref(), &limits)?;
+    Ok(parse_object(plain.as_slice())?)
 }
 
 /// The seed reads an empty body as an empty object.

@@ -2,19 +2,24 @@
 //!
 //! The framework has a timeout for that, but it answers 408, which SDKs retry; so it is switched
 //! off and this one closes the socket without a word, with a second handle of it. A connection has
-//! so long to complete the head of its first request; after an answer it has the keep-alive time
-//! more, so that a head sent byte by byte is not waited for either.
+//! so long to complete the head of its first request; after an answer, or a part of a large one
+//! that was taken, it has the keep-alive time more, so that a head sent byte by byte is not waited
+//! for either.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Extensions;
 use actix_web::rt;
 use actix_web::rt::net::TcpStream;
+use actix_web::web::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -44,12 +49,76 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// What is known of its requests.
+    pub(super) fn handle(&self) -> Handle {
+        Handle(Rc::clone(&self.activity))
+    }
+
     /// Says that a request has come; it is in flight until the value is dropped.
     pub(super) fn request(&self) -> InFlight {
         self.activity
             .in_flight
             .set(self.activity.in_flight.get() + 1);
         InFlight(Rc::clone(&self.activity))
+    }
+}
+
+/// A way to say that a connection is not idle.
+#[derive(Debug)]
+pub(super) struct Handle(Rc<Activity>);
+
+/// How much of a large answer is handed on at a time.
+const PART_BYTES: usize = 32 * 1024;
+
+/// A body whose parts show that the client takes them: a connection that is busy with a large
+/// answer has no request, but is not idle. A client that takes nothing is closed like any other.
+pub(super) fn as_it_is_sent(body: BoxBody, connection: Option<Handle>) -> BoxBody {
+    let is_small = match body.size() {
+        BodySize::None => true,
+        BodySize::Sized(bytes) => bytes <= PART_BYTES as u64,
+        BodySize::Stream => false,
+    };
+    match connection {
+        Some(connection) if !is_small => BoxBody::new(Sending {
+            body,
+            rest: Bytes::new(),
+            connection,
+        }),
+        _ => body,
+    }
+}
+
+struct Sending {
+    body: BoxBody,
+    /// Of what the body gave last.
+    rest: Bytes,
+    connection: Handle,
+}
+
+impl MessageBody for Sending {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let activity = &this.connection.0;
+        activity
+            .give_up_at
+            .set(Instant::now() + activity.patience.next);
+        while this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_next(context)) {
+                Some(Ok(bytes)) => this.rest = bytes,
+                end => return Poll::Ready(end),
+            }
+        }
+        let part = this.rest.len().min(PART_BYTES);
+        Poll::Ready(Some(Ok(this.rest.split_to(part))))
     }
 }
 

@@ -16,7 +16,7 @@ use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::Instrument;
 
 use super::auth::Access;
-use super::connection::Watched;
+use super::connection::{self, Watched};
 use super::cors::Permission;
 use super::limits::{self, Standing};
 use super::problem::Problem;
@@ -30,6 +30,7 @@ pub(super) async fn envelope(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
+    let watched = request.conn_data::<Watched>().map(Watched::handle);
     let _in_flight = request.conn_data::<Watched>().map(Watched::request);
     let Some(state) = request.app_data::<web::Data<AppState>>().cloned() else {
         let problem = Problem::from(Error::Internal("the state is missing".to_owned()));
@@ -55,7 +56,8 @@ pub(super) async fn envelope(
     let answer = answer(request, next, &state, &permission).instrument(span.clone());
     let response = answer.await?;
     Ok(span.in_scope(|| {
-        let (mut response, hung_up) = finish_error(response, &id, &state.log);
+        let (response, hung_up) = finish_error(response, &id, &state.log);
+        let mut response = response.map_body(|_, body| connection::as_it_is_sent(body, watched));
         finish_headers(&mut response, &id, &permission);
         let took = started.elapsed();
         counted.answered((!hung_up).then(|| response.status()), took);
@@ -89,7 +91,12 @@ async fn answer(
                 request.extensions_mut().insert(standing);
             }
             Ok(None) => {}
-            Err(error) => return Ok(request.error_response(Problem::from(error))),
+            Err(error) => {
+                if let Some(standing) = state.limits.exhausted_address() {
+                    request.extensions_mut().insert(standing);
+                }
+                return Ok(request.error_response(Problem::from(error)));
+            }
         }
     }
     Ok(next.call(request).await?.map_into_boxed_body())

@@ -59,6 +59,14 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         self.check_many(key, NonZeroU32::MIN)
     }
 
+    fn exhausted(&self) -> Standing {
+        Standing {
+            rate: self.rate,
+            policy: self.policy.clone(),
+            remaining: 0,
+        }
+    }
+
     /// Takes so many tokens at once, or all of a full bucket if there are fewer.
     fn check_many(&self, key: &K, count: NonZeroU32) -> Result<Standing, Error> {
         let checks = self.checks.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +127,16 @@ impl RateLimits {
             .as_ref()
             .map(|buckets| buckets.check(&key.0))
             .transpose()
+    }
+
+    /// Where a key stands that has no token left.
+    pub(super) fn exhausted_key(&self) -> Option<Standing> {
+        self.keys.as_ref().map(Buckets::exhausted)
+    }
+
+    /// Where an address stands that has no token left.
+    pub(super) fn exhausted_address(&self) -> Option<Standing> {
+        self.addresses.as_ref().map(Buckets::exhausted)
     }
 
     /// Takes tokens of a project's bucket, one for each event.

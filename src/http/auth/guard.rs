@@ -89,10 +89,17 @@ impl<R: Requirement> Authorized<R> {
         if !R::allows(access.scope) {
             return Err(Error::Forbidden(R::FORBIDDEN));
         }
-        if let Some(key) = access.key
-            && let Some(standing) = state.limits.check_key(key)?
-        {
-            request.extensions_mut().insert(standing);
+        if let Some(key) = access.key {
+            let checked = state.limits.check_key(key);
+            // Nothing is left of the bucket that refuses; another one's standing would mislead.
+            let standing = match &checked {
+                Ok(standing) => standing.clone(),
+                Err(_) => state.limits.exhausted_key(),
+            };
+            if let Some(standing) = standing {
+                request.extensions_mut().insert(standing);
+            }
+            checked?;
         }
         Ok(Self {
             access,
@@ -125,6 +132,7 @@ impl<R: Requirement> Authorized<R> {
         let access = match state.auth.by_head(request).await? {
             ByHead::Known(access) => access,
             ByHead::Unknown => return Err(unknown_key()),
+            ByHead::Refused(error) => return Err(error),
             ByHead::Absent => {
                 let keyless = if R::KEYLESS {
                     state.auth.by_origin(request).await?

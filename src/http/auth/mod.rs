@@ -37,6 +37,9 @@ pub use secret::Secret;
 
 /// How long a cached key is used without a second thought.
 const FRESH: Duration = Duration::from_millis(500);
+/// How long a key that was not found is taken for unknown. Each look-up counts as a guess, and some
+/// SDKs send a token of somebody else's beside the key with every call.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// How long a request waits for a good key to be read again before it goes on with what is known.
 const REREAD_WAIT: Duration = Duration::from_millis(250);
 /// How many keys are remembered, known and unknown.
@@ -113,8 +116,11 @@ impl Entry {
     /// True when this request may use the entry as it is: it is fresh, or another request is
     /// reading it again.
     fn is_usable(&self) -> bool {
-        self.read_at.elapsed() < FRESH
-            || (self.key.is_some() && self.reading.swap(true, Ordering::AcqRel))
+        let age = self.read_at.elapsed();
+        match self.key {
+            Some(_) => age < FRESH || self.reading.swap(true, Ordering::AcqRel),
+            None => age < UNKNOWN_FOR,
+        }
     }
 }
 
@@ -125,6 +131,8 @@ pub(super) enum ByHead {
     Known(Access),
     /// Keys, none of them known.
     Unknown,
+    /// Keys, none of them known, and some not looked for: this address has tried too many.
+    Refused(Error),
     /// No key at all.
     Absent,
 }
@@ -234,15 +242,20 @@ impl Authenticator {
     /// Tries the keys in a request's head.
     pub(super) async fn by_head(&self, request: &HttpRequest) -> Result<ByHead, Error> {
         let candidates = credentials::candidates(request);
+        let mut refused = None;
         for text in &candidates {
-            if let Some(access) = self.find(request, text).await? {
-                return Ok(ByHead::Known(access));
+            match self.find(request, text).await {
+                Ok(Some(access)) => return Ok(ByHead::Known(access)),
+                Ok(None) => {}
+                // Beside a token of somebody else's there may be a good key.
+                Err(error @ Error::RateLimited { .. }) => refused = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(if candidates.is_empty() {
-            ByHead::Absent
-        } else {
-            ByHead::Unknown
+        Ok(match refused {
+            Some(error) => ByHead::Refused(error),
+            None if candidates.is_empty() => ByHead::Absent,
+            None => ByHead::Unknown,
         })
     }
 
@@ -253,18 +266,19 @@ impl Authenticator {
         head: ByHead,
         body_key: Option<&str>,
     ) -> Result<Access, Error> {
-        let head_is_empty = match head {
+        let without_body = match head {
             ByHead::Known(access) => return Ok(access),
-            ByHead::Unknown => false,
-            ByHead::Absent => true,
+            ByHead::Unknown => Some(unknown_key()),
+            ByHead::Refused(error) => Some(error),
+            ByHead::Absent => None,
         };
         let mut texts = Vec::new();
         credentials::push(&mut texts, body_key);
         if let Some(text) = texts.first() {
             return self.find(request, text).await?.ok_or_else(unknown_key);
         }
-        if !head_is_empty {
-            return Err(unknown_key());
+        if let Some(error) = without_body {
+            return Err(error);
         }
         self.by_origin(request).await?.ok_or(Error::Unauthorized {
             code: Code::MissingKey,

@@ -3,6 +3,14 @@
 //! Campaigns, properties and traits are JSON text already, so an answer is written by putting texts
 //! together; nothing is parsed again.
 
+use std::convert::Infallible;
+use std::iter::Enumerate;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::vec::IntoIter;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::web::Bytes;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -42,7 +50,7 @@ pub(super) fn single(outcome: Outcome, dialect: Dialect, scope: Scope) -> Result
 }
 
 /// The answer to a list. `with_matches` adds what each event led to.
-pub(super) fn batch(outcomes: &[Outcome], with_matches: bool) -> String {
+pub(super) fn batch(outcomes: Vec<Outcome>, with_matches: bool) -> BoxBody {
     let (mut accepted, mut duplicates) = (0_usize, 0_usize);
     let mut rejected = String::new();
     for (index, outcome) in outcomes.iter().enumerate() {
@@ -56,33 +64,77 @@ pub(super) fn batch(outcomes: &[Outcome], with_matches: bool) -> String {
             }
         }
     }
-    let mut text =
+    let head =
         format!(r#"{OK},"accepted":{accepted},"duplicates":{duplicates},"rejected":[{rejected}]"#);
     if with_matches {
-        text.push_str(r#","results":["#);
-        push_results(&mut text, outcomes);
-        text.push(']');
+        return BoxBody::new(Results {
+            begun: format!(r#"{head},"results":["#),
+            outcomes: outcomes.into_iter().enumerate(),
+            has_ended: false,
+        });
     }
-    text.push('}');
-    text
+    BoxBody::new(head + "}")
 }
 
-fn push_results(text: &mut String, outcomes: &[Outcome]) {
-    for (index, outcome) in outcomes.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
+/// How much of the results is written before some of it is sent.
+const PART_BYTES: usize = 32 * 1024;
+
+/// The answer to a list with what each event led to, written as it is sent: the same campaigns may
+/// be in it thousands of times.
+struct Results {
+    /// What is written and not sent.
+    begun: String,
+    outcomes: Enumerate<IntoIter<Outcome>>,
+    has_ended: bool,
+}
+
+impl Results {
+    /// The next part, empty at the end.
+    fn part(&mut self) -> String {
+        let mut text = std::mem::take(&mut self.begun);
+        while text.len() < PART_BYTES && !self.has_ended {
+            match self.outcomes.next() {
+                Some((index, outcome)) => push_result(&mut text, index, &outcome),
+                None => {
+                    text.push_str("]}");
+                    self.has_ended = true;
+                }
+            }
         }
-        text.push_str(&format!(r#"{{"index":{index},"matched":["#));
-        if let Outcome::Stored(stored) = outcome {
-            push_campaigns(text, &stored.matched);
-        }
-        text.push(']');
-        if let Outcome::Stored(stored) = outcome {
-            text.push_str(&format!(r#","id":"{}""#, stored.id.0));
-            push_duplicate(text, stored);
-        }
-        text.push('}');
+        text
     }
+}
+
+impl MessageBody for Results {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let part = self.get_mut().part();
+        Poll::Ready((!part.is_empty()).then(|| Ok(Bytes::from(part))))
+    }
+}
+
+fn push_result(text: &mut String, index: usize, outcome: &Outcome) {
+    if index > 0 {
+        text.push(',');
+    }
+    text.push_str(&format!(r#"{{"index":{index},"matched":["#));
+    if let Outcome::Stored(stored) = outcome {
+        push_campaigns(text, &stored.matched);
+    }
+    text.push(']');
+    if let Outcome::Stored(stored) = outcome {
+        text.push_str(&format!(r#","id":"{}""#, stored.id.0));
+        push_duplicate(text, stored);
+    }
+    text.push('}');
 }
 
 fn tracked(stored: &Stored) -> String {
@@ -171,6 +223,8 @@ mod tests {
     use serde_json::json;
     use serde_json::value::RawValue;
     use uuid::Uuid;
+
+    use std::task::Waker;
 
     use super::*;
     use crate::error::{Code, FieldError};
@@ -304,16 +358,18 @@ mod tests {
     #[test]
     fn a_batch_counts_each_event_once() {
         let call = || Call::Page { properties: None };
-        let mut duplicate = stored(call());
-        duplicate.duplicate = true;
-        let outcomes = [
-            Outcome::Stored(stored(call())),
-            rejection(None),
-            Outcome::Stored(duplicate),
-            Outcome::Ignored,
-            rejection(Some("x")),
-        ];
-        let answer = parse(&batch(&outcomes, false));
+        let outcomes = || {
+            let mut duplicate = stored(call());
+            duplicate.duplicate = true;
+            vec![
+                Outcome::Stored(stored(call())),
+                rejection(None),
+                Outcome::Stored(duplicate),
+                Outcome::Ignored,
+                rejection(Some("x")),
+            ]
+        };
+        let answer = parse(&sent(batch(outcomes(), false)).concat());
         assert_eq!(
             (&answer["accepted"], &answer["duplicates"]),
             (&json!(1), &json!(1))
@@ -324,9 +380,33 @@ mod tests {
             (&json!(1), &json!(4))
         );
         assert_eq!(answer.get("results"), None);
-        let answer = parse(&batch(&outcomes, true));
+        let answer = parse(&sent(batch(outcomes(), true)).concat());
         assert_eq!(answer["results"].as_array().unwrap().len(), 5);
         assert_eq!(answer["results"][2]["duplicate"], true);
         assert_eq!(answer["results"][1]["matched"], json!([]));
+    }
+
+    /// The parts of a body that waits for nothing.
+    fn sent(mut body: BoxBody) -> Vec<String> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut parts = Vec::new();
+        while let Poll::Ready(Some(part)) = Pin::new(&mut body).poll_next(&mut context) {
+            parts.push(String::from_utf8(part.unwrap().to_vec()).unwrap());
+        }
+        parts
+    }
+
+    /// A public key could have a node hold gigabytes otherwise.
+    #[test]
+    fn a_large_answer_is_written_as_it_is_sent() {
+        let outcomes =
+            || (0..2_000).map(|_| Outcome::Stored(stored(Call::Page { properties: None })));
+        let parts = sent(batch(outcomes().collect(), true));
+        assert!(parts.len() > 2, "{}", parts.len());
+        let one = parts.iter().map(String::len).max().unwrap();
+        assert!(one < 2 * PART_BYTES, "{one}");
+        let answer = parse(&parts.concat());
+        assert_eq!(answer["results"].as_array().unwrap().len(), 2_000);
+        assert_eq!(answer["results"][1_999]["index"], 1_999);
     }
 }

@@ -5,6 +5,9 @@
 
 pub(super) mod answer;
 
+use std::sync::Arc;
+
+use actix_web::body::BoxBody;
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use serde::Deserialize;
 use serde_json::Value;
@@ -337,11 +340,12 @@ async fn receive(
         // A body that was not read would cost the connection, so it is checked only now.
         state.ingest.check_room(access.project)?;
     }
-    let plain = unpack(request, body, state).await?;
+    let mut plain = unpack(request, body, state).await?;
     let access = match head {
         ByHead::Known(access) => access,
         undecided => {
-            let key = decode::body_key(&plain);
+            let key;
+            (plain, key) = beside(state, plain, |plain| Ok(decode::body_key(plain))).await?;
             let access = state
                 .auth
                 .by_body(request, undecided, key.as_deref())
@@ -367,37 +371,41 @@ async fn receive(
     let outcome = submit(state, submission).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
-    let text = if is_batch {
-        answer::batch(&outcomes, wants_matches)
+    let body = if is_batch {
+        answer::batch(outcomes, wants_matches)
     } else {
         let outcome = outcomes.pop();
         let missing = || Error::Internal("a call has no outcome".to_owned());
-        answer::single(outcome.ok_or_else(missing)?, dialect, access.scope)?
+        BoxBody::new(answer::single(
+            outcome.ok_or_else(missing)?,
+            dialect,
+            access.scope,
+        )?)
     };
     Ok(HttpResponse::Ok()
         .content_type("application/json")
-        .body(text))
+        .body(body))
 }
 
+/// Undoes the body's encodings, away from the threads that serve requests: how much work it is shows
+/// only when it is done.
 async fn unpack(
     request: &HttpRequest,
     body: Body,
     state: &web::Data<AppState>,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Body, Error> {
     let encoding = body::content_encoding(request)?;
     let limits = state.settings.decode.clone();
-    let size = body.as_slice().len();
-    beside(size, move || {
-        let plain = decode::decompress(encoding.as_deref(), body.as_slice(), &limits)?;
-        Ok(plain.into_owned())
-    })
-    .await
+    if !decode::is_encoded(encoding.as_deref(), body.as_slice()) {
+        return body.unpacked(encoding.as_deref(), &limits);
+    }
+    on_a_decoder(state, move || body.unpacked(encoding.as_deref(), &limits)).await
 }
 
 async fn read_events(
     route: Route,
     request: &HttpRequest,
-    plain: Vec<u8>,
+    plain: Body,
     state: &web::Data<AppState>,
 ) -> Result<Decoded, Error> {
     let header = request.headers().get("sentat");
@@ -406,25 +414,47 @@ async fn read_events(
         .map(str::to_owned);
     let limits = state.settings.decode.clone();
     let now = state.clock.now();
-    beside(plain.len(), move || {
+    let (_, decoded) = beside(state, plain, move |plain| {
         let defaults = Defaults {
             sent_at: sent_at.as_deref(),
         };
-        decode::decode(route, &plain, now, &limits, defaults)
+        decode::decode(route, plain, now, &limits, defaults)
     })
-    .await
+    .await?;
+    Ok(decoded)
 }
 
-/// Runs work here when it is small, else on a blocking thread.
+/// Reads a body here when it is small, else on another thread; returns it with what was read.
 async fn beside<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    if bytes <= INLINE_BYTES_MAX {
+    state: &AppState,
+    body: Body,
+    read: impl FnOnce(&[u8]) -> Result<T, Error> + Send + 'static,
+) -> Result<(Body, T), Error> {
+    let is_small = body.as_slice().len() <= INLINE_BYTES_MAX;
+    let work = move || {
+        let found = read(body.as_slice())?;
+        Ok((body, found))
+    };
+    if is_small {
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panicked| Error::Internal(panicked.to_string()))?
+    on_a_decoder(state, work).await
+}
+
+/// Runs work on a blocking thread, a few at a time, so that what waits for its turn is what the
+/// budget of bodies counts, and not what it may become.
+async fn on_a_decoder<T: Send + 'static>(
+    state: &AppState,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let turn = Arc::clone(&state.decoders).acquire_owned();
+    let turn = turn.await.map_err(|_| Error::ShuttingDown)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _until_it_is_done = turn;
+        work()
+    });
+    done.await
+        .map_err(|panicked| Error::Internal(panicked.to_string()))?
 }
 
 /// Stores the items. What was not acknowledged by the deadline may be sent again.
