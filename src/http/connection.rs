@@ -239,6 +239,63 @@ mod tests {
         received
     }
 
+    /// What a client gets of four megabytes that takes so much at a time, with pauses.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the client has a thread that may block"
+    )]
+    async fn taken(part: usize, pause: Duration) -> usize {
+        const ANSWER: usize = 4 << 20;
+        let server = HttpServer::new(|| {
+            App::new().default_service(web::to(|request: HttpRequest| async move {
+                let handle = request.conn_data::<Watched>().map(Watched::handle);
+                let body = BoxBody::new(vec![b'x'; ANSWER]);
+                HttpResponse::Ok().body(as_it_is_sent(body, handle))
+            }))
+        })
+        .on_connect(|connection, extensions| watch(connection, extensions, PATIENCE))
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(Duration::from_secs(1))
+        .workers(1)
+        .bind("127.0.0.1:0")
+        .unwrap();
+        let address = *server.addrs().first().unwrap();
+        let server = server.run();
+        let handle = server.handle();
+        rt::spawn(server);
+        let received = web::block(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            socket
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                .unwrap();
+            let bound = Some(Duration::from_secs(10));
+            socket.set_read_timeout(bound).unwrap();
+            let mut buffer = vec![0; part];
+            let mut count = 0;
+            while count < ANSWER {
+                std::thread::sleep(pause);
+                match socket.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => count += read,
+                }
+            }
+            count
+        })
+        .await
+        .unwrap();
+        handle.stop(false).await;
+        received
+    }
+
+    #[actix_web::test]
+    async fn a_large_answer_may_take_longer_than_an_idle_connection_lives() {
+        // 64 parts of 64 KiB take more than three seconds, twice what patience has.
+        assert!(taken(64 << 10, Duration::from_millis(50)).await >= 4 << 20);
+        // What the kernel holds is all that is left for somebody who takes nothing.
+        let stuck = taken(4 << 20, PATIENCE.next * 3).await;
+        assert!(stuck < 4 << 20, "{stuck}");
+    }
+
     #[actix_web::test]
     async fn a_first_request_that_does_not_come_is_not_waited_for() {
         let (text, took) = received_after(&[b"POST /v1/track HTTP/1.1\r\nhost: x\r\n"]).await;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome, Stored, Submission};
+use beckon::ingest::{Ingest, IngestMetrics, IngestOptions, Outcome, Stored, Submission};
 use beckon::model::{Call, Dialect, Event, EventName, Identity, MessageId, ProjectId, RawJson};
 use beckon::store::person_state::{LoadPeople, PersonRow};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
+use beckon::telemetry::metrics::Metrics;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -20,17 +21,18 @@ use crate::support::eventually;
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::severed::{Cut, SeverablePostgres};
 
-const PROJECT: ProjectId = ProjectId(1);
+pub const PROJECT: ProjectId = ProjectId(1);
 const LONG: Duration = Duration::from_secs(20);
 
-struct Rig {
-    ingest: Ingest,
-    runtime: tokio::runtime::Runtime,
+pub struct Rig {
+    pub ingest: Ingest,
+    pub runtime: tokio::runtime::Runtime,
+    pub metrics: Metrics,
     _hub: Hub,
 }
 
 /// Ingest with one shard, whose connection goes another way than the rest.
-fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
+pub fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
     let store = Store::new(StoreOptions {
         url: database.url.clone(),
         pool_size: 2,
@@ -38,10 +40,12 @@ fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
     });
     let targeting = Targeting::new(store, Clock::system(), TargetingOptions::default());
     let hub = targeting.start().unwrap();
+    let metrics = Metrics::new();
     let options = IngestOptions {
         url: shard_url.to_owned(),
         shards: 1,
         deadline: Duration::from_secs(10),
+        metrics: IngestMetrics::new(&metrics),
         ..Default::default()
     };
     let ingest = Ingest::start(targeting.clone(), options).unwrap();
@@ -55,6 +59,7 @@ fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
     Rig {
         ingest,
         runtime,
+        metrics,
         _hub: hub,
     }
 }
@@ -75,18 +80,18 @@ fn event(user: &str, message: Option<&str>, call: Call) -> Event {
     }
 }
 
-fn track(user: &str, name: &str, message: Option<&str>) -> Event {
+pub fn track(user: &str, name: &str, message: Option<&str>) -> Event {
     let name = EventName::parse(name).unwrap();
     let properties = None;
     event(user, message, Call::Track { name, properties })
 }
 
-fn identify(user: &str, message: Option<&str>, traits: &str) -> Event {
+pub fn identify(user: &str, message: Option<&str>, traits: &str) -> Event {
     let raw = RawJson::from_checked(RawValue::from_string(traits.to_owned()).unwrap());
     event(user, message, Call::Identify { traits: Some(raw) })
 }
 
-fn request(items: Vec<Item>) -> Submission {
+pub fn request(items: Vec<Item>) -> Submission {
     Submission {
         project: PROJECT,
         received: items.len(),
@@ -96,7 +101,7 @@ fn request(items: Vec<Item>) -> Submission {
 }
 
 impl Rig {
-    fn submit(&self, events: Vec<Event>) -> Vec<Stored> {
+    pub fn submit(&self, events: Vec<Event>) -> Vec<Stored> {
         let items: Vec<Item> = events
             .into_iter()
             .map(|event| Item::Event(Box::new(event)))
@@ -114,18 +119,18 @@ impl Rig {
 }
 
 #[derive(QueryableByName, Debug, PartialEq, Eq)]
-struct Sums {
+pub struct Sums {
     #[diesel(sql_type = BigInt)]
-    events: i64,
+    pub events: i64,
     #[diesel(sql_type = BigInt)]
-    received: i64,
+    pub received: i64,
     #[diesel(sql_type = BigInt)]
-    stored: i64,
+    pub stored: i64,
     #[diesel(sql_type = BigInt)]
-    duplicate: i64,
+    pub duplicate: i64,
 }
 
-fn sums(connection: &mut PgConnection) -> Sums {
+pub fn sums(connection: &mut PgConnection) -> Sums {
     sql_query(
         "SELECT (SELECT count(*) FROM events) AS events, sum(received)::bigint AS received, \
          sum(stored)::bigint AS stored, sum(duplicate)::bigint AS duplicate FROM ingest_ledger",

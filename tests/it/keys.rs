@@ -177,6 +177,26 @@ fn a_key_that_asks_too_much_is_told_when_to_come_back() {
     });
 }
 
+/// As Segment's SDKs do with OAuth: the token is not ours, the key is in the body.
+#[test]
+fn a_token_of_somebody_elses_does_not_cost_a_good_key_its_calls() {
+    let app = TestApp::start_with(&[("BECKON_KEY_MISSES_PER_MINUTE", "10")]);
+    let track = json!({"userId": "u", "event": "e", "writeKey": CLIENT_KEY});
+    app.client().post("/v1/track", &track).expect(200);
+    for number in 0..30 {
+        let token = format!("Bearer token-of-another-{number}");
+        let client = app.nobody().header("authorization", &token);
+        client.post("/v1/track", &track).expect(200);
+    }
+    // Alone, a token is a guess like any other.
+    let guess = app
+        .nobody()
+        .header("authorization", "Bearer one-more-token");
+    guess
+        .get("/v1/campaigns")
+        .expect_problem(429, "rate_limited");
+}
+
 #[test]
 fn guessing_keys_is_slowed_down() {
     let app = TestApp::start_with(&[("BECKON_KEY_MISSES_PER_MINUTE", "10")]);

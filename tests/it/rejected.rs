@@ -48,6 +48,50 @@ fn batch_with_poison(events: usize, poison: usize, happened: DateTime<Utc>) -> V
     json!({"batch": batch, "context": {"app": "shop"}, "sentAt": sent})
 }
 
+/// Each event gets a copy of its batch's context, so that counts with it.
+#[test]
+fn a_batchs_context_is_part_of_each_events_size() {
+    let app = TestApp::start_with(&[("BECKON_LIMIT_EVENT_BYTES", "4KiB")]);
+    let batch = |size: usize| {
+        json!({
+            "context": {"note": "x".repeat(size)},
+            "batch": [{"type": "track", "userId": "u", "event": "e"}],
+        })
+    };
+    let answer = app.client().post("/v1/batch", &batch(3_000)).expect(200);
+    assert_eq!(answer["accepted"], 1, "{answer}");
+    let answer = app.client().post("/v1/batch", &batch(4_096)).expect(200);
+    assert_eq!(answer["rejected"][0]["code"], "event_too_large", "{answer}");
+    assert_ledger(&app);
+}
+
+/// The JSON library reads 128 levels; the row wraps the value into some more.
+#[test]
+fn a_deep_refused_value_can_be_read_again_and_does_not_stop_a_replay() {
+    let app = TestApp::start();
+    let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+    let body = format!(r#"{{"user_id":"u","event":"e","event_id":"x","properties":{deep}}}"#);
+    let answer = app.client().post_text("/v1/track", &body).expect(200);
+    assert_eq!(answer["rejected"][0]["code"], "invalid_field", "{answer}");
+    let id = &rejected(&app.admin(), "")[0]["id"];
+    let path = format!("/v1/admin/rejected/{id}");
+    let shown = app.admin().get(&path);
+    assert_eq!(shown.status, 200);
+    // The value is shown as a text.
+    let quoted = format!(r#""value":"{deep}""#);
+    assert!(shown.text().contains(&quoted), "{}", shown.text());
+    assert_eq!(replay(&app, id)["outcome"], "refused");
+    // As rows of earlier versions have it.
+    sql::run(
+        &mut app.sql(),
+        &format!(r#"UPDATE rejected_events SET fields = '[{{"value": {deep}}}]'"#),
+    );
+    let shown = app.admin().get(&path);
+    assert_eq!(shown.status, 200);
+    assert!(shown.text().contains(&deep), "{}", shown.text());
+    assert_eq!(replay(&app, id)["outcome"], "refused");
+}
+
 #[test]
 fn one_poison_event_among_a_thousand_costs_itself_and_is_stored_after_the_fix() {
     let mut app = TestApp::start_with(&[("BECKON_LIMIT_EVENT_BYTES", "4KiB")]);
