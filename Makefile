@@ -77,6 +77,7 @@ bench-growth: setup ## Measure ingest as the database grows (20 minutes, 25 GB o
 # tests fail that would say that they could not be run (docs/soak.md).
 soak: setup promtool ## Run the long forms of the tests
 	BECKON_SOAK=1 CI=1 PROPTEST_CASES=10000 $(CARGO) test --release $(LOCKED)
+	$(CARGO) bench --bench ingest $(LOCKED) -- --part memory --memory-seconds 3600
 
 fuzz: setup ## Fuzz the rule compiler and the decoder, ten minutes each (docs/fuzzing.md)
 	scripts/fuzz 600

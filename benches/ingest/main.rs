@@ -11,11 +11,13 @@
 //!
 //! `cargo bench --bench ingest -- [--rounds 3] [--millis 1500] [--connections 64] [--batch 100]
 //! [--part sides] [--slow-sync] [--memory-seconds 60]`; `--connections` and `--batch` choose one
-//! shape, the parts are `sides`, `half`, `overload`, `memory` and `campaigns`. With `--slow-sync`
-//! each `fdatasync` of Postgres takes a millisecond longer, and the shapes are single calls over 256
-//! connections and batches of 100 over 16.
+//! shape, the parts are `sides`, `half`, `overload`, `memory` and `campaigns`, which `changes` of one
+//! among 100,000 are part of. With `--slow-sync` each `fdatasync` of Postgres takes a millisecond
+//! longer, the parts are `sides` and `half`, and the shapes are single calls over 256 connections and
+//! batches of 100 over 16.
 
 mod campaigns;
+mod changes;
 #[path = "../copy.rs"]
 mod copy;
 mod feed;
@@ -78,7 +80,7 @@ fn main() -> Outcome<()> {
     let is_narrow = is_slow || shapes.len() < SHAPES.len();
     let wants = |name| match part.as_deref() {
         Some(part) => part == name,
-        None => name == "sides" || !is_narrow,
+        None => name == "sides" || !is_narrow || (is_slow && name == "half"),
     };
     let machine = report::machine();
     let world = World::new(SEED);
@@ -113,7 +115,7 @@ fn main() -> Outcome<()> {
         document["ratios"] = ratios.iter().map(ratios::Ratio::json).collect();
     }
     if wants("half") {
-        let (value, goal) = half_load(&mut bench, rounds)?;
+        let (value, goal) = half_load(&mut bench, rounds, if is_slow { 256 } else { 64 })?;
         document["half_load"] = value;
         goals.push(goal);
     }
@@ -130,6 +132,9 @@ fn main() -> Outcome<()> {
     if wants("campaigns") {
         let (value, more) = campaigns::run(&mut bench, &world, rounds)?;
         document["campaigns"] = value;
+        goals.extend(more);
+        let (value, more) = changes::run(&mut bench)?;
+        document["changes"] = value;
         goals.extend(more);
     }
     goals::print_goals(&goals);
@@ -161,10 +166,9 @@ fn chosen_shapes(shapes: &[Shape]) -> Outcome<Vec<Shape>> {
     Ok(chosen)
 }
 
-/// The latency of single calls when so many come as are half of what each side can do over 64
+/// The latency of single calls when so many come as are half of what each side can do over so many
 /// connections, Beckon's beside that of Postgres alone.
-fn half_load(bench: &mut Bench, rounds: u64) -> Outcome<(Value, Goal)> {
-    const CONNECTIONS: usize = 64;
+fn half_load(bench: &mut Bench, rounds: u64, connections: usize) -> Outcome<(Value, Goal)> {
     let mut span = bench.span;
     (span.warm_up, span.measured) = (Duration::from_secs(1), Duration::from_secs(4));
     let mut p99s = [Vec::new(), Vec::new()];
@@ -172,9 +176,9 @@ fn half_load(bench: &mut Bench, rounds: u64) -> Outcome<(Value, Goal)> {
     for _ in 0..rounds {
         for (side, p99s) in [Side::Beckon, Side::Raw].into_iter().zip(&mut p99s) {
             let maximum = bench
-                .measure(shape(0, CONNECTIONS), side)?
+                .measure(shape(0, connections), side)?
                 .events_per_second;
-            let figures = bench.measure_paced(side, CONNECTIONS, maximum / 2.0, span)?;
+            let figures = bench.measure_paced(side, connections, maximum / 2.0, span)?;
             p99s.push(figures.p99_us);
             lines.push(vec![
                 side.name().to_owned(),
@@ -185,7 +189,9 @@ fn half_load(bench: &mut Bench, rounds: u64) -> Outcome<(Value, Goal)> {
             ]);
         }
     }
-    line("\nat half load, 64 connections, open loop\n");
+    line(format_args!(
+        "\nat half load, {connections} connections, open loop\n"
+    ));
     table(&["", "events/s", "p50 ms", "p99 ms", "p99.9 ms"], &lines);
     let [ours, theirs] = &p99s;
     let by_round: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
@@ -202,7 +208,7 @@ fn half_load(bench: &mut Bench, rounds: u64) -> Outcome<(Value, Goal)> {
         )
     };
     let value = json!({
-        "connections": CONNECTIONS,
+        "connections": connections,
         "beckon_p99_us": ours,
         "raw_p99_us": theirs,
         "ratio_by_round": by_round,

@@ -22,7 +22,7 @@ use crate::stage::Server;
 
 const CONNECTIONS: usize = 256;
 const LOAD: f64 = 0.7;
-/// Half of it is for addresses, which would take twice as much as that.
+/// A quarter of it is for addresses, which would take four times as much as that.
 const CACHE: (&str, &str) = ("BECKON_USER_CACHE_BYTES", "16MiB");
 const EVERY: Duration = Duration::from_millis(500);
 /// How long the events are kept.
@@ -113,6 +113,7 @@ pub fn run(bench: &mut Bench, length: Duration) -> Outcome<(Value, Vec<Goal>)> {
     Ok((
         value,
         vec![
+            Goal::at_most("calls refused at 70 % of the maximum", refused as f64, 0.0),
             Goal::at_most("memory surely grows by, MiB a minute", surely(memory), 0.0),
             Goal::at_most("open files surely grow by, a minute", surely(files), 0.0),
         ],

@@ -333,7 +333,7 @@ impl Server {
             }
             pause(wait);
             // It logs each answer that it is not ready.
-            wait = (wait * 2).min(Duration::from_secs(1));
+            wait = (wait * 2).min(Duration::from_millis(100));
         }
         Err("the server does not become ready".into())
     }
