@@ -165,6 +165,34 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
     check_load(load, &postgres, &server, "frozen");
 }
 
+/// A key is read again every now and then. Waiting for that is a part of the wait for the database.
+#[test]
+fn a_call_waits_for_its_key_and_its_commit_no_longer_than_for_one() {
+    let postgres = postgres_server();
+    let launch = Launch::new(&postgres.url()).set("BECKON_DATABASE_DEADLINE_MS", "600");
+    let server = Server::start(&launch);
+    server.wait_until_ready();
+    let client = Client::new(server.base()).key(CLIENT_KEY);
+    let waits = (0..3).map(|_| {
+        eventually("track works", recovery_bound(), || {
+            (track(&client, "u") == 200).then_some(())
+        });
+        postgres.freeze();
+        // Longer than a key is trusted without another look.
+        pause(Duration::from_millis(700));
+        let started = Instant::now();
+        let status = track(&client, "u");
+        let took = started.elapsed();
+        postgres.thaw();
+        assert_eq!(status, 503);
+        took
+    });
+    let quickest = waits.min().unwrap();
+    println!("{quickest:?}");
+    // Both waits one after the other would be 850 ms.
+    assert!(quickest < Duration::from_millis(800), "{quickest:?}");
+}
+
 #[test]
 fn every_route_answers_in_time_while_the_database_does_not() {
     let postgres = postgres_server();

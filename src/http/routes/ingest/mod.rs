@@ -5,6 +5,8 @@
 
 pub(super) mod answer;
 
+use std::time::{Duration, Instant};
+
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use serde::Deserialize;
 use serde_json::Value;
@@ -323,7 +325,10 @@ async fn receive(
     payload: web::Payload,
     state: &web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let head = match state.auth.by_head(request).await? {
+    let asked = Instant::now();
+    let head = state.auth.by_head(request).await?;
+    let mut waited = asked.elapsed();
+    let head = match head {
         // A key that is known but not allowed is refused before its body is read.
         ByHead::Known(access) => {
             let allowed = Authorized::<Client>::check(request, state, access)?;
@@ -342,10 +347,12 @@ async fn receive(
         ByHead::Known(access) => access,
         undecided => {
             let key = decode::body_key(&plain);
+            let asked = Instant::now();
             let access = state
                 .auth
                 .by_body(request, undecided, key.as_deref())
                 .await?;
+            waited += asked.elapsed();
             Authorized::<Client>::check(request, state, access)?.access
         }
     };
@@ -364,7 +371,7 @@ async fn receive(
         received: decoded.received,
         wants_matches,
     };
-    let outcome = submit(state, submission).await;
+    let outcome = submit(state, submission, waited).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let text = if is_batch {
@@ -428,11 +435,17 @@ async fn beside<T: Send + 'static>(
 }
 
 /// Stores the items. What was not acknowledged by the deadline may be sent again.
-async fn submit(state: &AppState, submission: Submission) -> Result<Vec<Outcome>, Error> {
+/// What the key cost to read counts, so that a caller waits for the database no longer than its
+/// deadline in all.
+async fn submit(
+    state: &AppState,
+    submission: Submission,
+    waited: Duration,
+) -> Result<Vec<Outcome>, Error> {
     let items = &submission.items;
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
     state.limits.check_events(submission.project, items.len())?;
-    state.ingest.submit(submission).await
+    state.ingest.submit_after(waited, submission).await
 }
