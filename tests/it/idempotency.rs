@@ -96,7 +96,7 @@ fn two_nodes_know_each_others_ids() {
 fn an_answer_that_was_lost_is_given_again() {
     let app = TestApp::start();
     let proxy = LossyProxy::before(app.address(), 5);
-    let load = Load::mixed(&proxy.base(), 16, "lossy");
+    let load = Load::mixed(&proxy.base(), 8, "lossy");
     load.wait_for(
         if is_soak() { 20_000 } else { 500 },
         Duration::from_secs(300),

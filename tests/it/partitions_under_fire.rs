@@ -84,7 +84,7 @@ fn retention_does_not_hold_writers_up() {
             ),
         );
     }
-    let crowd = Load::mixed(app.base(), 32, "crowd");
+    let crowd = Load::start(app.base(), 32, "crowd");
     let steady = |name: &str| {
         let plan = Plan {
             pace: Duration::from_millis(5),
