@@ -11,7 +11,7 @@ use diesel::PgConnection;
 use crate::clock::Clock;
 use crate::config::{Config, redact_url};
 use crate::http::Readiness;
-use crate::http::auth::Scope;
+use crate::http::auth::{Authenticator, Scope};
 use crate::retention::{Scheduler, SchedulerOptions};
 use crate::store::migrate::{MigrateError, migrate};
 use crate::store::{self, is_unavailable, partitions};
@@ -99,6 +99,7 @@ pub(super) struct Preparation {
     pub(super) url: String,
     pub(super) targeting: Targeting,
     pub(super) readiness: Readiness,
+    pub(super) auth: Authenticator,
     pub(super) schedule: SchedulerOptions,
     pub(super) clock: Clock,
 }
@@ -134,6 +135,7 @@ impl Preparation {
         let (send, failure) = channel();
         let (alive, ended) = channel();
         self.readiness.block("the server is starting");
+        self.auth.set_complete(prepared.is_some());
         std::thread::Builder::new()
             .name("preparation".to_owned())
             .spawn(move || {
@@ -158,6 +160,7 @@ impl Preparation {
                 None => return Ok(()),
             },
         };
+        self.auth.set_complete(true);
         let hub = self.targeting.start()?;
         // Its tables are there only now.
         let scheduler = Scheduler::start(self.schedule.clone(), self.clock.clone())?;

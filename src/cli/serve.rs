@@ -124,6 +124,7 @@ impl Server<'_> {
             url: database.url.clone(),
             targeting: state.targeting.clone(),
             readiness: state.readiness.clone(),
+            auth: state.auth.clone(),
             schedule: SchedulerOptions {
                 url: database.url.clone(),
                 schedule: config

@@ -239,11 +239,20 @@ impl Ingest {
     /// Stores the items and decides for each; returns after the commit. Items of one person keep
     /// their order. On an error nothing was acknowledged and the caller may try again.
     pub async fn submit(&self, request: Submission) -> Result<Vec<Outcome>, Error> {
+        self.submit_after(Duration::ZERO, request).await
+    }
+
+    /// As [`Self::submit`], for a caller who has waited for the database this long already.
+    pub async fn submit_after(
+        &self,
+        waited: Duration,
+        request: Submission,
+    ) -> Result<Vec<Outcome>, Error> {
         if request.items.is_empty() {
             return Ok(Vec::new());
         }
         let submitted_at = Instant::now();
-        let give_up_at = submitted_at + self.0.options.deadline;
+        let give_up_at = submitted_at + self.0.options.deadline.saturating_sub(waited);
         let settled = self.settle(request, submitted_at, give_up_at);
         tokio::time::timeout_at(give_up_at.into(), settled)
             .await

@@ -79,7 +79,7 @@ fn a_full_volume_costs_no_acknowledged_event() {
     let mut postgres = postgres_server_in(&volume.0, watchdog, &wal);
     let server = Server::start(&Launch::new(&postgres.url()));
     server.wait_until_ready();
-    let load = Load::start(server.base(), 32, "full");
+    let load = Load::mixed(server.base(), 32, "full");
     for round in 0..if is_soak() { 5 } else { 1 } {
         load.wait_for(300, LONG);
         let ballast = volume.fill();
@@ -88,7 +88,7 @@ fn a_full_volume_costs_no_acknowledged_event() {
             pause(Duration::from_millis(500));
             (load.acknowledged() == before).then_some(())
         });
-        println!("round {round}: full after {} events", load.acknowledged());
+        println!("round {round}: full after {} calls", load.acknowledged());
         // It is told as what it is: the server lives, and cannot store.
         let nobody = Client::new(server.base());
         assert_eq!(nobody.get("/livez").status, 200);
@@ -104,5 +104,5 @@ fn a_full_volume_costs_no_acknowledged_event() {
     let journal = load.end();
     journal.check_refusals();
     assert!(journal.refused.contains_key(&503), "{:?}", journal.refused);
-    journal.check(&mut postgres.connect(), "full");
+    journal.check_with_metrics(&mut postgres.connect(), "full", server.base());
 }

@@ -96,7 +96,7 @@ fn two_nodes_know_each_others_ids() {
 fn an_answer_that_was_lost_is_given_again() {
     let app = TestApp::start();
     let proxy = LossyProxy::before(app.address(), 5);
-    let load = Load::start(&proxy.base(), 16, "lossy");
+    let load = Load::mixed(&proxy.base(), 8, "lossy");
     load.wait_for(
         if is_soak() { 20_000 } else { 500 },
         Duration::from_secs(300),
@@ -107,7 +107,7 @@ fn an_answer_that_was_lost_is_given_again() {
         proxy.dropped(),
         journal.duplicates
     );
-    journal.check(&mut app.sql(), "lossy");
+    journal.check_with_metrics(&mut app.sql(), "lossy", app.base());
     assert!(proxy.dropped() > 50, "{}", proxy.dropped());
     // All of them were stored before the answer was lost.
     assert_eq!(journal.duplicates, journal.after_silence);
@@ -139,11 +139,11 @@ fn an_id_is_remembered_over_midnight_and_forgotten_after_its_window() {
     clock.shift(midnight - now() - TimeDelta::seconds(3));
     let (event, _) = track(&client, "before midnight");
     let proxy = LossyProxy::before(server.address(), 4);
-    let load = Load::start(&proxy.base(), 8, "midnight");
+    let load = Load::mixed(&proxy.base(), 8, "midnight");
     pause(Duration::from_secs(5));
     load.wait_for(100, Duration::from_secs(60));
     let journal = load.end();
-    journal.check(&mut sql, "midnight");
+    journal.check_with_metrics(&mut sql, "midnight", server.base());
     assert!(journal.duplicates > 0 && proxy.dropped() > 0);
     assert_eq!(track(&client, "before midnight"), (event.clone(), true));
     assert_eq!(days(&mut sql), [tomorrow.pred_opt().unwrap(), tomorrow]);

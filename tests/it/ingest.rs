@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::support::sql::{self, quoted};
-use crate::support::{TestApp, now};
+use crate::support::{TestApp, assert_ledger, now};
 
 fn track(id: &str) -> Value {
     json!({"user_id": "u", "event": "e", "event_id": id, "properties": {"a": 1}})
@@ -110,6 +110,9 @@ fn eight_connections_with_one_id_make_one_event() {
         assert_eq!(ids.len(), 1, "{answers:?}");
         assert_eq!(sql::events_with_id(&mut app.sql(), &id), 1);
     }
+    let received = "SELECT sum(received) FROM ingest_ledger";
+    assert_eq!(sql::number(&mut app.sql(), received), 20 * 8);
+    assert_ledger(&app);
 }
 
 #[test]
@@ -130,6 +133,9 @@ fn one_id_twice_in_a_batch_is_one_event() {
     let again = app.client().post("/v1/batch", &batch).expect(200);
     assert_eq!(again["duplicates"], 5, "{again}");
     assert_eq!(sql::number(&mut sql, "SELECT count(*) FROM events"), 3);
+    let received = "SELECT sum(received) FROM ingest_ledger";
+    assert_eq!(sql::number(&mut sql, received), 10);
+    assert_ledger(&app);
 }
 
 /// The stored time of the event with this id.

@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use crate::support::eventually;
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::severed::{Cut, SeverablePostgres};
+use crate::support::sql::{quoted, texts};
 
 pub const PROJECT: ProjectId = ProjectId(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -139,7 +140,19 @@ pub fn sums(connection: &mut PgConnection) -> Sums {
     .unwrap()
 }
 
-fn told(stored: &[Stored]) -> Vec<bool> {
+/// Which of the events were told to be duplicates, after a look whether each was told with the id of
+/// the one that is in the table.
+fn told(connection: &mut PgConnection, stored: &[Stored]) -> Vec<bool> {
+    for event in stored {
+        let id = event.id.0.to_string();
+        let (column, value) = match &event.event.message_id {
+            Some(message) => ("message_id", message.as_str()),
+            None => ("id::text", id.as_str()),
+        };
+        let value = quoted(value);
+        let query = format!("SELECT id::text AS value FROM events WHERE {column} = {value}");
+        assert_eq!(texts(connection, &query), [id], "{column} = {value}");
+    }
     stored.iter().map(|stored| stored.duplicate).collect()
 }
 
@@ -186,7 +199,11 @@ fn a_commit_whose_answer_is_lost_is_read_back() {
             let stored = rig.submit(events);
             assert!(way.has_cut(), "{text} was not cut");
             let duplicates: Vec<bool> = (0..count).map(|place| place > 0).collect();
-            assert_eq!(told(&stored), duplicates, "{text}, {cut:?}");
+            assert_eq!(
+                told(&mut connection, &stored),
+                duplicates,
+                "{text}, {cut:?}"
+            );
             expected += 1;
             let sums = sums(&mut connection);
             assert_eq!(sums.events, expected, "{text}, {cut:?}");
@@ -199,7 +216,7 @@ fn a_commit_whose_answer_is_lost_is_read_back() {
         }
     }
     let again = rig.submit(vec![track("u", "known", Some("a0"))]);
-    assert_eq!(told(&again), [true]);
+    assert_eq!(told(&mut connection, &again), [true]);
 }
 
 /// Such batches leave no event that could be asked for, but are counted in the ledger.
@@ -222,7 +239,7 @@ fn a_lost_commit_without_a_new_event_is_counted_once() {
         way.cut("again", cut);
         let stored = rig.submit(vec![track("u", "again", Some("m0"))]);
         assert!(way.has_cut(), "the duplicate was not cut");
-        assert_eq!(told(&stored), [true]);
+        assert_eq!(told(&mut connection, &stored), [true]);
         expected.received += 2;
         expected.duplicate += 2;
         assert_eq!(sums(&mut connection), expected, "{cut:?}");
@@ -256,6 +273,7 @@ fn a_claim_that_waits_for_a_rotation_sees_it() {
     let mut connection = database.connect();
     let rig = rig(&database, &database.url);
     let first = rig.submit(vec![track("u", "e", Some("m0"))]);
+    assert_eq!(told(&mut connection, &first), [false]);
     let mut rotation = database.connect();
     std::thread::scope(|scope| {
         for round in 0..4 {
@@ -368,7 +386,7 @@ fn a_connection_lost_after_the_commit_makes_no_duplicates() {
         track("u", "e", None),
     ]);
     assert!(way.has_cut(), "the look-up was not cut");
-    assert_eq!(told(&stored), [true, false, false]);
+    assert_eq!(told(&mut connection, &stored), [true, false, false]);
     let expected = Sums {
         events: 3,
         received: 4,

@@ -29,7 +29,7 @@ fn switch_schedule_off(sql: &mut PgConnection) {
 #[test]
 fn a_partition_that_is_missing_is_made_and_nothing_is_lost() {
     let app = TestApp::start();
-    let load = Load::start(app.base(), 32, "part");
+    let load = Load::mixed(app.base(), 32, "part");
     let mut connection = beckon::store::connect(app.url()).unwrap();
     let rounds = if is_soak() { 20 } else { 4 };
     for round in 0..rounds {
@@ -55,7 +55,7 @@ fn a_partition_that_is_missing_is_made_and_nothing_is_lost() {
         let back = format!("INSERT INTO events SELECT * FROM taken_{round}");
         sql::run(&mut connection, &back);
     }
-    journal.check(&mut connection, "part");
+    journal.check_with_metrics(&mut connection, "part", app.base());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn retention_does_not_hold_writers_up() {
     for (journal, prefix) in [(calm, "calm"), (during, "during"), (crowd, "crowd")] {
         journal.check_refusals();
         assert!(journal.refused.is_empty(), "{:?}", journal.refused);
-        journal.check(&mut connection, prefix);
+        journal.check_with_metrics(&mut connection, prefix, app.base());
     }
 }
 
@@ -141,7 +141,7 @@ fn clocks_that_jump_a_day_lose_nothing_and_drop_nothing_new() {
         let command = launch.command(&["retention", "run", "--json"]);
         run_to_end(command, Duration::from_secs(60))
     };
-    let load = Load::start(server.base(), 16, "jump");
+    let load = Load::mixed(server.base(), 16, "jump");
     load.wait_for(100, LONG);
     for days in [1, -1] {
         // Only the database's clock jumps: with a node's as wrong, nobody could tell.
@@ -169,7 +169,7 @@ fn clocks_that_jump_a_day_lose_nothing_and_drop_nothing_new() {
     sql::run(&mut sql, "DELETE FROM events WHERE name ~ '^old'");
     let journal = load.end();
     journal.check_refusals();
-    journal.check(&mut sql, "jump");
+    journal.check_with_metrics(&mut sql, "jump", server.base());
     let days = "SELECT count(DISTINCT received_on) FROM events WHERE name = 'load'";
     assert!(sql::number(&mut sql, days) >= 3, "the clock did not jump");
 }

@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use super::Client;
+use diesel::PgConnection;
+
+use super::{ADMIN_KEY, Client, eventually, pause, sql};
+
+/// How long it may take until the last caller has its answer.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// One scrape: each series as it is written, with its value.
 #[derive(Debug, Clone)]
@@ -60,6 +66,47 @@ impl Scrape {
             - of("failed_events_total")
             - of("in_flight_events")
     }
+}
+
+/// Compares what a server counted of the default project's events with the ledger, once nobody
+/// waits for an answer, and gives how many were stored, duplicates and rejected. The server has to
+/// be the only process that ever served the database.
+///
+/// A call that was answered with 503 counts as failed, and its events may have been committed all
+/// the same. So the ledger may hold more of each kind, but not more than failed.
+pub fn assert_metrics(base: &str, connection: &mut PgConnection) -> [u64; 3] {
+    let client = Client::new(base).key(ADMIN_KEY);
+    let project = sql::default_project(connection);
+    let label = format!("project=\"{project}\"");
+    let scrape = eventually("nobody waits", SETTLED_WITHIN, || {
+        // A text is given again for a while, so the first one may be of an earlier moment.
+        pause(Duration::from_millis(300));
+        let scrape = Scrape::of(&client);
+        (scrape.sum("beckon_ingest_in_flight_events", &label) == 0.0).then_some(scrape)
+    });
+    let count = |name: &str| {
+        let value = scrape.sum(&format!("beckon_ingest_{name}_events_total"), &label);
+        assert!(value.fract() == 0.0 && value >= 0.0, "{name}: {value}");
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number")]
+        #[expect(clippy::cast_sign_loss, reason = "not negative")]
+        let value = value as u64;
+        value
+    };
+    assert_eq!(scrape.difference(project), 0.0, "{}", scrape.text);
+    assert_eq!(count("unaccounted"), 0, "{}", scrape.text);
+    let failed = count("failed");
+    let settled = ["stored", "duplicate", "rejected"].map(|name| {
+        let query = format!("SELECT sum({name}) FROM ingest_ledger WHERE project_id = {project}");
+        let counted = count(name);
+        let ledger = u64::try_from(sql::number(connection, &query)).unwrap();
+        assert!(
+            (counted..=counted + failed).contains(&ledger),
+            "{name}: {counted} by the metrics, {ledger} in the ledger, {failed} failed"
+        );
+        counted
+    });
+    println!("metrics: [stored, duplicate, rejected] = {settled:?}, {failed} failed");
+    settled
 }
 
 /// The name of a series, without its labels.

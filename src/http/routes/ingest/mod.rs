@@ -6,6 +6,7 @@
 pub(super) mod answer;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::body::BoxBody;
 use actix_web::{HttpRequest, HttpResponse, post, web};
@@ -326,7 +327,10 @@ async fn receive(
     payload: web::Payload,
     state: &web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let head = match state.auth.by_head(request).await? {
+    let asked = Instant::now();
+    let head = state.auth.by_head(request).await?;
+    let mut waited = asked.elapsed();
+    let head = match head {
         // A key that is known but not allowed is refused before its body is read.
         ByHead::Known(access) => {
             let allowed = Authorized::<Client>::check(request, state, access)?;
@@ -346,10 +350,12 @@ async fn receive(
         undecided => {
             let key;
             (plain, key) = beside(state, plain, |plain| Ok(decode::body_key(plain))).await?;
+            let asked = Instant::now();
             let access = state
                 .auth
                 .by_body(request, undecided, key.as_deref())
                 .await?;
+            waited += asked.elapsed();
             Authorized::<Client>::check(request, state, access)?.access
         }
     };
@@ -368,7 +374,7 @@ async fn receive(
         received: decoded.received,
         wants_matches,
     };
-    let outcome = submit(state, submission).await;
+    let outcome = submit(state, submission, waited).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let body = if is_batch {
@@ -458,11 +464,17 @@ async fn on_a_decoder<T: Send + 'static>(
 }
 
 /// Stores the items. What was not acknowledged by the deadline may be sent again.
-async fn submit(state: &AppState, submission: Submission) -> Result<Vec<Outcome>, Error> {
+/// What the key cost to read counts, so that a caller waits for the database no longer than its
+/// deadline in all.
+async fn submit(
+    state: &AppState,
+    submission: Submission,
+    waited: Duration,
+) -> Result<Vec<Outcome>, Error> {
     let items = &submission.items;
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
     state.limits.check_events(submission.project, items.len())?;
-    state.ingest.submit(submission).await
+    state.ingest.submit_after(waited, submission).await
 }
