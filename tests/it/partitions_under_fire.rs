@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use beckon::clock::Clock;
-use beckon::retention::{Mode, RetentionOptions, run};
+use beckon::retention::{Mode, Report, RetentionOptions, run};
 use beckon::store::partitions;
-use chrono::{Days, TimeDelta};
+use chrono::{Days, NaiveDate, TimeDelta};
 use diesel::PgConnection;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::app::{Launch, Server, run_to_end};
-use crate::support::journal::{Load, Plan};
+use crate::support::journal::{Journal, Load, Plan};
 use crate::support::postgres::postgres_server_with_clock;
-use crate::support::{TestApp, is_soak, now, pause, sql};
+use crate::support::sql::KeyRow;
+use crate::support::{CLIENT_KEY, TestApp, is_soak, now, pause, sql};
 
 /// How long a step of the load may take on a slow machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -50,6 +51,7 @@ fn a_partition_that_is_missing_is_made_and_nothing_is_lost() {
     load.wait_for(200, LONG);
     let journal = load.end();
     journal.check_refusals();
+    assert!(journal.refused.is_empty(), "{:?}", journal.refused);
     // Back to where they belong, to be reconciled.
     for round in 0..rounds {
         let back = format!("INSERT INTO events SELECT * FROM taken_{round}");
@@ -58,61 +60,164 @@ fn a_partition_that_is_missing_is_made_and_nothing_is_lost() {
     journal.check(&mut connection, "part");
 }
 
-#[test]
-fn retention_does_not_hold_writers_up() {
-    let app = TestApp::prepared(&[], switch_schedule_off);
-    let mut connection = beckon::store::connect(app.url()).unwrap();
-    let today = partitions::database_now(&mut connection)
-        .unwrap()
-        .date_naive();
-    let options = RetentionOptions {
-        partitions_ahead_days: 9,
-        dedupe_window_days: 7,
-        rejected_retention_days: 30,
-    };
-    let old_days = if is_soak() { 30 } else { 6 };
-    for ago in 0..old_days {
-        let day = today - Days::new(100 + ago);
-        partitions::ensure_day(&mut connection, day).unwrap();
-        sql::run(
-            &mut connection,
-            &format!(
-                "INSERT INTO events (received_on, id, project_id, person_id, kind, name,
-                     \"timestamp\", received_at)
-                 SELECT '{day}', gen_random_uuid(), 1, 1, 0, 'old', now(), '{day}'
-                 FROM generate_series(1, 2000)"
-            ),
-        );
-    }
-    let crowd = Load::start(app.base(), 32, "crowd");
-    let steady = |name: &str| {
+/// Stores events of a day past ingest, as old ones would be, whose ledger days nobody compares.
+fn store_old(connection: &mut PgConnection, project: i64, day: NaiveDate, count: u32) {
+    partitions::ensure_day(connection, day).unwrap();
+    sql::run(
+        connection,
+        &format!(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name,
+                 \"timestamp\", received_at)
+             SELECT '{day}', gen_random_uuid(), {project}, 1, 0, 'old', now(), '{day}'
+             FROM generate_series(1, {count})"
+        ),
+    );
+}
+
+/// Runs `act` while calls come in on and on, and checks that it kept none of them waiting for a
+/// second. Returns what is left to check once the tables hold nothing but what came in.
+fn without_holding_writers_up(
+    app: &TestApp,
+    brief_key: &str,
+    act: impl FnOnce(),
+) -> [(Journal, &'static str); 4] {
+    let steady = |prefix: &str, key: &str| {
         let plan = Plan {
+            key: key.to_owned(),
             pace: Duration::from_millis(5),
-            ..Plan::new(1, name)
+            ..Plan::new(1, prefix)
         };
         Load::of(app.base(), plan)
     };
+    let crowd = Load::start(app.base(), 32, "crowd");
+    let brief = steady("brief", brief_key);
     crowd.wait_for(200, LONG);
-    let calm = steady("calm");
+    let calm = steady("calm", CLIENT_KEY);
     pause(Duration::from_secs(2));
     let calm = calm.end();
-    let during = steady("during");
+    let during = steady("during", CLIENT_KEY);
     during.wait_for(10, LONG);
-    let report = run(&mut connection, &Clock::system(), &options, Mode::Run).unwrap();
+    act();
     during.wait_for(10, LONG);
-    let (during, crowd) = (during.end(), crowd.end());
+    let (during, brief, crowd) = (during.end(), brief.end(), crowd.end());
     let (without, with) = (calm.longest_gap(), during.longest_gap());
     println!("longest gap without retention {without:?}, with {with:?}");
+    let held_up = with.saturating_sub(without);
+    assert!(held_up < Duration::from_secs(1), "{held_up:?}");
+    [
+        (calm, "calm"),
+        (during, "during"),
+        (brief, "brief"),
+        (crowd, "crowd"),
+    ]
+}
+
+/// Checks that nobody was refused and nothing was lost.
+fn check_unharmed(journals: &[(Journal, &str)], connection: &mut PgConnection) {
+    // What was put there past ingest is not in the ledger.
+    sql::run(connection, "DELETE FROM events WHERE name = 'old'");
+    for (journal, prefix) in journals {
+        journal.check_refusals();
+        assert!(journal.refused.is_empty(), "{:?}", journal.refused);
+        journal.check(connection, prefix);
+    }
+}
+
+const OPTIONS: RetentionOptions = RetentionOptions {
+    partitions_ahead_days: 9,
+    dedupe_window_days: 7,
+    rejected_retention_days: 30,
+};
+
+/// The key of the project that keeps events for ten days.
+const BRIEF_KEY: &str = "client_key_of_a_brief_project_0123456789";
+
+/// A server beside whose schedule the tests run retention, with that project.
+fn app_with_brief_project() -> (TestApp, i64) {
+    let mut brief = 0;
+    let app = TestApp::prepared(&[], |connection| {
+        switch_schedule_off(connection);
+        brief = sql::project(connection, "brief");
+        KeyRow::good(brief, "client", BRIEF_KEY).insert(connection);
+        let keeps = format!("UPDATE projects SET retention_days = 10 WHERE id = {brief}");
+        sql::run(connection, &keeps);
+    });
+    (app, brief)
+}
+
+fn today(connection: &mut PgConnection) -> NaiveDate {
+    partitions::database_now(connection).unwrap().date_naive()
+}
+
+#[test]
+fn dropping_days_does_not_hold_writers_up() {
+    let (app, _) = app_with_brief_project();
+    let mut connection = beckon::store::connect(app.url()).unwrap();
+    let today = today(&mut connection);
+    let old_days = if is_soak() { 30 } else { 6 };
+    for ago in 0..old_days {
+        store_old(&mut connection, 1, today - Days::new(100 + ago), 2_000);
+    }
+    let mut report = Report::default();
+    let journals = without_holding_writers_up(&app, BRIEF_KEY, || {
+        report = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run).unwrap();
+    });
     assert_eq!(report.dropped.len(), usize::try_from(old_days).unwrap());
     let last = partitions::list(&mut connection).unwrap().pop();
     assert_eq!(last.map(|last| last.day), Some(today + Days::new(9)));
-    let held_up = with.saturating_sub(without);
-    assert!(held_up < Duration::from_secs(1), "{held_up:?}");
-    for (journal, prefix) in [(calm, "calm"), (during, "during"), (crowd, "crowd")] {
-        journal.check_refusals();
-        assert!(journal.refused.is_empty(), "{:?}", journal.refused);
-        journal.check(&mut connection, prefix);
-    }
+    check_unharmed(&journals, &mut connection);
+}
+
+#[test]
+fn rotating_message_ids_and_deleting_rows_do_not_hold_writers_up() {
+    let (app, brief) = app_with_brief_project();
+    let mut connection = beckon::store::connect(app.url()).unwrap();
+    let today = today(&mut connection);
+    let rounds = if is_soak() { 20 } else { 3 };
+    let bucket = "SELECT current_bucket FROM message_buckets";
+    let known = json!({"user_id": "u", "event": "load", "event_id": "known before"});
+    app.client().post("/v1/track", &known).expect(200);
+    let journals = without_holding_writers_up(&app, BRIEF_KEY, || {
+        for round in 0..rounds {
+            // More than one batch of rows, on days on which the other project keeps its own.
+            for ago in [11, 12] {
+                store_old(&mut connection, brief, today - Days::new(ago), 6_000);
+                store_old(&mut connection, 1, today - Days::new(ago), 10);
+            }
+            store_old(&mut connection, brief, today - Days::new(10), 10);
+            let current = sql::number(&mut connection, bucket);
+            sql::run(
+                &mut connection,
+                &format!(
+                    "UPDATE message_buckets SET rotated_at = now() - interval '7 days';
+                     INSERT INTO message_ids_{}
+                     SELECT 1, gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 20000)",
+                    1 - current
+                ),
+            );
+            let report = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run).unwrap();
+            assert!(report.message_ids_rotated, "round {round}");
+            assert_eq!(sql::number(&mut connection, bucket), 1 - current);
+            let deleted = report.projects.iter().find(|it| it.project_id == brief);
+            assert_eq!(deleted.map(|it| it.events), Some(12_000), "round {round}");
+            if round == 0 {
+                // Rotated once, the ids of the last window are still known.
+                let again = app.client().post("/v1/track", &known).expect(200);
+                assert_eq!(again["duplicate"], true, "{again}");
+            }
+        }
+    });
+    let old = |connection: &mut PgConnection, project: i64| {
+        let query = "SELECT count(*) FROM events WHERE name = 'old' AND project_id = ";
+        sql::number(connection, &format!("{query}{project}"))
+    };
+    assert_eq!(
+        old(&mut connection, brief),
+        rounds * 10,
+        "the tenth day stays"
+    );
+    assert_eq!(old(&mut connection, 1), rounds * 20, "they keep 90 days");
+    check_unharmed(&journals, &mut connection);
 }
 
 #[test]
