@@ -1,7 +1,6 @@
 //! A database that is stopped, killed or not there: every call is answered in time, and all is
 //! well again without a restart.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,17 +105,6 @@ fn check_recovery(server: &Server) {
     }
 }
 
-/// The memory the process holds.
-fn resident_bytes(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
-}
-
 #[test]
 fn a_frozen_postgres_costs_time_and_nothing_else() {
     let postgres = postgres_server();
@@ -126,7 +114,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
     for _ in 0..50 {
         assert_eq!(track(&client, "u"), 200);
     }
-    let before = resident_bytes(&server);
+    let before = server.memory_bytes("VmRSS");
     let frozen_for = Duration::from_secs(if is_soak() { 30 } else { 5 });
     postgres.freeze();
     let started = Instant::now();
@@ -153,7 +141,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
             .flat_map(|caller| caller.join().unwrap())
             .collect()
     });
-    let grown = resident_bytes(&server).saturating_sub(before);
+    let grown = server.memory_bytes("VmRSS").saturating_sub(before);
     postgres.thaw();
     assert!(crowd.iter().all(|(status, _)| *status == 503), "{crowd:?}");
     let slowest = crowd.iter().map(|(_, took)| *took).max().unwrap();
