@@ -16,7 +16,7 @@ use crate::support::app::{Launch, Server, run_to_end};
 use crate::support::journal::{Journal, Load, Plan};
 use crate::support::postgres::postgres_server_with_clock;
 use crate::support::sql::KeyRow;
-use crate::support::{CLIENT_KEY, TestApp, eventually, is_soak, now, pause, sql};
+use crate::support::{CLIENT_KEY, TestApp, eventually, is_soak, now, patience, pause, sql};
 
 /// How long a step of the load may take on a slow machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -32,7 +32,7 @@ fn switch_schedule_off(sql: &mut PgConnection) {
 
 #[test]
 fn a_partition_that_is_missing_is_made_and_nothing_is_lost() {
-    let app = TestApp::start();
+    let app = TestApp::start_with(&[patience()]);
     let load = Load::start(app.base(), 32, "part");
     let mut connection = beckon::store::connect(app.url()).unwrap();
     let rounds = if is_soak() { 20 } else { 4 };
@@ -138,7 +138,7 @@ const BRIEF_KEY: &str = "client_key_of_a_brief_project_0123456789";
 /// A server beside whose schedule the tests run retention, with that project.
 fn app_with_brief_project() -> (TestApp, i64) {
     let mut brief = 0;
-    let app = TestApp::prepared(&[], |connection| {
+    let app = TestApp::prepared(&[patience()], |connection| {
         switch_schedule_off(connection);
         brief = sql::project(connection, "brief");
         KeyRow::good(brief, "client", BRIEF_KEY).insert(connection);
@@ -359,7 +359,6 @@ fn retention_that_was_killed_is_finished_by_the_next_run() {
         "DELETE FROM events WHERE name = 'kept'; DELETE FROM rejected_events WHERE code = 'kept'",
     );
     journal.check_refusals();
-    assert!(journal.refused.is_empty(), "{:?}", journal.refused);
     journal.check(&mut connection, "killed");
 }
 
