@@ -31,7 +31,7 @@ pub fn shown(client: &Client, user: &str, event: &str, properties: Value) -> Vec
 }
 
 /// The names of what a fetch shows this user.
-fn fetched(client: &Client, user: &str) -> Vec<String> {
+pub fn fetched(client: &Client, user: &str) -> Vec<String> {
     let answer = client
         .get(&format!("/v1/campaigns?user_id={user}"))
         .expect(200);

@@ -18,10 +18,10 @@ use crate::support::{TestApp, is_soak, pause, sql, switch};
 const CONNECTIONS: usize = 64;
 
 /// Random numbers that can be had again: the seed is printed, and taken from `BECKON_SEED`.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seed = switch("BECKON_SEED").map_or_else(
             || u64::from(crate::support::now().timestamp_subsec_nanos()),
             |text| text.parse().unwrap(),
@@ -31,7 +31,7 @@ impl Dice {
     }
 
     /// Evenly from 0 to below `bound` (xorshift, after a splash so that small seeds differ).
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -6,15 +6,19 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use chrono::{NaiveDate, TimeDelta};
+use beckon::store::partitions;
+use chrono::{Days, NaiveDate, TimeDelta};
 use diesel::PgConnection;
 use serde_json::{Value, json};
 
 use crate::support::app::{Launch, Server, run_to_end};
 use crate::support::journal::Load;
 use crate::support::lossy::LossyProxy;
+use crate::support::metrics::Scrape;
 use crate::support::postgres::postgres_server_with_clock;
-use crate::support::{CLIENT_KEY, Client, TestApp, assert_ledger, is_soak, now, pause, sql};
+use crate::support::{
+    ADMIN_KEY, CLIENT_KEY, Client, TestApp, assert_ledger, eventually, is_soak, now, patience, sql,
+};
 
 fn identify(plan: &str, id: &str) -> Value {
     json!({"user_id": "u", "traits": {"plan": plan}, "event_id": id})
@@ -120,30 +124,65 @@ fn days(sql: &mut PgConnection) -> Vec<NaiveDate> {
     days.iter().map(|day| day.parse().unwrap()).collect()
 }
 
+/// How long a step may take on a slow machine.
+const SOON: Duration = Duration::from_secs(60);
+
+fn has_partition(sql: &mut PgConnection, day: NaiveDate) -> bool {
+    let partitions = partitions::list(sql).unwrap();
+    partitions.iter().any(|partition| partition.day == day)
+}
+
 #[test]
 fn an_id_is_remembered_over_midnight_and_forgotten_after_its_window() {
     let (postgres, clock) = postgres_server_with_clock();
     // Both clocks are those of one machine. The schedule is out of the way.
-    let mut launch = Launch::new(&postgres.url()).set("BECKON_RETENTION_SCHEDULE", "0 0 0 29 2 *");
+    let (deadline, millis) = patience();
+    let mut launch = Launch::new(&postgres.url())
+        .set("BECKON_RETENTION_SCHEDULE", "0 0 0 29 2 *")
+        .set(deadline, millis);
     for (name, value) in clock.variables() {
         launch = launch.set(name, &value);
     }
+    let tomorrow = now().date_naive().succ_opt().unwrap();
+    let midnight = tomorrow.and_hms_opt(0, 0, 0).unwrap().and_utc();
+    clock.shift(midnight - now() - TimeDelta::hours(3));
     let server = Server::start(&launch);
     server.wait_until_ready();
     let client = Client::new(server.base()).key(CLIENT_KEY);
     let mut sql = postgres.connect();
 
-    // Calls, lost answers and repetitions on both sides of midnight.
-    let tomorrow = now().date_naive().succ_opt().unwrap();
-    let midnight = tomorrow.and_hms_opt(0, 0, 0).unwrap().and_utc();
-    clock.shift(midnight - now() - TimeDelta::seconds(3));
+    // Calls, lost answers and repetitions on both sides of midnight, with no partition for the day
+    // after it: the server looks after partitions once an hour, and has just done so.
+    let looked = |times: f64| {
+        eventually("partitions are looked after", SOON, || {
+            let scrape = Scrape::of(&Client::new(server.base()).key(ADMIN_KEY));
+            let runs = "beckon_job_runs_total{job=\"partitions\",result=\"ok\"}";
+            (scrape.value(runs) >= times).then_some(())
+        });
+    };
+    looked(1.0);
+    clock.shift(midnight - now() - TimeDelta::seconds(8));
+    looked(2.0);
+    let ahead = tomorrow + Days::new(2);
+    for day in [tomorrow, tomorrow + Days::new(1), ahead] {
+        partitions::drop_day(&mut sql, day).unwrap();
+    }
     let (event, _) = track(&client, "before midnight");
     let proxy = LossyProxy::before(server.address(), 4);
     let load = Load::mixed(&proxy.base(), 8, "midnight");
-    pause(Duration::from_secs(5));
-    load.wait_for(100, Duration::from_secs(60));
+    eventually("the first call of the day", SOON, || {
+        (days(&mut sql).last() == Some(&tomorrow)).then_some(())
+    });
+    load.wait_for(100, SOON);
     let journal = load.end();
     journal.check_with_metrics(&mut sql, "midnight", server.base());
+    assert!(journal.refused.is_empty(), "{:?}", journal.refused);
+    // It was made when it was needed, and no other.
+    assert!(has_partition(&mut sql, tomorrow));
+    assert!(
+        !has_partition(&mut sql, ahead),
+        "it was not the hourly look"
+    );
     assert!(journal.duplicates > 0 && proxy.dropped() > 0);
     assert_eq!(track(&client, "before midnight"), (event.clone(), true));
     assert_eq!(days(&mut sql), [tomorrow.pred_opt().unwrap(), tomorrow]);

@@ -12,6 +12,7 @@
 
 mod admin_events;
 mod auth_matrix;
+mod bombs;
 mod campaign_flow;
 mod cli;
 mod compiled_vectors;
@@ -48,6 +49,7 @@ mod matcher_oracle;
 mod metrics;
 mod migrations;
 mod nodes;
+mod outage;
 mod overload;
 mod partitions;
 mod partitions_under_fire;

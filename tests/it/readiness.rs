@@ -1,7 +1,6 @@
 //! A database that is stopped, killed or not there: every call is answered in time, and all is
 //! well again without a restart.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -130,17 +129,6 @@ fn check_recovery(server: &Server) {
     }
 }
 
-/// The memory the process holds.
-fn resident_bytes(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
-}
-
 #[test]
 fn a_frozen_postgres_costs_time_and_nothing_else() {
     let postgres = postgres_server();
@@ -149,7 +137,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
     // Callers that do not stop calling, as clients do not.
     let load = Load::mixed(server.base(), 32, "frozen");
     load.wait_for(300, LONG);
-    let before = resident_bytes(&server);
+    let before = server.memory_bytes("VmRSS");
     let frozen_for = Duration::from_secs(if is_soak() { 30 } else { 5 });
     postgres.freeze();
     let started = Instant::now();
@@ -157,7 +145,7 @@ fn a_frozen_postgres_costs_time_and_nothing_else() {
     // By now the last answers from before have arrived.
     let acknowledged = load.acknowledged();
     pause(frozen_for.saturating_sub(started.elapsed()));
-    let grown = resident_bytes(&server).saturating_sub(before);
+    let grown = server.memory_bytes("VmRSS").saturating_sub(before);
     assert_eq!(load.acknowledged(), acknowledged, "without a commit");
     postgres.thaw();
     assert!(grown < GROWTH_BYTES_MAX, "grown by {grown} bytes");

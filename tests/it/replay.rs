@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use crate::support::journal::{Load, Plan};
 use crate::support::sql::{self, KeyRow};
-use crate::support::{ADMIN_KEY, Client, TestApp, eventually, now, pause};
+use crate::support::{ADMIN_KEY, Client, TestApp, eventually, is_soak, now, pause};
 
 const PATH: &str = "/v1/admin/campaigns/replay";
 const OTHER_ADMIN: &str = "admin_key_of_another_project_0123456789";
@@ -280,6 +281,80 @@ fn a_slow_replay_is_told_as_it_goes_ends_with_its_client_and_leaves_ingest_alone
         (answer.status == 200).then_some(())
     });
     assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+/// Stores so many events of each of some people past ingest, for a replay to read.
+fn store_past(app: &TestApp, people: u32, of_each: u32) {
+    let identifies: Vec<Value> = (0..people)
+        .map(|n| json!({"type": "identify", "userId": format!("past-{n}"), "traits": {"plan": "free"}}))
+        .collect();
+    let batch = json!({ "batch": identifies });
+    app.client().post("/v1/batch", &batch).expect(200);
+    sql::run(
+        &mut app.sql(),
+        &format!(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id,
+                 properties, \"timestamp\", received_at)
+             SELECT received_on, gen_random_uuid(), project_id, person_id, 0, 'Ordered', user_id,
+                 '{{\"total\": 80}}', now(), received_at + n * interval '1 microsecond'
+             FROM events, generate_series(1, {of_each}) n WHERE name IS DISTINCT FROM 'Ordered';
+             ANALYZE events"
+        ),
+    );
+}
+
+/// How long the slowest but one in a hundred of tracks took that some clients sent, each at its own
+/// times, however long the others' took.
+fn slow_track(app: &TestApp, prefix: &str) -> Duration {
+    let load = Load::of(
+        app.base(),
+        Plan {
+            every: Some(Duration::from_millis(40)),
+            ..Plan::new(8, prefix)
+        },
+    );
+    pause(Duration::from_secs(if is_soak() { 10 } else { 2 }));
+    let journal = load.end();
+    journal.check_refusals();
+    assert!(journal.refused.is_empty(), "{:?}", journal.refused);
+    journal.percentile(99)
+}
+
+#[test]
+fn a_replay_at_its_usual_rate_does_not_slow_tracks_down() {
+    let app = TestApp::start();
+    // More than it reads meanwhile.
+    store_past(&app, 100, if is_soak() { 1_500 } else { 500 });
+    let question = json!({"campaign": draft()});
+    let (mut alone, mut beside) = (Duration::MAX, Duration::MAX);
+    for round in 0..2 {
+        alone = alone.min(slow_track(&app, &format!("alone-{round}")));
+        let reader = eventually(
+            "the replay before has ended",
+            Duration::from_secs(10),
+            || {
+                let answer = app.admin().post(
+                    PATH,
+                    &json!({"campaign": {"name": "d", "trigger": "never"}}),
+                );
+                (answer.status == 200).then(|| open(&app, &question))
+            },
+        );
+        beside = beside.min(slow_track(&app, &format!("beside-{round}")));
+        // It went on all the while.
+        let refused = app.admin().post(PATH, &question).expect(409);
+        assert_eq!(refused["code"], "conflict");
+        drop(reader);
+    }
+    println!("99 of 100 tracks: {alone:?} alone, {beside:?} beside a replay");
+    let bound = match is_soak() {
+        true => alone * 2 + Duration::from_millis(10),
+        false => alone * 4 + Duration::from_millis(200),
+    };
+    assert!(
+        beside < bound,
+        "{alone:?} alone, {beside:?} beside a replay"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A server never outlives its test: it is killed when the [`TestApp`] is dropped, and a watcher
 //! that waits on a pipe kills it when the test process itself is gone.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -222,6 +223,15 @@ impl Server {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// How much memory it holds by one line of its status: `VmRSS` now, `VmHWM` at most so far.
+    pub fn memory_bytes(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == line).unwrap();
+        let kilobytes: u64 = value.trim().trim_end_matches(" kB").parse().unwrap();
+        kilobytes * 1024
     }
 
     /// What it wrote to its standard error, up to a bound.

@@ -57,6 +57,13 @@ pub fn is_soak() -> bool {
     switch("BECKON_SOAK").is_some_and(|value| value != "0")
 }
 
+/// Makes a server wait for its database as it does by default in the long forms; else for so long
+/// that a refusal is no slow machine's.
+pub fn patience() -> (&'static str, &'static str) {
+    let millis = if is_soak() { "1800" } else { "20000" };
+    ("BECKON_DATABASE_DEADLINE_MS", millis)
+}
+
 /// Tries until `probe` gives a value; panics with `what` when the bound is reached.
 pub fn eventually<T>(what: &str, bound: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + bound;

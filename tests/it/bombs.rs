@@ -1,0 +1,120 @@
+//! Bodies of some kilobytes that decompress to a gibibyte: each is a 413 at once and costs no memory.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+
+use crate::support::{TestApp, is_soak};
+
+/// What each bomb decompresses to.
+const BOMB_BYTES: usize = 1 << 30;
+
+/// How much is compressed at once.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// The largest bomb. One layer of deflate saves no more than 1,031 bytes of 1,032.
+const SMALL_BYTES_MAX: usize = 100 * 1024;
+const GZIP_BYTES_MAX: usize = 1_100 * 1024;
+
+/// How much the server may grow.
+const GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+fn piece() -> Vec<u8> {
+    vec![b' '; PIECE_BYTES]
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A gzip body may have many members.
+fn gzip_bomb() -> Vec<u8> {
+    gzip(&piece()).repeat(BOMB_BYTES / PIECE_BYTES)
+}
+
+fn zstd_bomb() -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    let piece = piece();
+    for _ in 0..BOMB_BYTES / PIECE_BYTES {
+        encoder.write_all(&piece).unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+/// Once flushed, a piece like the one before is written as that one was. So it need not be
+/// compressed again, which would take half a minute in a debug build.
+fn brotli_bomb() -> Vec<u8> {
+    let mut compressed = Vec::new();
+    let mut ends = Vec::new();
+    {
+        let mut encoder = brotli::CompressorWriter::new(&mut compressed, 1 << 16, 5, 22);
+        let piece = piece();
+        for _ in 0..3 {
+            encoder.write_all(&piece).unwrap();
+            encoder.flush().unwrap();
+            ends.push(encoder.get_ref().len());
+        }
+    }
+    let (first, end) = (&compressed[..ends[0]], &compressed[ends[2]..]);
+    let again = &compressed[ends[0]..ends[1]];
+    assert_eq!(again, &compressed[ends[1]..ends[2]]);
+    let middle = again.repeat(BOMB_BYTES / PIECE_BYTES - 1);
+    [first, &middle, end].concat()
+}
+
+/// Decompresses all of it, which takes long.
+fn check_size(bomb: impl Read) {
+    let mut bomb = bomb;
+    let bytes = io::copy(&mut bomb, &mut io::sink()).unwrap();
+    assert_eq!(bytes, BOMB_BYTES as u64);
+}
+
+#[test]
+fn a_bomb_is_413_at_once_and_costs_no_memory() {
+    let single = gzip_bomb();
+    let double = gzip(&single);
+    let (brotli, zstd) = (brotli_bomb(), zstd_bomb());
+    assert!(single.len() < GZIP_BYTES_MAX, "{}", single.len());
+    for small in [&double, &brotli, &zstd] {
+        assert!(small.len() < SMALL_BYTES_MAX, "{}", small.len());
+    }
+    if is_soak() {
+        check_size(MultiGzDecoder::new(&single[..]));
+        check_size(brotli::Decompressor::new(&brotli[..], 4_096));
+        check_size(zstd::stream::read::Decoder::new(&zstd[..]).unwrap());
+    }
+    let mut app = TestApp::start();
+    let client = app.client();
+    // What the first call sets up once is not the bombs'.
+    client.post_text("/v1/batch", r#"{"batch":[]}"#).expect(200);
+    let before = app.server().memory_bytes("VmRSS");
+    let bound = Duration::from_secs(if is_soak() { 1 } else { 3 });
+    for (encoding, bomb) in [
+        (Some("gzip"), &single),
+        (None, &single),
+        (Some("gzip, gzip"), &double),
+        (Some("br"), &brotli),
+        (Some("zstd"), &zstd),
+    ] {
+        for _ in 0..2 {
+            let header = encoding.map(|encoding| ("content-encoding", encoding));
+            let started = Instant::now();
+            let answer = client.send("POST", "/v1/batch", header.as_slice(), Some(bomb));
+            let took = started.elapsed();
+            answer.expect_problem(413, "body_too_large");
+            println!("{encoding:?} of {} bytes: {took:?}", bomb.len());
+            assert!(took < bound, "{encoding:?} took {took:?}");
+        }
+        let most = app.server().memory_bytes("VmHWM");
+        let grown = most.saturating_sub(before);
+        assert!(
+            grown <= GROWTH_BYTES_MAX,
+            "{encoding:?}: grown by {grown} bytes"
+        );
+    }
+}
