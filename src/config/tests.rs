@@ -246,6 +246,14 @@ fn sizes_and_schedules_read_as_people_write_them() {
     assert!(errors(&[("BECKON_LIMIT_BODY_BYTES", "1KiB")]).contains("smaller than"));
 }
 
+#[test]
+fn a_schedule_that_never_comes_is_refused() {
+    let refusal = |text| errors(&[("BECKON_RETENTION_SCHEDULE", text)]);
+    assert!(refusal("0 0 30 2 *").contains("never comes"));
+    assert!(refusal("0 0 0 1 1 * 1970").contains("never comes"));
+    assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 0 29 2 *")]).is_ok());
+}
+
 /// A field of a schedule, with a liking for edges.
 fn cron_field() -> impl Strategy<Value = String> {
     let number = prop_oneof![
