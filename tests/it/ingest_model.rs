@@ -23,8 +23,9 @@ use diesel::sql_types::{BigInt, Int4, Jsonb, SmallInt, Text};
 use model::{Model, Op, RETENTION_DAYS, Sent, Step, WINDOW_DAYS, anonymous, event, steps, user};
 use serde_json::Value;
 
+use crate::support::is_soak;
 use crate::support::postgres::{TestDatabase, database};
-use crate::support::property::{cases, run};
+use crate::support::property::run;
 
 struct Rig {
     database: TestDatabase,
@@ -279,7 +280,8 @@ fn run_histories(cache_bytes: u64, shards: usize) {
         .enable_all()
         .build()
         .unwrap();
-    let (cases, stored_again) = (cases(40), AtomicU32::new(0));
+    let cases = if is_soak() { 5_000 } else { 40 };
+    let stored_again = AtomicU32::new(0);
     run(cases, steps(), |steps| {
         stored_again.fetch_add(check(&rig, &runtime, &steps), Ordering::Relaxed);
         Ok(())
