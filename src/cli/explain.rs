@@ -193,10 +193,18 @@ fn print(answer: &Answer, is_one: bool) {
             "NAME",
             "GATE",
             "MISSES",
+            "STEPS",
             "FIRST IN THE WAY",
             "OPENS AT",
         ];
         output::table(&headings, &rows);
+    }
+    if explanation
+        .campaigns
+        .iter()
+        .any(|it| !it.evaluation.indexed)
+    {
+        output::line("* the index is of no use: evaluated at each event of its trigger");
     }
 }
 
@@ -243,12 +251,19 @@ fn row(campaign: &ExplainedCampaign) -> Vec<String> {
         shown(&campaign.name),
         gate.to_owned(),
         misses,
+        effort(campaign),
         first,
         campaign
             .opens_at
             .map(|at| at.to_rfc3339())
             .unwrap_or_default(),
     ]
+}
+
+/// The most steps that an evaluation takes, marked where the index is of no use.
+fn effort(campaign: &ExplainedCampaign) -> String {
+    let mark = if campaign.evaluation.indexed { "" } else { "*" };
+    format!("{}{mark}", campaign.evaluation.cost)
 }
 
 fn print_tree(campaign: &ExplainedCampaign) {
@@ -261,6 +276,15 @@ fn print_tree(campaign: &ExplainedCampaign) {
         "{} {}: {answer}",
         shown(&campaign.campaign_id),
         shown(&campaign.name)
+    ));
+    let index = if campaign.evaluation.indexed {
+        "indexed"
+    } else {
+        "not indexed: evaluated at each event of its trigger"
+    };
+    output::line(format_args!(
+        "  at most {} steps, {index}",
+        campaign.evaluation.cost
     ));
     for GateReport {
         gate,

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use chrono::DateTime;
+
 use super::{CorsOrigins, LogFormat, MetricsSetting, Mode};
 
 /// The shortest key outside the demo, in characters.
@@ -187,13 +189,15 @@ pub(super) fn cron(text: &str) -> Result<String, String> {
         5 => format!("0 {text}"),
         _ => text.to_owned(),
     };
-    full.parse::<cron::Schedule>()
-        .map(|_| full)
-        .map_err(|error| {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default();
-            format!("`{text}` is no schedule, as in `0 17 3 * * *`: {reason}")
-        })
+    let schedule = full.parse::<cron::Schedule>().map_err(|error| {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default();
+        format!("`{text}` is no schedule, as in `0 17 3 * * *`: {reason}")
+    })?;
+    if schedule.after(&DateTime::UNIX_EPOCH).next().is_none() {
+        return Err(format!("`{text}` never comes: there is no such day"));
+    }
+    Ok(full)
 }
 
 /// A hint at a name that was perhaps meant, or nothing.

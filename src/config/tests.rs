@@ -1,5 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use chrono::{DateTime, Utc};
+use cron::Schedule;
+use proptest::prelude::*;
+
 use super::*;
 
 fn sources(environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
@@ -240,4 +244,69 @@ fn sizes_and_schedules_read_as_people_write_them() {
     let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
     assert_eq!(config.cors_origins, CorsOrigins::Listed(origins.to_vec()));
     assert!(errors(&[("BECKON_LIMIT_BODY_BYTES", "1KiB")]).contains("smaller than"));
+}
+
+#[test]
+fn a_schedule_that_never_comes_is_refused() {
+    let refusal = |text| errors(&[("BECKON_RETENTION_SCHEDULE", text)]);
+    assert!(refusal("0 0 30 2 *").contains("never comes"));
+    assert!(refusal("0 0 0 1 1 * 1970").contains("never comes"));
+    assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 0 29 2 *")]).is_ok());
+}
+
+/// A field of a schedule, with a liking for edges.
+fn cron_field() -> impl Strategy<Value = String> {
+    let number = prop_oneof![
+        6 => (0_u32..70).prop_map(|number| number.to_string()),
+        2 => prop::sample::select(vec!["1969", "1970", "2026", "2100", "2101", "99999999999"])
+            .prop_map(str::to_owned),
+        1 => "[A-Za-z]{2,4}",
+        1 => prop::sample::select(vec!["Feb", "mon", "SAT", "L", "W", "-1", ""])
+            .prop_map(str::to_owned),
+    ];
+    let number = number.boxed();
+    let range = prop_oneof![
+        3 => Just("*".to_owned()),
+        1 => Just("?".to_owned()),
+        3 => number.clone(),
+        2 => (number.clone(), number.clone()).prop_map(|(low, high)| format!("{low}-{high}")),
+    ];
+    let step = prop_oneof![
+        2 => range.clone(),
+        1 => (range, number).prop_map(|(range, step)| format!("{range}/{step}")),
+    ];
+    prop::collection::vec(step, 1..3).prop_map(|list| list.join(","))
+}
+
+fn cron_text() -> impl Strategy<Value = String> {
+    let fields = prop::collection::vec(cron_field(), 4..9);
+    let plain = (0_u32..62, 0_u32..26, 0_u32..33, 0_u32..14, 0_u32..9)
+        .prop_map(|(m, h, d, month, w)| format!("{m} {h} {d} {month} {w}"));
+    prop_oneof![
+        4 => fields.prop_map(|fields| fields.join(" ")),
+        2 => plain,
+        2 => "[0-9*/,? -]{0,24}",
+        1 => prop::sample::select(vec!["@daily", "@yearly", "@", "@never", "@hourly x"])
+            .prop_map(str::to_owned),
+        1 => any::<String>(),
+    ]
+}
+
+proptest! {
+    /// What is taken for a schedule is one, and can be asked when it is due as the scheduler does.
+    #[test]
+    fn any_text_is_a_schedule_or_refused(text in cron_text(), seconds in 0_i64..4_000_000_000) {
+        if let Ok(full) = parse::cron(&text) {
+            prop_assert_eq!(parse::cron(&full), Ok(full.clone()));
+            let schedule: Schedule = full.parse().unwrap();
+            prop_assert_eq!(schedule.to_string(), full);
+            let now: DateTime<Utc> = DateTime::from_timestamp(seconds, 0).unwrap();
+            let (next, last) = (schedule.after(&now).next(), schedule.after(&now).next_back());
+            for due in next.into_iter().chain(last) {
+                prop_assert!(schedule.includes(due), "{} at {}", schedule, due);
+            }
+            prop_assert!(next.is_none_or(|next| next > now));
+            prop_assert!(last.is_none_or(|last| last < now));
+        }
+    }
 }

@@ -23,8 +23,8 @@ mod snapshot;
 
 pub use campaign::{Campaign, Refusal, Schedule};
 pub use explain::{
-    Asked, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX, Summary,
-    explain, first_closed_gate,
+    Asked, Effort, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX,
+    Summary, explain, first_closed_gate,
 };
 pub use failures::Failing;
 pub use findings::{Finding, FindingKind};

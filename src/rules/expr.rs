@@ -64,6 +64,8 @@ macro_rules! operators {
         }
 
         impl Operator {
+            const ALL: &[Operator] = &[$(Operator::$variant,)*];
+
             /// The operator's name in a rule.
             pub fn name(self) -> &'static str {
                 match self { $(Operator::$variant => $name,)* }
@@ -73,8 +75,7 @@ macro_rules! operators {
             pub(super) fn from_name(name: &str) -> Option<Operator> {
                 match name {
                     $($name => Some(Operator::$variant),)*
-                    // The official suite uses the ternary's other spelling.
-                    "?:" => Some(Operator::If),
+                    TERNARY => Some(Operator::If),
                     _ => None,
                 }
             }
@@ -88,6 +89,51 @@ macro_rules! operators {
 }
 
 const MANY: usize = usize::MAX;
+
+/// The official suite's other spelling of `if`.
+const TERNARY: &str = "?:";
+
+/// The operators that have a form of their own in [`Expr`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Var,
+    Exists,
+    Matches,
+    WithinLast,
+    InSegment,
+}
+
+impl Form {
+    const ALL: [Form; 5] = [
+        Form::Var,
+        Form::Exists,
+        Form::Matches,
+        Form::WithinLast,
+        Form::InSegment,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Form::Var => "var",
+            Form::Exists => "exists",
+            Form::Matches => "matches",
+            Form::WithinLast => "within_last",
+            Form::InSegment => "in_segment",
+        }
+    }
+
+    /// The form with this name.
+    pub(super) fn from_name(name: &str) -> Option<Form> {
+        Self::ALL.into_iter().find(|form| form.name() == name)
+    }
+}
+
+/// The name of every operator that a rule may use.
+pub fn operator_names() -> impl Iterator<Item = &'static str> {
+    let forms = Form::ALL.into_iter().map(Form::name);
+    let operators = Operator::ALL.iter().map(|operator| operator.name());
+    forms.chain(operators).chain([TERNARY])
+}
 
 operators! {
     Missing "missing" 0 MANY, "The paths that are missing.";

@@ -94,7 +94,7 @@ mod trace;
 
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
-pub use expr::{Expr, Operator, VarPath};
+pub use expr::{Expr, Operator, VarPath, operator_names};
 pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};
 pub use mentions::{Mention, Mentioned, mentions};

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::WarningCode;
 
-use super::expr::{Expr, Operator, VarPath};
+use super::expr::{Expr, Form, Operator, VarPath};
 use super::inspect;
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning, push_token};
 use super::moment;
@@ -102,13 +102,13 @@ impl<'l> Parser<'l> {
     }
 
     fn call(&mut self, name: &str, args: &Value, context: &Context) -> Result<Expr, RuleError> {
-        match name {
-            "var" => self.var(args, context),
-            "exists" => self.exists(args, context),
-            "matches" => self.matches(args, context),
-            "within_last" => self.within_last(args, context),
-            "in_segment" => self.in_segment(args),
-            _ => {
+        match Form::from_name(name) {
+            Some(Form::Var) => self.var(args, context),
+            Some(Form::Exists) => self.exists(args, context),
+            Some(Form::Matches) => self.matches(args, context),
+            Some(Form::WithinLast) => self.within_last(args, context),
+            Some(Form::InSegment) => self.in_segment(args),
+            None => {
                 let Some(operator) = Operator::from_name(name) else {
                     let message = format!("there is no operator \"{name}\"");
                     return Err(self.error(RuleErrorCode::UnknownOperator, message));

@@ -13,21 +13,17 @@ use serde_json::json;
 use crate::support::app::{Launch, Server};
 use crate::support::journal::{Counter, Journal, Load, Rejections};
 use crate::support::postgres::postgres_server;
-use crate::support::{TestApp, is_soak, pause, sql, switch};
+use crate::support::property::seed;
+use crate::support::{TestApp, is_soak, pause, sql};
 
 const CONNECTIONS: usize = 64;
 
-/// Random numbers that can be had again: the seed is printed, and taken from `BECKON_SEED`.
+/// Random numbers that can be had again.
 pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new() -> Self {
-        let seed = switch("BECKON_SEED").map_or_else(
-            || u64::from(crate::support::now().timestamp_subsec_nanos()),
-            |text| text.parse().unwrap(),
-        );
-        println!("BECKON_SEED={seed}");
-        Self(seed)
+        Self(seed())
     }
 
     /// Evenly from 0 to below `bound` (xorshift, after a splash so that small seeds differ).

@@ -100,8 +100,17 @@ fn bodies() -> Vec<Vec<u8>> {
     bodies
 }
 
+/// More than the 512 of the short form if `PROPTEST_CASES` says so.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(512),
+        ..asked
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(config())]
 
     #[test]
     fn random_bytes(body in prop::collection::vec(any::<u8>(), 0..200)) {

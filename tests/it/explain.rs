@@ -363,6 +363,45 @@ fn others_are_as_missing_as_nobody_and_mistakes_are_refused() {
 }
 
 #[test]
+fn what_a_campaign_costs_is_said_as_the_campaign_says_it() {
+    let app = TestApp::start();
+    let plain = create(&app, &upsell("active"));
+    let of_labels = json!({"some": [{"var": "user.traits.labels"}, {"==": [{"var": ""}, "x"]}]});
+    let costly = json!({
+        "name": "Costly", "status": "active", "trigger": "Ordered", "targeting": of_labels,
+    });
+    let costly = create(&app, &costly);
+    let answer = explain(&app, &json!({"event": "Ordered"}));
+    let campaigns = answer["campaigns"].as_array().unwrap();
+    for (id, is_indexed) in [(&plain, true), (&costly, false)] {
+        let explained = campaigns.iter().find(|it| it["campaign_id"] == **id);
+        let explained = &explained.unwrap()["evaluation"];
+        assert_eq!(explained["indexed"], is_indexed, "{answer}");
+        let campaign = app.admin().get(&format!("/v1/admin/campaigns/{id}"));
+        let own = &campaign.expect(200)["evaluation"];
+        assert_eq!(explained["cost"], own["cost"]);
+        assert_eq!(explained["indexed"], own["indexed"]);
+        // What runs for each element counts as often as a list may be long.
+        let is_expensive = explained["cost"].as_u64().unwrap() > 1_000;
+        assert_eq!(is_expensive, !is_indexed, "{explained}");
+
+        let asked = ["explain", "--event", "Ordered"];
+        let one = [&asked[..], &["--campaign-id", id]].concat();
+        for (arguments, said) in [
+            (&one[..], format!("at most {} steps", own["cost"])),
+            (&asked[..], format!("  {}", own["cost"])),
+        ] {
+            let output = app.launch().command(arguments).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(text.contains(&said), "{said}: {text}");
+            let warns = text.contains("at each event of its trigger");
+            let has_costly = arguments == asked || !is_indexed;
+            assert_eq!(warns, has_costly, "{text}");
+        }
+    }
+}
+
+#[test]
 fn the_command_line_explains_the_same() {
     let app = TestApp::start();
     let id = create(&app, &upsell("active"));

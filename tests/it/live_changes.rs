@@ -14,8 +14,9 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use proptest::prelude::*;
 
-use crate::support::eventually;
 use crate::support::postgres::{TestDatabase, database};
+use crate::support::property::run;
+use crate::support::{eventually, is_soak};
 
 const PROJECT: ProjectId = ProjectId(1);
 
@@ -232,29 +233,22 @@ fn a_node_that_connects_again_holds_what_another_history_led_to() {
 #[test]
 fn a_node_that_follows_changes_holds_what_the_database_does() {
     let rig = rig();
-    let cases = if crate::support::is_soak() { 500 } else { 10 };
-    let config = ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..Default::default()
-    };
-    proptest::test_runner::TestRunner::new(config)
-        .run(&prop::collection::vec(step(), 1..30), |steps| {
-            let mut beside = rig.database.connect();
-            beside.batch_execute("BEGIN").unwrap();
-            for step in steps {
-                match step {
-                    Step::Change(write) => rig.change(Some(write)),
-                    Step::Beside(write) => {
-                        write.run(&mut beside, "b").unwrap();
-                    }
-                    Step::Commit => beside.batch_execute("COMMIT; BEGIN").unwrap(),
-                    Step::RollBack => beside.batch_execute("ROLLBACK; BEGIN").unwrap(),
+    let cases = if is_soak() { 500 } else { 10 };
+    run(cases, prop::collection::vec(step(), 1..30), |steps| {
+        let mut beside = rig.database.connect();
+        beside.batch_execute("BEGIN").unwrap();
+        for step in steps {
+            match step {
+                Step::Change(write) => rig.change(Some(write)),
+                Step::Beside(write) => {
+                    write.run(&mut beside, "b").unwrap();
                 }
-                rig.change(None);
-                rig.check();
+                Step::Commit => beside.batch_execute("COMMIT; BEGIN").unwrap(),
+                Step::RollBack => beside.batch_execute("ROLLBACK; BEGIN").unwrap(),
             }
-            Ok(())
-        })
-        .unwrap();
+            rig.change(None);
+            rig.check();
+        }
+        Ok(())
+    });
 }

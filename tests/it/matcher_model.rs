@@ -13,6 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use crate::support::property::{cases, run};
+
 fn now() -> DateTime<Utc> {
     DateTime::parse_from_rfc3339("2026-03-01T12:00:00Z")
         .unwrap()
@@ -225,36 +227,45 @@ fn expected(bodies: &[Value], twin: &Twin<'_>) -> Vec<String> {
     shown.iter().map(ToString::to_string).collect()
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+fn check(
+    bodies: &[Value],
+    traits: &Value,
+    event: Option<&(&str, Value)>,
+) -> Result<(), TestCaseError> {
+    let arena = FactsArena::new();
+    let user = UserFacts {
+        id: "u",
+        traits: arena.from_value(traits),
+        created_at: now() - TimeDelta::days(9),
+        last_seen_at: now() - TimeDelta::days(2),
+    };
+    let event = event.map(|(name, properties)| EventFacts {
+        name,
+        properties: arena.from_value(properties),
+        context: Object::EMPTY,
+        timestamp: now(),
+    });
+    let snapshot = snapshot(bodies);
+    let decision = match event {
+        Some(event) => snapshot.on_event(user, event, now(), &arena),
+        None => snapshot.on_fetch(user, now(), &arena),
+    };
+    let shown = decision.matched.iter().map(|campaign| campaign.id.clone());
+    let shown: Vec<String> = shown.collect();
+    prop_assert_eq!(shown, expected(bodies, &Twin { user, event }));
+    Ok(())
+}
 
-    #[test]
-    fn the_snapshot_decides_as_every_gate_of_every_campaign_would(
-        bodies in prop::collection::vec(campaign(), 0..25),
-        traits in traits(),
-        event in prop::option::of((prop::sample::select(vec!["a", "b", "c"]),
-            one_of(vec![json!({}), json!({"sku": "A"}), json!({"sku": "B"})]))),
-    ) {
-        let arena = FactsArena::new();
-        let user = UserFacts {
-            id: "u",
-            traits: arena.from_value(&traits),
-            created_at: now() - TimeDelta::days(9),
-            last_seen_at: now() - TimeDelta::days(2),
-        };
-        let event = event.as_ref().map(|(name, properties)| EventFacts {
-            name,
-            properties: arena.from_value(properties),
-            context: Object::EMPTY,
-            timestamp: now(),
-        });
-        let snapshot = snapshot(&bodies);
-        let decision = match event {
-            Some(event) => snapshot.on_event(user, event, now(), &arena),
-            None => snapshot.on_fetch(user, now(), &arena),
-        };
-        let shown: Vec<String> =
-            decision.matched.iter().map(|campaign| campaign.id.clone()).collect();
-        prop_assert_eq!(shown, expected(&bodies, &Twin { user, event }));
-    }
+#[test]
+fn the_snapshot_decides_as_every_gate_of_every_campaign_would() {
+    let properties = one_of(vec![json!({}), json!({"sku": "A"}), json!({"sku": "B"})]);
+    let event = (prop::sample::select(vec!["a", "b", "c"]), properties);
+    let strategy = (
+        prop::collection::vec(campaign(), 0..25),
+        traits(),
+        prop::option::of(event),
+    );
+    run(cases(256), strategy, |(bodies, traits, event)| {
+        check(&bodies, &traits, event.as_ref())
+    });
 }

@@ -320,8 +320,17 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// More than the 4_000 of the short form if `PROPTEST_CASES` says so.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(4_000),
+        ..asked
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(config())]
     #[test]
     fn random_rules_agree_with_the_slow_twin(
         operator in prop::sample::select(vec!["==", "!=", ">", ">=", "<", "<=", "contains", "equals"]),

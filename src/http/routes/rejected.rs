@@ -388,7 +388,36 @@ fn read_cursor(text: &str) -> Option<Place> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Some of them of the right length.
+    fn any_cursor() -> impl Strategy<Value = String> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..40);
+        prop_oneof![
+            any::<String>(),
+            "[A-Za-z0-9_=-]{0,40}",
+            "AAX[A-Za-z0-9_-]{18}[AQgw]",
+            bytes.prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_cursor_or_refused(text in any_cursor()) {
+            if let Some((time, id)) = read_cursor(&text) {
+                prop_assert_eq!(write_cursor((time, id)), text);
+            }
+        }
+
+        #[test]
+        fn any_place_comes_back(micros in 0..253_402_300_799_000_000_i64, id in any::<i64>()) {
+            let time = DateTime::from_timestamp_micros(micros).unwrap();
+            let text = write_cursor((time, id));
+            prop_assert_eq!(read_cursor(&text), Some((time, id)));
+        }
+    }
 
     #[test]
     fn cursors_come_back_and_others_are_refused() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value};
 
-use super::report::{ExplainedCampaign, GateReport, NearMiss};
+use super::report::{Effort, ExplainedCampaign, GateReport, NearMiss};
 use super::{Campaign, Gate, Moment};
 use crate::rules::{Seen, TraceOutcome, TracePart, Traced};
 
@@ -43,6 +43,10 @@ impl Moment<'_, '_> {
             first_failing: None,
             failing_conditions: 0,
             opens_at: opening.whole,
+            evaluation: Effort {
+                cost: campaign.cost(),
+                indexed: campaign.is_indexed(),
+            },
             gates: Vec::with_capacity(Gate::ALL.len()),
         };
         for gate in Gate::ALL {

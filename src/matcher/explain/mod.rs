@@ -20,7 +20,9 @@ use super::gates::{Gate, Gates};
 use crate::rules::{EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 use crate::segments::{Membership, Segments};
 
-pub use report::{ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, Summary};
+pub use report::{
+    Effort, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, Summary,
+};
 
 /// The most campaigns that one explanation shows in full.
 pub const SHOWN_MAX: usize = 1_000;

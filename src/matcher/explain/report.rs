@@ -105,8 +105,20 @@ pub struct ExplainedCampaign {
     /// there is none, and where it cannot be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opens_at: Option<DateTime<Utc>>,
+    /// What deciding it takes, as the campaign itself says.
+    pub evaluation: Effort,
     /// The gates, in the order of a decision.
     pub gates: Vec<GateReport>,
+}
+
+/// What deciding a campaign takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Effort {
+    /// The most steps that an evaluation can take, the segments it names left out.
+    pub cost: u64,
+    /// Whether the index can use a condition of it. If not, it is evaluated at every event that is
+    /// its trigger.
+    pub indexed: bool,
 }
 
 /// A gate of a campaign.

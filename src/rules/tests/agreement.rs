@@ -98,8 +98,17 @@ fn has_strict_body(rule: &Value) -> bool {
     }
 }
 
+/// More than the 3_000 of the short form if `PROPTEST_CASES` says so.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(3_000),
+        ..asked
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(config())]
     #[test]
     fn the_typed_form_and_the_evaluator_agree(rule in rule(), data in data()) {
         prop_assume!(!has_strict_body(&rule));

@@ -57,8 +57,17 @@ fn text() -> impl Strategy<Value = String> {
     })
 }
 
+/// More than the 2_000 of the short form if `PROPTEST_CASES` says so.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(2_000),
+        ..asked
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(config())]
     #[test]
     fn parsed_texts_are_what_the_json_library_reads(text in text(), members in prop::collection::vec("[a-z]{1,3}", 0..60)) {
         let members: Vec<_> = members.iter().zip(0..).map(|(name, n)| format!("\"{name}\":{n}")).collect();

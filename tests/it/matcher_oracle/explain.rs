@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Moment, Slow, campaign, compiled, is_soak, moment, now, parsed, parsed_segments, run, snapshot,
+    Moment, Slow, assert_met, campaign, compiled, is_soak, moment, now, parsed, parsed_segments,
+    run, snapshot,
 };
 
 /// How much of what the tests are about was met.
@@ -178,7 +179,6 @@ fn an_explanation_agrees_with_the_decision() {
         strategy,
         |(bodies, moments)| check(&bodies, &moments, &met),
     );
-    assert!(met.pairs.into_inner() >= 2_000);
-    let openings = met.openings.into_inner();
-    assert!(openings >= 50);
+    assert_met("pairs", met.pairs, 2_000, 400_000);
+    assert_met("openings", met.openings, 50, 10_000);
 }

@@ -5,8 +5,10 @@ use beckon::rules::{Condition, Limits, RuleList};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::values::value;
+
 /// A small set of values, so that rules and data meet.
-pub fn scalar() -> impl Strategy<Value = Value> {
+pub fn scalar() -> BoxedStrategy<Value> {
     prop_oneof![
         2 => Just(Value::Null),
         2 => any::<bool>().prop_map(Value::from),
@@ -26,27 +28,28 @@ pub fn scalar() -> impl Strategy<Value = Value> {
             "2026-02-27T12:00:00Z", "2026-03-01T12:00:00.000Z", "2026-03-01T13:00:00+01:00",
             "2026-02-28", "2026-03-02", "1.2.3", "v1.2", "1.10.0-beta", "2",
         ]).prop_map(Value::from),
-    ]
+    ].boxed()
 }
 
 /// What a person or an event may have under a name.
-fn data() -> impl Strategy<Value = Value> {
+fn data() -> BoxedStrategy<Value> {
     let nested = scalar().prop_recursive(2, 8, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::btree_map("[ab0]", inner, 0..3).prop_map(|map| json!(map)),
         ]
     });
-    prop_oneof![5 => scalar(), 1 => nested]
+    prop_oneof![5 => scalar(), 1 => nested].boxed()
 }
 
 /// Few names that are common, and some that are not.
-fn name() -> impl Strategy<Value = String> {
+fn name() -> BoxedStrategy<String> {
     prop_oneof![
         5 => prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned),
         2 => prop::sample::select(vec!["d", "e", "n", "n.x", "é", ""]).prop_map(str::to_owned),
         1 => (0..40).prop_map(|number| format!("r{number}")),
     ]
+    .boxed()
 }
 
 /// An object with some of these names.
@@ -54,7 +57,7 @@ pub fn object() -> impl Strategy<Value = Value> {
     prop::collection::btree_map(name(), data(), 0..9).prop_map(|map| json!(map))
 }
 
-fn path() -> impl Strategy<Value = String> {
+pub(super) fn path() -> BoxedStrategy<String> {
     prop_oneof![
         10 => name().prop_map(|name| format!("user.traits.{name}")),
         6 => name().prop_map(|name| format!("event.properties.{name}")),
@@ -67,21 +70,25 @@ fn path() -> impl Strategy<Value = String> {
             "user.id.x", "nothing", "now.x", "user.traits.", "current", "accumulator",
         ]).prop_map(str::to_owned),
     ]
+    .boxed()
 }
 
-fn var() -> impl Strategy<Value = Value> {
+pub(super) fn var() -> BoxedStrategy<Value> {
     prop_oneof![
         8 => path().prop_map(|path| json!({ "var": path })),
         1 => (path(), scalar()).prop_map(|(path, default)| json!({ "var": [path, default] })),
     ]
+    .boxed()
 }
 
-fn scalars() -> impl Strategy<Value = Value> {
-    prop::collection::vec(scalar(), 0..5).prop_map(Value::from)
+pub(super) fn scalars() -> BoxedStrategy<Value> {
+    prop::collection::vec(scalar(), 0..5)
+        .prop_map(Value::from)
+        .boxed()
 }
 
 /// Conditions with an operator and a variable.
-fn comparison() -> impl Strategy<Value = Value> {
+fn comparison() -> BoxedStrategy<Value> {
     let two_sided = prop::sample::select(vec![
         "==",
         "===",
@@ -125,38 +132,49 @@ fn comparison() -> impl Strategy<Value = Value> {
         1 => path().prop_map(|path| json!({ "missing": [path] })),
         1 => (var(), comparison_inside())
             .prop_map(|(list, body)| json!({"some": [list, body]})),
-        1 => (var(), scalar(), scalar())
-            .prop_map(|(value, more, sum)| json!({"==": [{"+": [value, more]}, sum]})),
-        1 => (var(), scalar()).prop_map(|(value, text)| json!({"==": [{"cat": [value]}, text]})),
+        8 => value(),
         1 => scalar(),
         1 => scalars(),
     ]
+    .boxed()
 }
 
-fn comparison_inside() -> impl Strategy<Value = Value> {
+fn comparison_inside() -> BoxedStrategy<Value> {
     (prop::sample::select(vec!["==", ">", "==="]), scalar())
         .prop_map(|(op, constant)| json!({op: [{"var": ""}, constant]}))
+        .boxed()
 }
 
 /// A JsonLogic rule that can be saved.
 pub fn rule() -> impl Strategy<Value = Value> {
     let raw = comparison().prop_recursive(4, 24, 4, |inner| {
         let list = prop::collection::vec(inner.clone(), 0..5);
+        let choice = prop::sample::select(vec!["if", "?:"]);
         prop_oneof![
             5 => list.clone().prop_map(|args| json!({ "and": args })),
             3 => list.clone().prop_map(|args| json!({ "or": args })),
             3 => inner.clone().prop_map(|arg| json!({ "!": [arg] })),
             1 => list.clone().prop_map(|args| json!({ "!": args })),
             1 => list.clone().prop_map(|args| json!({ "!!": args })),
-            1 => list.prop_map(|args| json!({ "if": args })),
+            1 => (choice, list).prop_map(|(op, args)| json!({ op: args })),
             1 => (inner.clone(), scalar()).prop_map(|(arg, sum)| json!({"==": [arg, sum]})),
         ]
     });
-    raw.prop_map(|rule| match Condition::parse(&rule, &Limits::default()) {
-        Ok(_) => rule,
-        // A literal that can be no version, say.
-        Err(_) => json!({"==": [{"var": "user.traits.a"}, rule.to_string().len()]}),
+    // A literal that can be no version, say.
+    raw.prop_map(|rule| {
+        or_else(
+            rule,
+            |text| json!({"==": [{"var": "user.traits.a"}, text.len()]}),
+        )
     })
+}
+
+/// The rule, or something else if it cannot be saved.
+pub(super) fn or_else(rule: Value, other: impl FnOnce(String) -> Value) -> Value {
+    match Condition::parse(&rule, &Limits::default()) {
+        Ok(_) => rule,
+        Err(_) => other(rule.to_string()),
+    }
 }
 
 /// Conditions about so few values that they often contradict or imply each other.
@@ -203,10 +221,7 @@ pub fn clashing() -> impl Strategy<Value = Value> {
         let text = json!({ "and": groups }).to_string();
         let rule = serde_json::from_str(&text.replace("\"?\"", &format!("\"{path}\"")));
         let rule: Value = rule.unwrap_or_default();
-        match Condition::parse(&rule, &Limits::default()) {
-            Ok(_) => rule,
-            Err(_) => json!({"===": [{"var": path}, text.len()]}),
-        }
+        or_else(rule, |_| json!({"===": [{"var": path}, text.len()]}))
     })
 }
 

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod lossy;
 pub mod metrics;
 pub mod postgres;
+pub mod property;
 pub mod raw;
 pub mod recordings;
 pub mod severed;
