@@ -124,7 +124,8 @@ pub struct ProjectReport {
     pub rejected_events: i64,
 }
 
-/// Runs the job once, on a connection of its own and outside any transaction.
+/// Runs the job once, on a connection of its own and outside any transaction. A dry run changes
+/// nothing and so needs no lock.
 ///
 /// # Errors
 /// See [`RetentionError`].
@@ -134,15 +135,39 @@ pub fn run(
     options: &RetentionOptions,
     mode: Mode,
 ) -> Result<Report, RetentionError> {
+    match mode {
+        Mode::Run => under_lock(connection, |connection| {
+            work(connection, clock, options, mode)
+        }),
+        Mode::DryRun => work(connection, clock, options, mode),
+    }
+}
+
+/// Does something while no other run goes on, which ends with the session if not before.
+fn under_lock<T>(
+    connection: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, RetentionError>,
+) -> Result<T, RetentionError> {
     if !try_lock(connection)? {
         return Err(RetentionError::Busy);
     }
-    let outcome = run_locked(connection, clock, options, mode);
+    let outcome = work(connection);
     // The lock belongs to the session, so a failure to release it ends with the connection.
     let released =
         connection.batch_execute(&format!("SELECT pg_advisory_unlock({RETENTION_LOCK})"));
-    let report = outcome?;
+    let value = outcome?;
     released?;
+    Ok(value)
+}
+
+/// One run, under the lock unless it is a dry one.
+fn work(
+    connection: &mut PgConnection,
+    clock: &Clock,
+    options: &RetentionOptions,
+    mode: Mode,
+) -> Result<Report, RetentionError> {
+    let report = go_through(connection, clock, options, mode)?;
     tracing::info!(
         dry_run = report.dry_run,
         created = report.created.len(),
@@ -161,7 +186,7 @@ pub fn run(
     Ok(report)
 }
 
-fn run_locked(
+fn go_through(
     connection: &mut PgConnection,
     clock: &Clock,
     options: &RetentionOptions,
