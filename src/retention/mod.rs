@@ -330,7 +330,7 @@ fn delete_past(
         rejected_events: 0,
     };
     if project.retention_days < longest {
-        report.events = delete_batches(connection, &EVENTS, project.id, cutoff, mode)?;
+        report.events = delete_events(connection, project.id, cutoff, mode)?;
     }
     let cutoff = cutoff_day(now, rejected_days);
     report.rejected_events = delete_batches(connection, &REJECTED, project.id, cutoff, mode)?;
@@ -370,25 +370,46 @@ fn delete_ledger(
     }
 }
 
-/// How to count and to delete a project's rows of one table before a day.
-struct Deletion {
-    count: &'static str,
-    delete: &'static str,
+/// How to count and to delete a project's rows of one table before a day. Of an event and of a
+/// rejected one `received_on` is the database's date and `received_at` the node's time; both must be
+/// past.
+struct Deletion<'a> {
+    count: &'a str,
+    delete: &'a str,
 }
 
-/// `received_on` is the database's date and `received_at` the node's time; both must be past.
-const EVENTS: Deletion = Deletion {
-    count: "SELECT count(*) AS rows FROM events \
-            WHERE project_id = $1 AND received_on < $2 AND received_at < $2",
-    delete: "WITH old AS (SELECT received_on, id FROM events \
-                          WHERE project_id = $1 AND received_on < $2 AND received_at < $2 \
-                          ORDER BY received_at LIMIT $3), \
-                  gone AS (DELETE FROM events e USING old \
-                           WHERE e.received_on = old.received_on AND e.id = old.id RETURNING 1) \
-             SELECT count(*) AS rows FROM gone",
-};
+/// Deletes a project's events day by day. A statement names its day as a constant, so that it is
+/// planned for that day's partition alone: over all of them, finding a batch again by its ids means
+/// reading everybody's events.
+fn delete_events(
+    connection: &mut PgConnection,
+    project: i64,
+    cutoff: NaiveDate,
+    mode: Mode,
+) -> QueryResult<i64> {
+    let mut total = 0;
+    for partition in partitions::list(connection)? {
+        let day = partition.day;
+        if day >= cutoff {
+            continue;
+        }
+        let old = format!(
+            "FROM events WHERE received_on = '{day}' AND project_id = $1 AND received_at < $2"
+        );
+        let deletion = Deletion {
+            count: &format!("SELECT count(*) AS rows {old}"),
+            delete: &format!(
+                "WITH gone AS (DELETE FROM events WHERE received_on = '{day}' \
+                   AND id = ANY(ARRAY(SELECT id {old} ORDER BY received_at LIMIT $3)) RETURNING 1) \
+                 SELECT count(*) AS rows FROM gone"
+            ),
+        };
+        total += delete_batches(connection, &deletion, project, cutoff, mode)?;
+    }
+    Ok(total)
+}
 
-const REJECTED: Deletion = Deletion {
+const REJECTED: Deletion<'static> = Deletion {
     count: "SELECT count(*) AS rows FROM rejected_events \
             WHERE project_id = $1 AND received_on < $2 AND received_at < $2",
     delete: "WITH old AS (SELECT id FROM rejected_events \
@@ -406,7 +427,7 @@ struct Rows {
 
 fn delete_batches(
     connection: &mut PgConnection,
-    deletion: &Deletion,
+    deletion: &Deletion<'_>,
     project: i64,
     cutoff: NaiveDate,
     mode: Mode,

@@ -127,6 +127,34 @@ fn projects_that_keep_less_lose_their_rows_and_only_theirs() {
     assert_eq!(left, [12, 30, 8, 10]);
 }
 
+/// Over all partitions, finding a batch again by its ids would mean reading everybody's events.
+#[test]
+fn events_of_a_day_are_deleted_without_touching_other_days() {
+    let (database, mut connection, today) = fresh();
+    let brief = sql::project(&mut connection, "brief");
+    sql::run(
+        &mut connection,
+        &format!("UPDATE projects SET retention_days = 10 WHERE id = {brief}"),
+    );
+    for ago in [5, 20, 21] {
+        store(&mut connection, brief, today - Days::new(ago), 100);
+    }
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let kept = partitions::table_name(today - Days::new(5));
+    sql::run(
+        &mut holder,
+        &format!("BEGIN; LOCK TABLE {kept} IN ACCESS EXCLUSIVE MODE"),
+    );
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun).unwrap();
+    let done = run_now(&mut connection);
+    sql::run(&mut holder, "ROLLBACK");
+    for report in [dry, done] {
+        let of_brief = report.projects.iter().find(|p| p.project_id == brief);
+        assert_eq!(of_brief.unwrap().events, 200);
+    }
+    assert_eq!(events(&mut connection, brief), 100);
+}
+
 #[test]
 fn an_old_day_that_holds_a_newer_event_is_kept() {
     let (_database, mut connection, today) = fresh();
