@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use beckon::model::ProjectId;
+use beckon::store::partitions;
 use beckon::transfer::{self, Mode, Report, RollbackReport, Section, Tally};
 use diesel::PgConnection;
 use serde_json::{Value, json};
@@ -405,6 +406,56 @@ fn an_event_that_a_client_sent_already_is_not_stored_twice_nor_the_other_way() {
         sql::number(&mut connection, "SELECT count(*) FROM events"),
         4
     );
+}
+
+/// With a day's partition out of reach, an import that looked on all days would wait for it.
+#[test]
+fn an_import_and_its_rollback_look_only_on_the_days_of_imports() {
+    let (database, mut connection, project) = fresh();
+    let today = partitions::database_now(&mut connection).unwrap();
+    let other = today.date_naive() - chrono::Days::new(20);
+    partitions::ensure_day(&mut connection, other).unwrap();
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let table = partitions::table_name(other);
+    let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    sql::run(&mut holder, &lock);
+    import(&mut connection, project);
+    let again = import(&mut connection, project);
+    assert_eq!(again.tallies[&Section::Events].present, 4);
+    // Whether later events belong to somebody is asked of all days.
+    sql::run(&mut holder, "ROLLBACK");
+    assert_eq!(roll_back(&mut connection, project, false).events, 4);
+}
+
+/// What a server makes is a UUIDv7 and may be of any day, so such an id is looked for on all days.
+#[test]
+fn an_event_of_another_day_under_an_id_of_a_server_is_found() {
+    let (_database, mut connection, project) = fresh();
+    let id = uuid::Uuid::now_v7();
+    let today = partitions::database_now(&mut connection).unwrap();
+    let other = today.date_naive() - chrono::Days::new(20);
+    partitions::ensure_day(&mut connection, other).unwrap();
+    let event = format!(
+        "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+         timestamp, received_at) VALUES ('{other}', '{id}', {}, 1, 0, 'open', 'ada', \
+         'epoch', '{other}')",
+        project.0
+    );
+    sql::run(&mut connection, &event);
+    let text = format!(
+        "{{\"events\": [{{\"id\": \"{id}\", \"user_id\": \"ada\", \"event\": \"open\", \"ts\": 0}}]}}"
+    );
+    let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
+    let report = transfer::import(
+        &mut connection,
+        project,
+        &file,
+        Mode::Import,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert_eq!(report.tallies[&Section::Events].present, 1);
+    assert!(report.verified(), "{:?}", report.verification);
 }
 
 #[test]
