@@ -55,6 +55,7 @@ pub(super) fn prepare(config: &Config, url: &str) -> Result<PgConnection, Unprep
         MigrateError::Database(error) => error.into(),
         MigrateError::NewerSchema(_) | MigrateError::Failed(_) => Unprepared::Never(error.into()),
     })?;
+        MigrateError::NotNow(reason) => Unprepared::NotYet(reason),
     for version in ran {
         tracing::info!(version, "migrated");
     }

@@ -274,9 +274,7 @@ pub fn is_unavailable(error: &DieselError) -> bool {
                     | DatabaseErrorKind::UnableToSendCommand
                     | DatabaseErrorKind::SerializationFailure
                     | DatabaseErrorKind::ReadOnlyTransaction
-            ) || TRANSIENT_MESSAGES
-                .iter()
-                .any(|text| info.message().contains(text))
+            ) || is_transient(info.message())
         }
         _ => false,
     }
@@ -299,4 +297,9 @@ const TRANSIENT_MESSAGES: [&str; 14] = [
     "SSL connection has been closed",
     "could not receive data from server",
     "no connection to the server",
+/// The same of an error that is known by its text only.
+pub(crate) fn is_transient(message: &str) -> bool {
+    TRANSIENT_MESSAGES.iter().any(|text| message.contains(text))
+}
+
 ];
