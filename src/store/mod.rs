@@ -30,6 +30,7 @@ pub mod segments;
 mod traits;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -61,6 +62,7 @@ pub struct Store {
     permits: Arc<Semaphore>,
     options: Arc<StoreOptions>,
     metrics: StoreMetrics,
+    is_held: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Store {
@@ -146,7 +148,19 @@ impl Store {
             permits,
             options: Arc::new(options),
             metrics: StoreMetrics::default(),
+            is_held: Arc::default(),
         }
+    }
+
+    /// Answers every query with [`Error::DatabaseUnavailable`] until [`Store::release`]: the schema
+    /// is not the one that the queries are made for.
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Release);
+    }
+
+    /// Lets queries through again.
+    pub fn release(&self) {
+        self.is_held.store(false, Ordering::Release);
     }
 
     /// The same pool, counting with these handles.
@@ -197,6 +211,9 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        if self.is_held.load(Ordering::Acquire) {
+            return Err(Error::DatabaseUnavailable);
+        }
         let asked = Instant::now();
         let waiting = self.metrics.wait();
         let acquire = Arc::clone(&self.permits).acquire_owned();

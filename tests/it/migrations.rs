@@ -6,9 +6,9 @@ use beckon::store::migrate::{MIGRATIONS, migrate, pending};
 use diesel::PgConnection;
 use diesel_migrations::MigrationHarness;
 
-use crate::support::app::{Launch, run_to_end};
+use crate::support::app::{ADMIN_KEY, Launch, Server, run_to_end};
 use crate::support::postgres::{database, empty_database};
-use crate::support::{eventually, sql};
+use crate::support::{Client, eventually, sql};
 
 /// How long one command may take.
 const COMMAND_BOUND: Duration = Duration::from_secs(60);
@@ -143,6 +143,38 @@ fn a_newer_schema_is_refused_and_left_alone() {
     assert_eq!(schema(&mut connection), before);
     let keys = sql::number(&mut connection, "SELECT count(*) FROM api_keys");
     assert_eq!(keys, 0, "nothing was written");
+}
+
+/// Something that restarts what does not answer must not end a server that migrates.
+#[test]
+fn a_server_answers_and_stops_while_it_migrates() {
+    let database = database();
+    let mut connection = database.connect();
+    migrate(&mut connection).unwrap();
+    connection.revert_last_migration(MIGRATIONS).unwrap();
+    // Another node is migrating.
+    let mut other = database.connect();
+    sql::run(
+        &mut other,
+        &format!("SELECT pg_advisory_lock({})", 0x6265_636b_6f6e_0001_i64),
+    );
+    let mut stopped = Server::start(&Launch::new(&database.url));
+    let server = Server::start(&Launch::new(&database.url));
+    for server in [&stopped, &server] {
+        let client = Client::new(server.base()).key(ADMIN_KEY);
+        assert_eq!(client.get("/livez").status, 200);
+        assert_eq!(client.get("/readyz").status, 503);
+        // The schema is not the one it knows.
+        assert_eq!(client.get("/v1/admin/campaigns").status, 503);
+    }
+    stopped.terminate();
+    let status = stopped.wait(Duration::from_secs(20)).unwrap();
+    assert!(status.success(), "{}", stopped.log());
+    drop(other);
+    server.wait_until_ready();
+    assert!(pending(&mut connection).unwrap().is_empty());
+    let client = Client::new(server.base()).key(ADMIN_KEY);
+    assert_eq!(client.get("/v1/admin/campaigns").status, 200);
 }
 
 #[test]
