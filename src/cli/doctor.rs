@@ -483,6 +483,13 @@ fn queue(config: &Config) -> Check {
 
 /// The disk of the data folder, or of the folder above while there is none.
 fn disk(config: &Config) -> Check {
+    // Where another server keeps its data cannot be asked, and this machine's disk tells nothing.
+    if config.database_url.is_some() {
+        return Check::ok(
+            "disk",
+            "not known: Postgres is one of your own (database_url)",
+        );
+    }
     let data_dir = data_folder(config);
     let folder = data_dir
         .ancestors()

@@ -181,6 +181,17 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let database = database();
     let healthy = run(&database, &["doctor", "--json"]);
     assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
+    let checks = json_of(&healthy);
+    let disk = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "disk");
+    let found = disk.unwrap()["found"].as_str().unwrap();
+    assert!(
+        found.contains("not known"),
+        "that of the database counts: {found}"
+    );
     let mut connection = database.connect();
     for partition in sql::texts(
         &mut connection,
