@@ -22,8 +22,8 @@ use super::people::PERSON_DIGEST;
 use super::runs::{self, Run};
 use super::{BATCH_RECORDS, TransferError};
 use crate::model::{Identity, ProjectId};
-use crate::store::live;
 use crate::store::partitions::MESSAGE_BUCKET_LOCK;
+use crate::store::{live, nodes};
 
 /// How long running servers get to forget the people they hold in memory.
 const FORGETTING: Duration = Duration::from_secs(1);
@@ -389,7 +389,7 @@ fn settle_strays(
         #[diesel(sql_type = BigInt)]
         person_id: i64,
     }
-    if removed.is_empty() || !servers_run(connection)? {
+    if removed.is_empty() || nodes::count(connection)? == 0 {
         return Ok(());
     }
     wait_for_servers();
@@ -443,20 +443,6 @@ fn give_person(connection: &mut PgConnection, run: &Run, id: i64, value: &str) -
     .bind::<Text, _>(value)
     .execute(connection)
     .map(drop)
-}
-
-fn servers_run(connection: &mut PgConnection) -> QueryResult<bool> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        yes: bool,
-    }
-    sql_query(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() \
-         AND application_name = 'beckon' AND pid <> pg_backend_pid()) AS yes",
-    )
-    .get_result::<Row>(connection)
-    .map(|row| row.yes)
 }
 
 #[expect(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use beckon::model::ProjectId;
-use beckon::store::partitions;
+use beckon::store::{nodes, partitions};
 use beckon::transfer::{self, Mode, Report, RollbackReport, Section, Tally};
 use diesel::PgConnection;
 use serde_json::{Value, json};
@@ -456,6 +456,17 @@ fn an_event_of_another_day_under_an_id_of_a_server_is_found() {
     .unwrap();
     assert_eq!(report.tallies[&Section::Events].present, 1);
     assert!(report.verified(), "{:?}", report.verification);
+}
+
+/// A server may connect with an application_name of its own.
+#[test]
+fn a_rollback_knows_servers_by_their_locks() {
+    let (database, mut connection, _) = fresh();
+    assert_eq!(nodes::count(&mut connection).unwrap(), 0);
+    let named = format!("{}&application_name=other", database.url);
+    let mut node = beckon::store::connect(&named).unwrap();
+    nodes::join(&mut node, nodes::NodeId::draw()).unwrap();
+    assert_eq!(nodes::count(&mut connection).unwrap(), 1);
 }
 
 #[test]
