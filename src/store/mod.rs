@@ -27,7 +27,7 @@ pub mod rejected;
 pub mod schema;
 pub mod seen;
 pub mod segments;
-mod traits;
+mod stored_json;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -297,6 +297,11 @@ pub fn is_unavailable(error: &DieselError) -> bool {
     }
 }
 
+/// The same of an error that is known by its text only.
+pub(crate) fn is_transient(message: &str) -> bool {
+    TRANSIENT_MESSAGES.iter().any(|text| message.contains(text))
+}
+
 /// The library gives no SQLSTATE, so these stable English messages stand in for their classes
 /// (53 insufficient resources, 55P03, 57014, 57P01 to 57P03, 40P01).
 const TRANSIENT_MESSAGES: [&str; 14] = [
@@ -314,9 +319,4 @@ const TRANSIENT_MESSAGES: [&str; 14] = [
     "SSL connection has been closed",
     "could not receive data from server",
     "no connection to the server",
-/// The same of an error that is known by its text only.
-pub(crate) fn is_transient(message: &str) -> bool {
-    TRANSIENT_MESSAGES.iter().any(|text| message.contains(text))
-}
-
 ];

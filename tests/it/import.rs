@@ -458,6 +458,55 @@ fn an_event_of_another_day_under_an_id_of_a_server_is_found() {
     assert!(report.verified(), "{:?}", report.verification);
 }
 
+#[test]
+fn values_of_flags_that_cannot_be_read_again_are_refused_and_deep_ones_are_read() {
+    let (_database, mut connection, project) = fresh();
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let flags = format!(
+        "{{\"featureFlags\": {{\"deep\": {{\"value\": {}}}, \"deeper\": {{\"value\": {}}}, \
+          \"huge\": {{\"value\": {{\"n\": 1e400}}}}, \"none\": {{}}}}}}",
+        deep(256),
+        deep(257)
+    );
+    let file = transfer::built_in("data.json", flags.as_bytes()).unwrap();
+    let report = transfer::import(
+        &mut connection,
+        project,
+        &file,
+        Mode::Import,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    let skipped: Vec<(&str, &str)> = report
+        .skipped
+        .iter()
+        .map(|record| (record.pointer.as_str(), record.code))
+        .collect();
+    assert_eq!(
+        skipped,
+        [
+            ("/featureFlags/deeper", "invalid_field"),
+            ("/featureFlags/huge", "unreadable"),
+        ]
+    );
+    assert!(report.verified(), "{:?}", report.verification);
+    let live = beckon::store::live::flag_rows(&mut connection, project.0).unwrap();
+    let listed = beckon::store::flags::list(&mut connection, project, 10).unwrap();
+    assert_eq!((live.len(), listed.len()), (2, 2));
+    let value = listed
+        .iter()
+        .find(|flag| flag.key == "deep")
+        .unwrap()
+        .value
+        .clone();
+    assert!(value.is_some_and(|value| value.is_array()));
+    assert!(
+        listed
+            .iter()
+            .any(|flag| flag.key == "none" && flag.value.is_none())
+    );
+}
+
 /// A server may connect with an application_name of its own.
 #[test]
 fn a_rollback_knows_servers_by_their_locks() {
