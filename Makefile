@@ -70,7 +70,7 @@ bench: setup ## Run the benches: ingest and matching, each beside its limits
 	$(CARGO) bench --bench write_path $(LOCKED) -- --millis 300 --batch 100
 	$(CARGO) bench --bench matching $(LOCKED)
 
-bench-growth: setup ## Measure ingest as the database grows (20 minutes, 25 GB of disk)
+bench-growth: setup ## Measure ingest as the database grows (13 minutes, 25 GB of disk)
 	$(CARGO) bench --bench growth $(LOCKED)
 
 # proptest reads PROPTEST_CASES itself; tests that have a long form look for BECKON_SOAK. CI makes

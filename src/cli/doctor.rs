@@ -27,6 +27,9 @@ const LOG_MIB_MIN: i64 = 4_096;
 /// Below this share of the disk a warning is given, and below a fifth of it a failure.
 const DISK_FREE_PERCENT_MIN: u64 = 10;
 
+/// How long a retention run that is due may wait for a retry and take.
+const RETENTION_PATIENCE: TimeDelta = TimeDelta::hours(6);
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   beckon doctor
@@ -409,16 +412,36 @@ fn message_ids(connection: &mut PgConnection, config: &Config) -> QueryResult<Ch
     Ok(Check::new("message ids", verdict, found, advice))
 }
 
-fn last_retention(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
+fn last_retention(connection: &mut PgConnection, config: &Config) -> QueryResult<Check> {
     let last = sql_query("SELECT max(started_at) AS value FROM job_runs WHERE job = 'retention'")
         .get_result::<TimeRow>(connection)?
         .value;
-    let (verdict, found) = match last {
-        None => (Verdict::Warn, "has never run by its schedule".to_owned()),
-        Some(at) => (Verdict::Ok, format!("last ran {}", at.format("%F %T UTC"))),
+    let overdue = overdue_since(config, Clock::system().now());
+    let shown = |at: DateTime<Utc>| at.format("%F %T UTC");
+    let (verdict, found) = match (last, overdue) {
+        (None, _) => (
+            Verdict::Warn,
+            "no run by its schedule has succeeded yet".to_owned(),
+        ),
+        (Some(at), Some(due)) if at < due => (
+            Verdict::Warn,
+            format!(
+                "last ran {}, and not since it was due {}",
+                shown(at),
+                shown(due)
+            ),
+        ),
+        (Some(at), _) => (Verdict::Ok, format!("last ran {}", shown(at))),
     };
-    let advice = "it runs while a server runs; `beckon retention run` does it now";
+    let advice = "it runs while a server runs, whose log says why if it fails; \
+                  `beckon retention run` does it now";
     Ok(Check::new("retention", verdict, found, advice))
+}
+
+/// When the last run was due that should be over by now.
+fn overdue_since(config: &Config, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let schedule: cron::Schedule = config.retention_schedule.parse().ok()?;
+    schedule.after(&(now - RETENTION_PATIENCE)).next_back()
 }
 
 /// The ingest queue of the server that runs with these settings.
@@ -460,6 +483,13 @@ fn queue(config: &Config) -> Check {
 
 /// The disk of the data folder, or of the folder above while there is none.
 fn disk(config: &Config) -> Check {
+    // Where another server keeps its data cannot be asked, and this machine's disk tells nothing.
+    if config.database_url.is_some() {
+        return Check::ok(
+            "disk",
+            "not known: Postgres is one of your own (database_url)",
+        );
+    }
     let data_dir = data_folder(config);
     let folder = data_dir
         .ancestors()

@@ -1,8 +1,10 @@
 //! Making a database fit to serve: its schema, partitions, keys and settings.
 //!
-//! A database that is down is waited for in the background, while the server already answers that
-//! it is not ready.
+//! A database of one's own is prepared in the background, however long its migrations take, and
+//! waited for if it is down, while the server already answers that it is not ready.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -11,10 +13,10 @@ use diesel::PgConnection;
 use crate::clock::Clock;
 use crate::config::{Config, redact_url};
 use crate::http::Readiness;
-use crate::http::auth::{Authenticator, Scope};
+use crate::http::auth::Scope;
 use crate::retention::{Scheduler, SchedulerOptions};
 use crate::store::migrate::{MigrateError, migrate};
-use crate::store::{self, is_unavailable, partitions};
+use crate::store::{self, Store, is_unavailable, partitions};
 use crate::targeting::Targeting;
 
 use super::{Failure, doctor, keys};
@@ -53,6 +55,7 @@ pub(super) fn prepare(config: &Config, url: &str) -> Result<PgConnection, Unprep
         store::connect(url).map_err(|error| Unprepared::NotYet(error.to_string()))?;
     let ran = migrate(&mut connection).map_err(|error| match error {
         MigrateError::Database(error) => error.into(),
+        MigrateError::NotNow(reason) => Unprepared::NotYet(reason),
         MigrateError::NewerSchema(_) | MigrateError::Failed(_) => Unprepared::Never(error.into()),
     })?;
     for version in ran {
@@ -97,9 +100,9 @@ fn unsafe_settings(connection: &mut PgConnection) -> diesel::QueryResult<Option<
 pub(super) struct Preparation {
     pub(super) config: Config,
     pub(super) url: String,
+    pub(super) store: Store,
     pub(super) targeting: Targeting,
     pub(super) readiness: Readiness,
-    pub(super) auth: Authenticator,
     pub(super) schedule: SchedulerOptions,
     pub(super) clock: Clock,
 }
@@ -108,6 +111,7 @@ pub(super) struct Preparation {
 pub(super) struct Preparing {
     stop: Sender<()>,
     failure: Receiver<Failure>,
+    is_waiting: Arc<AtomicBool>,
     /// Nothing is ever sent; it closes when the thread ends.
     ended: Receiver<()>,
 }
@@ -116,6 +120,11 @@ impl Preparing {
     /// Why the server cannot go on, if so.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure.try_recv().ok()
+    }
+
+    /// Whether the database was not there when it was first asked.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Acquire)
     }
 
     /// Ends the thread, and with it the hub and the schedule. A thread that is stuck in a call to
@@ -134,13 +143,18 @@ impl Preparation {
         let (stop, stopped) = channel();
         let (send, failure) = channel();
         let (alive, ended) = channel();
+        let is_waiting = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&is_waiting);
         self.readiness.block("the server is starting");
-        self.auth.set_complete(prepared.is_some());
+        if prepared.is_none() {
+            // Until then nobody is served on the schema of another version.
+            self.store.hold();
+        }
         std::thread::Builder::new()
             .name("preparation".to_owned())
             .spawn(move || {
                 let _closes_at_the_end: Sender<()> = alive;
-                if let Err(failure) = self.run(prepared, &stopped) {
+                if let Err(failure) = self.run(prepared, &waits, &stopped) {
                     // Nobody asks any more when the server has ended meanwhile.
                     let _ended = send.send(failure);
                 }
@@ -148,19 +162,25 @@ impl Preparation {
         Ok(Preparing {
             stop,
             failure,
+            is_waiting,
             ended,
         })
     }
 
-    fn run(self, prepared: Option<PgConnection>, stopped: &Receiver<()>) -> Result<(), Failure> {
+    fn run(
+        self,
+        prepared: Option<PgConnection>,
+        waits: &AtomicBool,
+        stopped: &Receiver<()>,
+    ) -> Result<(), Failure> {
         let mut connection = match prepared {
             Some(connection) => connection,
-            None => match self.wait_for_database(stopped) {
+            None => match self.wait_for_database(waits, stopped) {
                 Some(outcome) => outcome?,
                 None => return Ok(()),
             },
         };
-        self.auth.set_complete(true);
+        self.store.release();
         let hub = self.targeting.start()?;
         // Its tables are there only now.
         let scheduler = Scheduler::start(self.schedule.clone(), self.clock.clone())?;
@@ -178,7 +198,11 @@ impl Preparation {
         Ok(())
     }
 
-    fn wait_for_database(&self, stopped: &Receiver<()>) -> Option<Result<PgConnection, Failure>> {
+    fn wait_for_database(
+        &self,
+        waits: &AtomicBool,
+        stopped: &Receiver<()>,
+    ) -> Option<Result<PgConnection, Failure>> {
         let mut pause = PAUSE_FIRST;
         loop {
             match prepare(&self.config, &self.url) {
@@ -187,6 +211,7 @@ impl Preparation {
                 Err(Unprepared::NotYet(reason)) => {
                     let url = redact_url(&self.url);
                     tracing::warn!(url, reason, "the database is not there; trying again");
+                    waits.store(true, Ordering::Release);
                 }
             }
             if is_stopped(stopped, pause) {

@@ -29,7 +29,8 @@ enum Action {
 It creates partitions ahead, drops days past the retention of every project, deletes the events of
 projects that keep less, rejected events and old days of the ledger, and forgets message ids past
 their window. Nothing received after a
-project's cutoff is removed. It can run beside a server; a second run at once is refused.")]
+project's cutoff is removed. It can run beside a server; a second run at once is refused, a dry one
+is not.")]
     Run {
         /// Tell what would be removed and change nothing.
         #[arg(long)]

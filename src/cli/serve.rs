@@ -31,14 +31,16 @@ pub(super) fn serve(config: &Config) -> Outcome {
     // A port that is taken is found before a Postgres is started.
     let listeners = Listeners::bind(config)?;
     let database = Database::for_server(config)?;
-    let prepared = match prepare(config, &database.url) {
-        Ok(connection) => Some(connection),
-        Err(Unprepared::NotYet(reason)) if !database.is_private() => {
-            tracing::warn!(reason, "the database is not there; it is waited for");
-            None
+    let prepared = if database.is_private() {
+        match prepare(config, &database.url) {
+            Ok(connection) => Some(connection),
+            Err(Unprepared::NotYet(reason)) => return Err(Failure::new(reason)),
+            Err(Unprepared::Never(failure)) => return Err(failure),
         }
-        Err(Unprepared::NotYet(reason)) => return Err(Failure::new(reason)),
-        Err(Unprepared::Never(failure)) => return Err(failure),
+    } else {
+        // A database of one's own may be away, or large, so that a migration takes its time.
+        // Meanwhile whoever asks hears that the server lives and is not ready.
+        None
     };
     let server = Server {
         config,
@@ -122,9 +124,9 @@ impl Server<'_> {
         let preparation = Preparation {
             config: config.clone(),
             url: database.url.clone(),
+            store: state.store.clone(),
             targeting: state.targeting.clone(),
             readiness: state.readiness.clone(),
-            auth: state.auth.clone(),
             schedule: SchedulerOptions {
                 url: database.url.clone(),
                 schedule: config
@@ -136,7 +138,6 @@ impl Server<'_> {
             },
             clock: state.clock.clone(),
         };
-        let is_prepared = prepared.is_some();
         let preparing = preparation.start(prepared)?;
         let supervised = database.supervise()?;
         let ended = System::new().block_on(serve_until_signal(
@@ -144,7 +145,6 @@ impl Server<'_> {
             state.clone(),
             listeners,
             &preparing,
-            is_prepared,
             greet,
         ));
         if !state.ingest.close(FLUSH_TIMEOUT) {
@@ -167,7 +167,6 @@ async fn serve_until_signal(
     state: AppState,
     listeners: Listeners,
     preparing: &Preparing,
-    is_prepared: bool,
     greet: impl FnOnce(SocketAddr),
 ) -> Result<(), Failure> {
     // The signals are caught before anybody can know that there is somebody to send them to.
@@ -196,19 +195,23 @@ async fn serve_until_signal(
         }
         None => None,
     };
-    if is_prepared {
+    let life = async {
         // The first snapshot takes a moment, and a caller who was told the address may call now.
         let until = Instant::now() + config.database_deadline;
         let is_starting = || !targeting.is_ready() || readiness.blocked().is_some();
-        while is_starting() && Instant::now() < until {
+        while is_starting() && !preparing.is_waiting() && Instant::now() < until {
+            if let Some(failure) = preparing.failure() {
+                return Err(failure);
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-    output::line(format_args!("listening on http://{address}"));
-    greet(address);
+        output::line(format_args!("listening on http://{address}"));
+        greet(address);
+        Err(failed(preparing).await)
+    };
     let outcome = tokio::select! {
         () = received(&mut terminate, &mut interrupt) => Ok(()),
-        failure = failed(preparing) => Err(failure),
+        failure = life => failure,
     };
     tracing::info!("stopping: no new calls; those in flight finish");
     readiness.start_shutdown();

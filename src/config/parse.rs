@@ -189,15 +189,68 @@ pub(super) fn cron(text: &str) -> Result<String, String> {
         5 => format!("0 {text}"),
         _ => text.to_owned(),
     };
+    let problem = |reason: &str| format!("`{text}` is no schedule, as in `0 17 3 * * *`: {reason}");
+    let mut fields: Vec<String> = full.split_whitespace().map(str::to_owned).collect();
+    // The library would read on across the space, and the places of the fields would not be known.
+    let joins = [',', '-', '/'];
+    if fields
+        .iter()
+        .any(|f| f.starts_with(joins) || f.ends_with(joins))
+    {
+        return Err(problem("a field has no spaces inside"));
+    }
+    if let Some(weekdays) = fields.get_mut(5) {
+        *weekdays = named_weekdays(weekdays).map_err(|reason| problem(&reason))?;
+    }
+    let full = fields.join(" ");
     let schedule = full.parse::<cron::Schedule>().map_err(|error| {
         let reason = error.to_string();
-        let reason = reason.lines().last().unwrap_or_default();
-        format!("`{text}` is no schedule, as in `0 17 3 * * *`: {reason}")
+        problem(reason.lines().last().unwrap_or_default())
     })?;
     if schedule.after(&DateTime::UNIX_EPOCH).next().is_none() {
         return Err(format!("`{text}` never comes: there is no such day"));
     }
     Ok(full)
+}
+
+/// Days of the week as cron counts them (0 and 7 are Sunday) by their names, since the library
+/// begins with 1 for Sunday.
+fn named_weekdays(field: &str) -> Result<String, String> {
+    let items: Result<Vec<String>, String> = field.split(',').map(named_weekday).collect();
+    Ok(items?.join(","))
+}
+
+fn named_weekday(item: &str) -> Result<String, String> {
+    let (days, step) = match item.split_once('/') {
+        Some((days, step)) => (days, Some(step)),
+        None => (item, None),
+    };
+    if !days.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(item.to_owned());
+    }
+    let day = |text: &str| match text.parse::<u8>() {
+        Ok(day @ 0..=7) => Ok(day),
+        _ => Err(format!(
+            "`{text}` is no day of the week, from 0 (Sunday) to 6, or 7 (Sunday too)"
+        )),
+    };
+    let (first, last) = match (days.split_once('-'), step) {
+        (Some((first, last)), _) => (day(first)?, day(last)?),
+        (None, Some(_)) => (day(days)?, 6.max(day(days)?)),
+        (None, None) => (day(days)?, day(days)?),
+    };
+    let step: usize = step.unwrap_or("1").parse().unwrap_or_default();
+    if step == 0 || first > last {
+        return Err(format!("`{item}` names no day of the week"));
+    }
+    let names = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    let days: Vec<&str> = (0_u8..)
+        .zip(names)
+        .filter(|(day, _)| (first..=last).contains(day))
+        .map(|(_, name)| name)
+        .step_by(step)
+        .collect();
+    Ok(days.join(","))
 }
 
 /// A hint at a name that was perhaps meant, or nothing.

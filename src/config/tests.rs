@@ -310,3 +310,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn days_of_the_week_are_numbered_as_cron_does() {
+    use chrono::{DateTime, Datelike};
+    // A Sunday, at midnight.
+    let sunday = DateTime::from_timestamp(1_775_347_200, 0).unwrap();
+    for (field, expected) in [
+        ("0", &[0][..]),
+        ("7", &[0]),
+        ("1", &[1]),
+        ("6", &[6]),
+        ("1-5", &[1, 2, 3, 4, 5]),
+        ("5-7", &[0, 5, 6]),
+        ("0-7", &[0, 1, 2, 3, 4, 5, 6]),
+        ("1,3,Sat", &[1, 3, 6]),
+        ("1-6/2", &[1, 3, 5]),
+        ("1/3", &[1, 4]),
+        ("*/2", &[0, 2, 4, 6]),
+        ("Mon-Wed", &[1, 2, 3]),
+        ("Sun", &[0]),
+        ("?", &[0, 1, 2, 3, 4, 5, 6]),
+    ] {
+        for text in [format!("0 12 * * {field}"), format!("0 0 12 * * {field}")] {
+            let read = check(&[("BECKON_RETENTION_SCHEDULE", &text)]).unwrap();
+            let schedule: cron::Schedule = read.retention_schedule.parse().unwrap();
+            let week = schedule.after(&sunday).take(expected.len());
+            let mut days: Vec<u32> = week.map(|t| t.weekday().num_days_from_sunday()).collect();
+            days.sort_unstable();
+            assert_eq!(days, expected, "{text} became {}", read.retention_schedule);
+        }
+    }
+    for field in ["8", "1-8", "5-1", "1-5/0", "1-Fri", "1,", "1, 3", "-1", "x"] {
+        let text = format!("0 0 12 * * {field}");
+        let refused = errors(&[("BECKON_RETENTION_SCHEDULE", &text)]);
+        assert!(refused.contains("is no schedule"), "{field}: {refused}");
+    }
+}

@@ -85,15 +85,6 @@ impl Account {
         command
     }
 
-    /// Gives a path of ours to this account.
-    pub(super) fn own(&self, path: &Path) -> Result<(), EmbeddedError> {
-        if self.switches {
-            std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
-                .while_doing("change the owner of", path)?;
-        }
-        Ok(())
-    }
-
     /// Checks that this account can enter `folder`, and names the first folder that stops it.
     ///
     /// It asks the kernel by trying, as permission bits alone miss access lists and the like.

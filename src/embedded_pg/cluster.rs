@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::account::Account;
 use super::binaries::PgBinaries;
 use super::error::{EmbeddedError, IoContext};
+use super::foreign;
 use super::layout::{Layout, PORT};
 use super::wait::wait_until;
 
@@ -53,7 +54,7 @@ pub(super) fn make(
         .mode(0o700)
         .create(unfinished)
         .while_doing("create", unfinished)?;
-    account.own(unfinished)?;
+    foreign::give_folder(unfinished, account)?;
     run_initdb(unfinished, account, binaries, timeout)?;
     fs::rename(unfinished, &layout.cluster).while_doing("rename", unfinished)?;
     // Without this the rename itself may not survive a power cut.
@@ -246,16 +247,8 @@ fn append(text: &mut String, name: &str, value: &str) -> Result<(), EmbeddedErro
     writeln!(text, "{name} = '{quoted}'").map_err(|_| bad())
 }
 
-/// Replaces a file in one step, so that a kill leaves the old one or the new one.
 fn replace(path: &Path, text: &str, account: &Account) -> Result<(), EmbeddedError> {
-    let temporary = path.with_extension("conf.new");
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.while_doing("write", &temporary)?;
-    account.own(&temporary)?;
-    fs::rename(&temporary, path).while_doing("write", path)
+    foreign::replace(path, &path.with_extension("conf.new"), text, account)
 }
 
 /// The last part of `text`, at most `bytes_max` long, cut at a character and, if it was cut, at a

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::account::Account;
 use super::error::{EmbeddedError, IoContext};
+use super::foreign;
 
 /// The port is only a part of the socket's file name, as there is no TCP listener.
 pub(super) const PORT: u16 = 5432;
@@ -60,7 +61,7 @@ impl Layout {
     /// The cluster's major version, or nothing when there is no cluster yet.
     pub(super) fn cluster_major(&self) -> Result<Option<u32>, EmbeddedError> {
         let path = self.cluster.join("PG_VERSION");
-        match fs::read_to_string(&path) {
+        match foreign::read(&path) {
             Ok(text) => text
                 .trim()
                 .parse()
@@ -88,7 +89,7 @@ impl Layout {
     pub(super) fn make_socket_dir(&self, account: &Account) -> Result<(), EmbeddedError> {
         let path = &self.socket_dir;
         match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => return account.own(path),
+            Ok(()) => return foreign::give_folder(path, account),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).while_doing("create the socket folder", path),
         }
@@ -97,7 +98,7 @@ impl Layout {
         let is_ours =
             metadata.uid() == account.uid || metadata.uid() == rustix::process::geteuid().as_raw();
         if is_private && is_ours {
-            account.own(path)
+            foreign::give_folder(path, account)
         } else {
             Err(EmbeddedError::UnsafeSocketFolder { path: path.clone() })
         }

@@ -32,6 +32,7 @@ mod account;
 mod binaries;
 mod cluster;
 mod error;
+mod foreign;
 mod layout;
 mod lock;
 mod log;
@@ -39,6 +40,7 @@ mod postmaster;
 mod start;
 mod wait;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -181,7 +183,8 @@ impl EmbeddedPostgres {
     pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
         let cluster = data_dir.canonicalize().ok()?.join("postgres");
         let file = PidFile::read(&cluster).ok().flatten()?;
-        if !file.is_ready || look_at(file.pid) != Process::Postgres {
+        let owner = cluster.metadata().ok()?.uid();
+        if !file.is_ready || look_at(file.pid, owner) != Process::Postgres {
             return None;
         }
         Address::new(file.socket_dir?, file.port?)

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::account::Account;
 use super::error::{EmbeddedError, IoContext};
+use super::foreign;
 use super::wait::wait_until;
 
 /// How long an immediate shutdown may take before the process is killed.
@@ -36,7 +38,7 @@ impl PidFile {
     /// Reads the file; nothing when it is absent or not yet written.
     pub(super) fn read(cluster: &Path) -> Result<Option<Self>, EmbeddedError> {
         let path = Self::path(cluster);
-        match fs::read_to_string(&path) {
+        match foreign::read(&path) {
             Ok(text) => Ok(Self::parse(&text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).while_doing("read", &path),
@@ -65,13 +67,11 @@ impl PidFile {
     /// file stays, as from it the server checks that no orphan still uses the old shared memory.
     pub(super) fn disown(cluster: &Path, account: &Account) -> Result<(), EmbeddedError> {
         let path = Self::path(cluster);
-        let text = fs::read_to_string(&path).while_doing("read", &path)?;
+        let text = foreign::read(&path).while_doing("read", &path)?;
         let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
         let temporary = cluster.join("postmaster.pid.beckon");
-        fs::write(&temporary, format!("{}\n{rest}", std::process::id()))
-            .while_doing("write", &temporary)?;
-        account.own(&temporary)?;
-        fs::rename(&temporary, &path).while_doing("write", &path)
+        let text = format!("{}\n{rest}", std::process::id());
+        foreign::replace(&path, &temporary, &text, account)
     }
 }
 
@@ -86,8 +86,9 @@ pub(super) enum Process {
     Other,
 }
 
-/// Looks at a process.
-pub(super) fn look_at(pid: u32) -> Process {
+/// Looks at a process that a pid file in a folder of the user `owner` names. One of another user is
+/// not that folder's server, and as root must not be signalled because the folder says so.
+pub(super) fn look_at(pid: u32, owner: u32) -> Process {
     let Some(process) = to_pid(pid) else {
         return Process::Gone;
     };
@@ -99,14 +100,18 @@ pub(super) fn look_at(pid: u32) -> Process {
         if let Some((before, after)) = stat.rsplit_once(')') {
             let is_zombie = after.trim_start().starts_with(['Z', 'X']);
             let command = before.split_once('(').map_or("", |(_, command)| command);
-            return match (is_zombie, command) {
-                (true, _) => Process::Gone,
-                (false, "postgres" | "postmaster") => Process::Postgres,
-                (false, _) => Process::Other,
+            return match command {
+                _ if is_zombie => Process::Gone,
+                "postgres" | "postmaster" if is_of(pid, owner) => Process::Postgres,
+                _ => Process::Other,
             };
         }
     }
     Process::Postgres
+}
+
+fn is_of(pid: u32, owner: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == owner)
 }
 
 /// A server to be stopped: one we started, or one we found.
@@ -120,6 +125,8 @@ pub(super) enum Server {
         pid: u32,
         /// The cluster it serves.
         cluster: PathBuf,
+        /// Whose processes the two are.
+        owner: u32,
     },
 }
 
@@ -135,13 +142,17 @@ impl Server {
     pub(super) fn has_ended(&mut self) -> bool {
         match self {
             Self::Started(child) => !matches!(child.try_wait(), Ok(None)),
-            Self::Adopted { pid, cluster } => {
+            Self::Adopted {
+                pid,
+                cluster,
+                owner,
+            } => {
                 // A server removes its pid file as its last act, so a pid that has passed to
                 // another process is not mistaken for it.
                 let still_named = matches!(
                     PidFile::read(cluster), Ok(Some(file)) if file.pid == *pid
                 );
-                !still_named || look_at(*pid) != Process::Postgres
+                !still_named || look_at(*pid, *owner) != Process::Postgres
             }
         }
     }
@@ -197,6 +208,10 @@ mod tests {
 
     use super::*;
 
+    fn own_uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
     #[test]
     fn a_running_servers_pid_file_is_read() {
         let text = "4711\n/d/postgres\n1700000000\n5432\n/d/run\n\n  1234  5678\nready   \n";
@@ -219,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_pid_that_passed_to_another_program_is_not_taken_for_a_server() {
-        assert_eq!(look_at(std::process::id()), Process::Other);
+        assert_eq!(look_at(std::process::id(), own_uid()), Process::Other);
     }
 
     #[test]
@@ -228,8 +243,11 @@ mod tests {
             .spawn()
             .expect("true runs");
         let pid = child.id();
-        assert!(wait_until(Duration::from_secs(5), || look_at(pid) == Process::Gone));
+        assert!(wait_until(Duration::from_secs(5), || look_at(
+            pid,
+            own_uid()
+        ) == Process::Gone));
         child.wait().expect("it has ended");
-        assert_eq!(look_at(pid), Process::Gone);
+        assert_eq!(look_at(pid, own_uid()), Process::Gone);
     }
 }

@@ -85,6 +85,7 @@ impl Start<'_> {
                 let mut server = Server::Adopted {
                     pid,
                     cluster: self.layout.cluster.clone(),
+                    owner: self.account.uid,
                 };
                 match self.wait_for(&mut server)? {
                     Waited::Ready(address) => return Ok((server, address)),
@@ -121,7 +122,7 @@ impl Start<'_> {
         let Some(file) = PidFile::read(&self.layout.cluster)? else {
             return Ok(None);
         };
-        match look_at(file.pid) {
+        match look_at(file.pid, self.account.uid) {
             Process::Postgres => Ok(Some(file.pid)),
             Process::Gone => Ok(None),
             Process::Other => {

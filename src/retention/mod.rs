@@ -124,7 +124,8 @@ pub struct ProjectReport {
     pub rejected_events: i64,
 }
 
-/// Runs the job once, on a connection of its own and outside any transaction.
+/// Runs the job once, on a connection of its own and outside any transaction. A dry run changes
+/// nothing and so needs no lock.
 ///
 /// # Errors
 /// See [`RetentionError`].
@@ -134,15 +135,39 @@ pub fn run(
     options: &RetentionOptions,
     mode: Mode,
 ) -> Result<Report, RetentionError> {
+    match mode {
+        Mode::Run => under_lock(connection, |connection| {
+            work(connection, clock, options, mode)
+        }),
+        Mode::DryRun => work(connection, clock, options, mode),
+    }
+}
+
+/// Does something while no other run goes on, which ends with the session if not before.
+fn under_lock<T>(
+    connection: &mut PgConnection,
+    work: impl FnOnce(&mut PgConnection) -> Result<T, RetentionError>,
+) -> Result<T, RetentionError> {
     if !try_lock(connection)? {
         return Err(RetentionError::Busy);
     }
-    let outcome = run_locked(connection, clock, options, mode);
+    let outcome = work(connection);
     // The lock belongs to the session, so a failure to release it ends with the connection.
     let released =
         connection.batch_execute(&format!("SELECT pg_advisory_unlock({RETENTION_LOCK})"));
-    let report = outcome?;
+    let value = outcome?;
     released?;
+    Ok(value)
+}
+
+/// One run, under the lock unless it is a dry one.
+fn work(
+    connection: &mut PgConnection,
+    clock: &Clock,
+    options: &RetentionOptions,
+    mode: Mode,
+) -> Result<Report, RetentionError> {
+    let report = go_through(connection, clock, options, mode)?;
     tracing::info!(
         dry_run = report.dry_run,
         created = report.created.len(),
@@ -161,7 +186,7 @@ pub fn run(
     Ok(report)
 }
 
-fn run_locked(
+fn go_through(
     connection: &mut PgConnection,
     clock: &Clock,
     options: &RetentionOptions,
@@ -305,7 +330,7 @@ fn delete_past(
         rejected_events: 0,
     };
     if project.retention_days < longest {
-        report.events = delete_batches(connection, &EVENTS, project.id, cutoff, mode)?;
+        report.events = delete_events(connection, project.id, cutoff, mode)?;
     }
     let cutoff = cutoff_day(now, rejected_days);
     report.rejected_events = delete_batches(connection, &REJECTED, project.id, cutoff, mode)?;
@@ -345,25 +370,46 @@ fn delete_ledger(
     }
 }
 
-/// How to count and to delete a project's rows of one table before a day.
-struct Deletion {
-    count: &'static str,
-    delete: &'static str,
+/// How to count and to delete a project's rows of one table before a day. Of an event and of a
+/// rejected one `received_on` is the database's date and `received_at` the node's time; both must be
+/// past.
+struct Deletion<'a> {
+    count: &'a str,
+    delete: &'a str,
 }
 
-/// `received_on` is the database's date and `received_at` the node's time; both must be past.
-const EVENTS: Deletion = Deletion {
-    count: "SELECT count(*) AS rows FROM events \
-            WHERE project_id = $1 AND received_on < $2 AND received_at < $2",
-    delete: "WITH old AS (SELECT received_on, id FROM events \
-                          WHERE project_id = $1 AND received_on < $2 AND received_at < $2 \
-                          ORDER BY received_at LIMIT $3), \
-                  gone AS (DELETE FROM events e USING old \
-                           WHERE e.received_on = old.received_on AND e.id = old.id RETURNING 1) \
-             SELECT count(*) AS rows FROM gone",
-};
+/// Deletes a project's events day by day. A statement names its day as a constant, so that it is
+/// planned for that day's partition alone: over all of them, finding a batch again by its ids means
+/// reading everybody's events.
+fn delete_events(
+    connection: &mut PgConnection,
+    project: i64,
+    cutoff: NaiveDate,
+    mode: Mode,
+) -> QueryResult<i64> {
+    let mut total = 0;
+    for partition in partitions::list(connection)? {
+        let day = partition.day;
+        if day >= cutoff {
+            continue;
+        }
+        let old = format!(
+            "FROM events WHERE received_on = '{day}' AND project_id = $1 AND received_at < $2"
+        );
+        let deletion = Deletion {
+            count: &format!("SELECT count(*) AS rows {old}"),
+            delete: &format!(
+                "WITH gone AS (DELETE FROM events WHERE received_on = '{day}' \
+                   AND id = ANY(ARRAY(SELECT id {old} ORDER BY received_at LIMIT $3)) RETURNING 1) \
+                 SELECT count(*) AS rows FROM gone"
+            ),
+        };
+        total += delete_batches(connection, &deletion, project, cutoff, mode)?;
+    }
+    Ok(total)
+}
 
-const REJECTED: Deletion = Deletion {
+const REJECTED: Deletion<'static> = Deletion {
     count: "SELECT count(*) AS rows FROM rejected_events \
             WHERE project_id = $1 AND received_on < $2 AND received_at < $2",
     delete: "WITH old AS (SELECT id FROM rejected_events \
@@ -381,7 +427,7 @@ struct Rows {
 
 fn delete_batches(
     connection: &mut PgConnection,
-    deletion: &Deletion,
+    deletion: &Deletion<'_>,
     project: i64,
     cutoff: NaiveDate,
     mode: Mode,

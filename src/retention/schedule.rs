@@ -1,9 +1,11 @@
 //! Runs retention by the clock, on a thread of its own.
 //!
-//! Of several nodes one runs a job when it is due: whoever writes the due time first. A run that
-//! was due while no node was up is made up for at the start. Partitions
+//! Of several nodes one runs a job when it is due: whoever gets the lock of the run. It writes the
+//! due time down once the run has succeeded, and whoever gets the lock next reads it; so a run that
+//! was cut off, with its node, its connection or the database, is nobody's, and is made up for by
+//! whoever looks next. So is one that was due while no node was up, at the start. Partitions
 //! are looked after every hour besides, so that even a yearly schedule never runs out of them, and
-//! a database that was down at the due time is asked again every minute.
+//! a database that was down or a lock that was taken at the due time is asked for again every minute.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -11,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cron::Schedule;
-use diesel::sql_types::{Text, Timestamptz};
+use diesel::sql_types::{Bool, Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-use super::{Mode, RetentionError, RetentionMetrics, RetentionOptions, run};
+use super::{Mode, RetentionError, RetentionMetrics, RetentionOptions, under_lock, work};
 use crate::clock::Clock;
 use crate::store::{self, partitions};
 
@@ -90,7 +92,7 @@ struct Clockwork {
     options: SchedulerOptions,
     clock: Clock,
     next_run: Option<DateTime<Utc>>,
-    /// The due time of a run that failed, and when to try it again.
+    /// The due time of a run that is not known to be done, and when to try it again.
     retry: Option<(DateTime<Utc>, DateTime<Utc>)>,
     next_partitions: DateTime<Utc>,
     next_sample: DateTime<Utc>,
@@ -99,7 +101,7 @@ struct Clockwork {
 impl Clockwork {
     fn new(options: SchedulerOptions, clock: Clock) -> Self {
         let now = clock.now();
-        // A run that was due while no node was up is made up for; if one was, it is claimed.
+        // A run that was due while no node was up is made up for; if one was, it is done.
         let missed = options.schedule.after(&now).next_back();
         Self {
             next_run: options.schedule.after(&now).next(),
@@ -152,8 +154,12 @@ impl Clockwork {
 
     fn attempt(&mut self, due: DateTime<Utc>, now: DateTime<Utc>) {
         match self.run_due(due, now) {
-            // Somebody else's run is as good as ours.
-            Ok(()) | Err(JobError::Retention(RetentionError::Busy)) => self.retry = None,
+            Ok(()) => self.retry = None,
+            // Somebody else's run is as good as ours, if it succeeds and is that of this due time.
+            Err(JobError::Retention(RetentionError::Busy)) => {
+                tracing::info!("another retention run is going on; it is asked after in a minute");
+                self.retry = Some((due, now + RETRY_AFTER));
+            }
             Err(error) => {
                 tracing::error!(%error, "retention failed; it is tried again in a minute");
                 self.retry = Some((due, now + RETRY_AFTER));
@@ -163,24 +169,17 @@ impl Clockwork {
 
     fn run_due(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), JobError> {
         let mut connection = store::connect(&self.options.url)?;
-        if !claim(&mut connection, due, now)? {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let outcome = run(
-            &mut connection,
-            &self.clock,
-            &self.options.retention,
-            Mode::Run,
-        );
-        if !matches!(outcome, Err(RetentionError::Busy)) {
+        under_lock(&mut connection, |connection| {
+            if is_done(connection, due)? {
+                return Ok(());
+            }
+            let started = Instant::now();
+            let outcome = work(connection, &self.clock, &self.options.retention, Mode::Run);
             let job = self.options.metrics.retention();
             job.ran(outcome.is_ok(), self.clock.now(), started.elapsed());
-        }
-        if outcome.is_err() {
-            release(&mut connection, due)?;
-        }
-        outcome?;
+            outcome?;
+            Ok(note_done(connection, due, now)?)
+        })?;
         Ok(())
     }
 
@@ -218,29 +217,33 @@ enum JobError {
 /// The job's name in `job_runs`.
 const JOB: &str = "retention";
 
-/// True for the one node that takes on the run that was due then.
-fn claim(
+/// Whether the run that was due then, or a later one, has succeeded. Asked under the lock.
+fn is_done(connection: &mut PgConnection, due: DateTime<Utc>) -> QueryResult<bool> {
+    #[derive(diesel::QueryableByName)]
+    struct Done {
+        #[diesel(sql_type = Bool)]
+        done: bool,
+    }
+    sql_query("SELECT EXISTS (SELECT FROM job_runs WHERE job = $1 AND due_at >= $2) AS done")
+        .bind::<Text, _>(JOB)
+        .bind::<Timestamptz, _>(due)
+        .get_result::<Done>(connection)
+        .map(|row| row.done)
+}
+
+/// Notes that the run that was due then has succeeded.
+fn note_done(
     connection: &mut PgConnection,
     due: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> QueryResult<bool> {
+    started: DateTime<Utc>,
+) -> QueryResult<()> {
     sql_query(
         "INSERT INTO job_runs (job, due_at, started_at) VALUES ($1, $2, $3) \
-         ON CONFLICT (job) DO UPDATE SET due_at = excluded.due_at, started_at = excluded.started_at \
-         WHERE job_runs.due_at < excluded.due_at",
+         ON CONFLICT (job) DO UPDATE SET due_at = excluded.due_at, started_at = excluded.started_at",
     )
     .bind::<Text, _>(JOB)
     .bind::<Timestamptz, _>(due)
-    .bind::<Timestamptz, _>(now)
+    .bind::<Timestamptz, _>(started)
     .execute(connection)
-    .map(|rows| rows == 1)
-}
-
-/// Gives a failed run back, so that any node may try it again.
-fn release(connection: &mut PgConnection, due: DateTime<Utc>) -> QueryResult<()> {
-    sql_query("DELETE FROM job_runs WHERE job = $1 AND due_at = $2")
-        .bind::<Text, _>(JOB)
-        .bind::<Timestamptz, _>(due)
-        .execute(connection)
-        .map(drop)
+    .map(drop)
 }

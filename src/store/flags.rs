@@ -5,6 +5,7 @@ use diesel::prelude::*;
 use serde_json::Value;
 
 use super::schema::feature_flags;
+use super::stored_json::OfFlag;
 use crate::model::ProjectId;
 
 /// A flag as stored.
@@ -16,8 +17,10 @@ pub struct StoredFlag {
     /// Whether it is on for those it targets.
     pub enabled: bool,
     /// Its value, if it has one.
+    #[diesel(deserialize_as = OfFlag)]
     pub value: Option<Value>,
     /// JsonLogic; none is everybody.
+    #[diesel(deserialize_as = OfFlag)]
     pub targeting: Option<Value>,
 }
 

@@ -7,6 +7,7 @@ use diesel::sql_types::{BigInt, Text};
 use serde_json::Value;
 
 use super::schema::{campaigns, feature_flags, project_revisions, segments};
+use super::stored_json::OfFlag;
 use chrono::{DateTime, Utc};
 
 /// The revision of one project; `None` when there is no such project.
@@ -157,7 +158,7 @@ pub type FlagRow = (String, bool, Option<Value>, Option<Value>);
 
 /// The project's flags.
 pub fn flag_rows(connection: &mut PgConnection, project: i64) -> QueryResult<Vec<FlagRow>> {
-    feature_flags::table
+    let rows: Vec<(String, bool, OfFlag, OfFlag)> = feature_flags::table
         .filter(feature_flags::project_id.eq(project))
         .select((
             feature_flags::key,
@@ -165,5 +166,9 @@ pub fn flag_rows(connection: &mut PgConnection, project: i64) -> QueryResult<Vec
             feature_flags::value,
             feature_flags::targeting,
         ))
-        .load(connection)
+        .load(connection)?;
+    let whole = |(key, enabled, value, targeting): (String, bool, OfFlag, OfFlag)| {
+        (key, enabled, value.into(), targeting.into())
+    };
+    Ok(rows.into_iter().map(whole).collect())
 }

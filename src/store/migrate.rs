@@ -1,4 +1,6 @@
-//! Brings a database to the schema of this binary, one node at a time.
+//! Brings a database to the schema of this binary, one node at a time, beside nodes of the version
+//! before that still write. Whoever waits for the lock of a table makes all of its writers queue
+//! behind it, so each migration waits for its locks briefly and is tried again.
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::MigrationSource;
@@ -6,6 +8,9 @@ use diesel::pg::{Pg, PgConnection};
 use diesel::sql_types::{BigInt, Text};
 use diesel::{QueryResult, RunQueryDsl, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::is_transient;
+use super::partitions::{LOCK_WAIT_MS, retried};
 
 /// Every migration, compiled into the binary. Each has a `down.sql`.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
@@ -25,6 +30,10 @@ pub enum MigrateError {
     /// A migration failed; it was rolled back.
     #[error("migration failed: {0}")]
     Failed(String),
+    /// A migration could not be done now, for want of its locks or of the database; it was rolled
+    /// back, and may be done later.
+    #[error("migration not possible now: {0}")]
+    NotNow(String),
     /// The database could not be asked.
     #[error(transparent)]
     Database(#[from] diesel::result::Error),
@@ -35,27 +44,45 @@ pub enum MigrateError {
 pub fn migrate(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     under_lock(connection, |connection| {
         refuse_newer(connection)?;
-        connection
-            .run_pending_migrations(MIGRATIONS)
-            .map(|versions| versions.iter().map(ToString::to_string).collect())
-            .map_err(|error| MigrateError::Failed(error.to_string()))
+        let pending = connection.pending_migrations(MIGRATIONS).map_err(failed)?;
+        let mut versions = Vec::with_capacity(pending.len());
+        for migration in pending {
+            let version = with_short_locks(|| connection.run_migration(&migration))?;
+            versions.push(version.to_string());
+        }
+        Ok(versions)
     })
+}
+
+/// Tries a migration until it gets its locks.
+fn with_short_locks<T>(
+    mut attempt: impl FnMut() -> Result<T, BoxedError>,
+) -> Result<T, MigrateError> {
+    let logged = || attempt().inspect_err(|error| tracing::warn!(%error, "a migration failed"));
+    retried(logged, |error| error.to_string().contains("lock timeout")).map_err(failed)
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the library gives is the database's own error, or one that has its text.
+fn failed(error: BoxedError) -> MigrateError {
+    match error.downcast::<diesel::result::Error>() {
+        Ok(error) => MigrateError::Database(*error),
+        Err(error) if is_transient(&error.to_string()) => MigrateError::NotNow(error.to_string()),
+        Err(error) => MigrateError::Failed(error.to_string()),
+    }
 }
 
 /// Undoes the newest migration and returns its version; nothing when none has run.
 pub fn revert_newest(connection: &mut PgConnection) -> Result<Option<String>, MigrateError> {
     under_lock(connection, |connection| {
         refuse_newer(connection)?;
-        let applied = connection
-            .applied_migrations()
-            .map_err(|error| MigrateError::Failed(error.to_string()))?;
+        let applied = connection.applied_migrations().map_err(failed)?;
         if applied.is_empty() {
             return Ok(None);
         }
-        connection
-            .revert_last_migration(MIGRATIONS)
+        with_short_locks(|| connection.revert_last_migration(MIGRATIONS))
             .map(|version| Some(version.to_string()))
-            .map_err(|error| MigrateError::Failed(error.to_string()))
     })
 }
 
@@ -82,12 +109,13 @@ fn under_lock<T>(
     sql_query("SELECT pg_advisory_lock($1)")
         .bind::<BigInt, _>(MIGRATION_LOCK)
         .execute(connection)?;
-    set(connection, "lock_timeout", &usual.lock)?;
+    connection.batch_execute(&format!("SET lock_timeout = {LOCK_WAIT_MS}"))?;
     let outcome = work(connection);
     // Lock and settings belong to the session, so a failure to give them back ends with it.
     let released = connection
         .batch_execute(&format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
-        .and_then(|()| set(connection, "statement_timeout", &usual.statement));
+        .and_then(|()| set(connection, "statement_timeout", &usual.statement))
+        .and_then(|()| set(connection, "lock_timeout", &usual.lock));
     let value = outcome?;
     released?;
     Ok(value)
@@ -111,18 +139,16 @@ pub fn pending(connection: &mut PgConnection) -> Result<Vec<String>, MigrateErro
                 .map(|migration| migration.name().version().to_string())
                 .collect()
         })
-        .map_err(|error| MigrateError::Failed(error.to_string()))
+        .map_err(failed)
 }
 
 fn refuse_newer(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let known: Vec<String> = MigrationSource::<Pg>::migrations(&MIGRATIONS)
-        .map_err(|error| MigrateError::Failed(error.to_string()))?
+        .map_err(failed)?
         .iter()
         .map(|migration| migration.name().version().to_string())
         .collect();
-    let applied = connection
-        .applied_migrations()
-        .map_err(|error| MigrateError::Failed(error.to_string()))?;
+    let applied = connection.applied_migrations().map_err(failed)?;
     match applied
         .iter()
         .map(ToString::to_string)

@@ -27,9 +27,10 @@ pub mod rejected;
 pub mod schema;
 pub mod seen;
 pub mod segments;
-mod traits;
+mod stored_json;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub struct Store {
     browsing: Arc<Browsing>,
     options: Arc<StoreOptions>,
     metrics: StoreMetrics,
+    is_held: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Store {
@@ -159,7 +161,19 @@ impl Store {
             browsing,
             options: Arc::new(options),
             metrics: StoreMetrics::default(),
+            is_held: Arc::default(),
         }
+    }
+
+    /// Answers every query with [`Error::DatabaseUnavailable`] until [`Store::release`]: the schema
+    /// is not the one that the queries are made for, or the keys of the settings are not made yet.
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Release);
+    }
+
+    /// Lets queries through again.
+    pub fn release(&self) {
+        self.is_held.store(false, Ordering::Release);
     }
 
     /// The same pool, counting with these handles.
@@ -231,6 +245,9 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        if self.is_held.load(Ordering::Acquire) {
+            return Err(Error::DatabaseUnavailable);
+        }
         let asked = Instant::now();
         let waiting = self.metrics.wait();
         let acquire = Arc::clone(&self.permits).acquire_owned();
@@ -341,12 +358,15 @@ pub fn is_unavailable(error: &DieselError) -> bool {
                     | DatabaseErrorKind::UnableToSendCommand
                     | DatabaseErrorKind::SerializationFailure
                     | DatabaseErrorKind::ReadOnlyTransaction
-            ) || TRANSIENT_MESSAGES
-                .iter()
-                .any(|text| info.message().contains(text))
+            ) || is_transient(info.message())
         }
         _ => false,
     }
+}
+
+/// The same of an error that is known by its text only.
+pub(crate) fn is_transient(message: &str) -> bool {
+    TRANSIENT_MESSAGES.iter().any(|text| message.contains(text))
 }
 
 /// The library gives no SQLSTATE, so these stable English messages stand in for their classes

@@ -39,6 +39,12 @@ struct Count {
     nodes: i64,
 }
 
+/// How many nodes are there.
+pub fn count(connection: &mut PgConnection) -> QueryResult<i64> {
+    // No node has a negative number.
+    others(connection, NodeId(-1))
+}
+
 /// How many other nodes are there.
 pub fn others(connection: &mut PgConnection, node: NodeId) -> QueryResult<i64> {
     // A key of two numbers is shown as these with objsubid 2.

@@ -29,7 +29,7 @@ pub const MESSAGE_BUCKET_LOCK: i64 = 0x6265_636b_6f6e_0002;
 const PARTITION_LOCK: i64 = 0x6265_636b_6f6e_0003;
 
 /// How long one attempt waits for a lock. Writers may queue behind it for as long.
-const LOCK_WAIT_MS: u32 = 500;
+pub(crate) const LOCK_WAIT_MS: u32 = 500;
 
 /// How often a step is tried again when a lock was not to be had.
 const LOCK_TRIES_MAX: u32 = 20;
@@ -285,7 +285,15 @@ fn with_short_locks(connection: &mut PgConnection, statement: &str) -> QueryResu
 
 /// Tries again what did not get a lock in time, with pauses in which those who queued get their
 /// turn.
-pub(crate) fn with_lock_retries<T>(mut attempt: impl FnMut() -> QueryResult<T>) -> QueryResult<T> {
+pub(crate) fn with_lock_retries<T>(attempt: impl FnMut() -> QueryResult<T>) -> QueryResult<T> {
+    retried(attempt, is_lock_timeout)
+}
+
+/// The same for what fails with errors of its own.
+pub(crate) fn retried<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_lock_timeout: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let mut tries = 1;
     loop {
         match attempt() {

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
 use serde_json::Value;
 
 use super::schema::identities;
-use super::traits::Traits;
+use super::stored_json::Traits;
 use crate::model::{Identity, PersonId, ProjectId};
 
 /// How many people that were merged into one are followed.

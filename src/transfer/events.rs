@@ -1,6 +1,6 @@
 //! Events, with their ids claimed as message ids.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection;
@@ -61,10 +61,67 @@ enum Standing {
     ReceivedAs(Uuid),
 }
 
-/// Every day that has a partition.
-pub(super) fn days(connection: &mut PgConnection) -> QueryResult<Vec<NaiveDate>> {
-    let days = partitions::list(connection)?;
-    Ok(days.into_iter().map(|partition| partition.day).collect())
+/// The days on which events with these ids may be stored. Where there are many days, looking on all
+/// of them is most of what an import costs.
+///
+/// An id that a server makes is a UUIDv7, so an event of any other id was imported, and counts as
+/// received on the day on which its run began or, past midnight, on the next one. A UUIDv7 may be of
+/// any day: its time is that of a node's clock.
+fn days(connection: &mut PgConnection, ids: &[Uuid]) -> QueryResult<Vec<NaiveDate>> {
+    #[derive(diesel::QueryableByName)]
+    struct Day {
+        #[diesel(sql_type = Date)]
+        day: NaiveDate,
+    }
+    if ids.iter().any(|id| id.get_version_num() == 7) {
+        let days = partitions::list(connection)?;
+        return Ok(days.into_iter().map(|partition| partition.day).collect());
+    }
+    // Runs of all projects: they share row ids.
+    let days: Vec<Day> = sql_query(
+        "SELECT DISTINCT started_at::date + n AS day FROM import_runs, generate_series(0, 1) AS n",
+    )
+    .load(connection)?;
+    Ok(days.into_iter().map(|row| row.day).collect())
+}
+
+/// Rows of `events` by their keys.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    pub(super) ids: Vec<Uuid>,
+    /// The day of each.
+    pub(super) days: Vec<NaiveDate>,
+}
+
+impl Stored {
+    /// The days as constants of a statement, which is then planned for their partitions alone.
+    pub(super) fn list_of_days(&self) -> String {
+        let days: BTreeSet<String> = self.days.iter().map(|day| format!("'{day}'")).collect();
+        days.into_iter().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Which of these ids are stored, whatever their project.
+pub(super) fn stored_on(connection: &mut PgConnection, ids: &[Uuid]) -> QueryResult<Stored> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
+    }
+    let mut found = Stored::default();
+    for day in days(connection, ids)? {
+        // With the day as a constant only its own partition is planned for and looked at.
+        let rows: Vec<Row> = sql_query(format!(
+            "SELECT id FROM events WHERE received_on = '{day}' AND id = ANY($1)"
+        ))
+        .bind::<Array<SqlUuid>, _>(ids)
+        .load(connection)?;
+        for row in rows {
+            found.ids.push(row.id);
+            found.days.push(day);
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn load(
@@ -184,7 +241,6 @@ fn find_stored(
     run: &Run,
     batch: &[EventRecord<'_>],
 ) -> QueryResult<HashMap<i64, Vec<Found>>> {
-    let days = days(connection)?;
     let mut places: Vec<i64> = Vec::new();
     let mut ids: Vec<Uuid> = Vec::new();
     for (n, record) in (0_i64..).zip(batch) {
@@ -193,11 +249,17 @@ fn find_stored(
             ids.push(id);
         }
     }
+    let stored = stored_on(connection, &ids)?;
+    if stored.ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let names: Vec<&str> = batch.iter().map(|record| record.name.as_ref()).collect();
     let users: Vec<&str> = batch.iter().map(|record| record.user.as_ref()).collect();
     let properties: Vec<Option<&str>> = batch.iter().map(|record| record.properties).collect();
     let times: Vec<DateTime<Utc>> = batch.iter().map(|record| record.timestamp).collect();
-    let rows = sql_query(
+    // OFFSET keeps each row's look-up by itself, so that it uses the key: a join would read all that
+    // is stored on these days, once a batch.
+    let rows = sql_query(format!(
         "SELECT t.n, e.id, e.project_id = $1 AS ours, \
                 e.kind = 0 AND e.name = r.name AND e.user_id IS NOT DISTINCT FROM r.user_id \
                 AND e.properties::text IS NOT DISTINCT FROM r.properties \
@@ -205,16 +267,20 @@ fn find_stored(
          FROM unnest($2, $3) AS t (n, id) \
          JOIN unnest($5, $6, $7, $8) WITH ORDINALITY AS r (name, user_id, properties, timestamp, m) \
            ON r.m = t.n + 1 \
-         JOIN events e ON e.id = t.id WHERE e.received_on = ANY($4)",
-    )
+         JOIN unnest($4, $9) AS s (id, day) ON s.id = t.id \
+         CROSS JOIN LATERAL (SELECT * FROM events e \
+           WHERE e.received_on IN ({}) AND e.received_on = s.day AND e.id = s.id OFFSET 0) AS e",
+        stored.list_of_days()
+    ))
     .bind::<BigInt, _>(run.project.0)
     .bind::<Array<BigInt>, _>(places)
     .bind::<Array<SqlUuid>, _>(ids)
-    .bind::<Array<Date>, _>(days)
+    .bind::<Array<SqlUuid>, _>(stored.ids)
     .bind::<Array<Text>, _>(names)
     .bind::<Array<Text>, _>(users)
     .bind::<Array<Nullable<Text>>, _>(properties)
     .bind::<Array<Timestamptz>, _>(times)
+    .bind::<Array<Date>, _>(stored.days)
     .load::<Found>(connection)?;
     let mut found: HashMap<i64, Vec<Found>> = HashMap::new();
     for row in rows {

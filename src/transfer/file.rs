@@ -64,14 +64,17 @@ impl DataFile {
         bytes: Vec<u8>,
     ) -> Result<Self, TransferError> {
         let sha256 = Sha256::digest(&bytes).into();
-        let text = String::from_utf8(bytes).map_err(|_| TransferError::Unreadable {
+        let mut text = String::from_utf8(bytes).map_err(|_| TransferError::Unreadable {
             path: path.to_owned(),
             reason: "it is not UTF-8".to_owned(),
         })?;
-        let text = text
-            .strip_prefix('\u{feff}')
-            .map_or(text.clone(), str::to_owned);
-        let text = without_lone_surrogates(&text).unwrap_or(text);
+        // The text may be as large as half of the memory, so it is changed in its place.
+        if text.starts_with('\u{feff}') {
+            text.remove(0);
+        }
+        if let Some(mended) = without_lone_surrogates(&text) {
+            text = mended;
+        }
         Ok(Self {
             path: path.to_owned(),
             name: name.to_owned(),
@@ -299,4 +302,22 @@ fn escaped(name: &str) -> String {
 fn taken(section: Section, first: usize) -> Skipped {
     let reason = format!("/{}/{first} has the same id", section.as_str());
     ("duplicate_id", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_held_once() {
+        for text in ["{\"events\": []}", "\u{feff}{\"events\": []}"] {
+            let bytes = text.as_bytes().to_vec();
+            let place = bytes.as_ptr();
+            let file = DataFile::from_bytes("data.json", "data.json", bytes).expect("a text");
+            assert_eq!(file.text, "{\"events\": []}");
+            assert_eq!(file.text.as_ptr(), place, "it is not copied");
+        }
+    }
 }

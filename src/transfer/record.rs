@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::report::{Section, Skipped};
@@ -205,8 +206,14 @@ pub(super) fn flag<'a>(key: &str, json: &'a str) -> Result<FlagRecord<'a>, Skipp
             .map_err(|_| invalid("enabled", "it is neither true nor false"))?,
     };
     let value = members.get("value");
-    if value.is_some_and(|value| !is_shallow(value)) {
-        return Err(invalid("value", "it is nested too deep"));
+    if let Some(value) = value {
+        if !is_shallow(value) {
+            return Err(invalid("value", "it is nested too deep"));
+        }
+        // What is stored is read again with all flags of the project, so it has to be readable.
+        let mut parser = serde_json::Deserializer::from_str(value);
+        parser.disable_recursion_limit();
+        Value::deserialize(&mut parser).map_err(|reason| ("unreadable", reason.to_string()))?;
     }
     Ok(FlagRecord {
         key: key.to_owned(),

@@ -11,19 +11,19 @@
 
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Nullable, Text};
 use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde::Serialize;
 
 use super::definitions::{CAMPAIGN_DIGEST, FLAG_DIGEST, SEGMENT_DIGEST, actor};
-use super::events::days;
 use super::people::PERSON_DIGEST;
 use super::runs::{self, Run};
 use super::{BATCH_RECORDS, TransferError};
 use crate::model::{Identity, ProjectId};
-use crate::store::live;
 use crate::store::partitions::MESSAGE_BUCKET_LOCK;
+use crate::store::{live, nodes};
 
 /// How long running servers get to forget the people they hold in memory.
 const FORGETTING: Duration = Duration::from_secs(1);
@@ -118,7 +118,9 @@ fn batch_rows() -> i64 {
 
 /// Removes the run's events and gives up their message ids, a batch a transaction.
 fn take_out_events(connection: &mut PgConnection, run: &Run) -> QueryResult<i64> {
-    let days = days(connection)?;
+    // The days on which events of the run count as received.
+    let first = run.started_at.date_naive();
+    let days: Vec<NaiveDate> = first.iter_days().take(2).collect();
     let mut total = 0;
     loop {
         let counts = connection.transaction(|connection| {
@@ -129,8 +131,8 @@ fn take_out_events(connection: &mut PgConnection, run: &Run) -> QueryResult<i64>
                 "WITH noted AS (DELETE FROM import_rows WHERE run_id = $1 AND kind = 'event' \
                      AND key IN (SELECT key FROM import_rows WHERE run_id = $1 \
                                  AND kind = 'event' ORDER BY key LIMIT $4) RETURNING key), \
-                 gone AS (DELETE FROM events e USING noted n WHERE e.project_id = $2 \
-                     AND e.received_on = ANY($3) AND e.id = n.key::uuid \
+                 gone AS (DELETE FROM events e WHERE e.project_id = $2 \
+                     AND e.received_on = ANY($3) AND e.id = ANY(ARRAY(SELECT key::uuid FROM noted)) \
                      RETURNING e.id, encode(substr(sha256(convert_to( \
                          coalesce(e.message_id, e.id::text), 'UTF8')), 1, 16), 'hex')::uuid \
                          AS digest), \
@@ -387,7 +389,7 @@ fn settle_strays(
         #[diesel(sql_type = BigInt)]
         person_id: i64,
     }
-    if removed.is_empty() || !servers_run(connection)? {
+    if removed.is_empty() || nodes::count(connection)? == 0 {
         return Ok(());
     }
     wait_for_servers();
@@ -441,20 +443,6 @@ fn give_person(connection: &mut PgConnection, run: &Run, id: i64, value: &str) -
     .bind::<Text, _>(value)
     .execute(connection)
     .map(drop)
-}
-
-fn servers_run(connection: &mut PgConnection) -> QueryResult<bool> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        yes: bool,
-    }
-    sql_query(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() \
-         AND application_name = 'beckon' AND pid <> pg_backend_pid()) AS yes",
-    )
-    .get_result::<Row>(connection)
-    .map(|row| row.yes)
 }
 
 #[expect(

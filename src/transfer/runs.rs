@@ -66,6 +66,8 @@ pub(super) fn locked<T>(
     if !lock.locked {
         return Err(TransferError::Busy);
     }
+    // What looks a batch's events up on many days seems dear to the planner, and is not.
+    connection.batch_execute("SET jit = off")?;
     let outcome = work(connection);
     let released = connection.batch_execute(&format!("SELECT pg_advisory_unlock({IMPORT_LOCK})"));
     let value = outcome?;

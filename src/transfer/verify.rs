@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::BATCH_RECORDS;
-use super::events::{RowIds, days};
+use super::events::{RowIds, stored_on};
 use super::file::Plan;
 use super::record::{DefinitionRecord, EventRecord, PersonRecord};
 use super::report::{Report, Section, Verification};
@@ -276,17 +276,26 @@ fn events(
         ]);
         ids.extend(RowIds::of(run.project, &record.id).all());
     }
-    // All days are searched, so an event that is there twice counts twice.
-    let days = days(connection)?;
+    // Every day that may have them is searched, so an event that is there twice counts twice.
+    let stored = stored_on(connection, &ids)?;
+    if stored.ids.is_empty() {
+        return Ok((file, Sum::default()));
+    }
     let database = sql_query(sum_of(
         "coalesce(e.message_id, e.id::text), e.name, e.user_id, \
          coalesce(e.properties::text, '-'), (extract(epoch FROM e.timestamp) * 1000000)::bigint",
-        "events e JOIN persons p ON p.id = e.person_id AND p.project_id = e.project_id \
-         WHERE e.project_id = $1 AND e.received_on = ANY($2) AND e.id = ANY($3) AND e.kind = 0",
+        &format!(
+            "unnest($2, $3) AS t (day, id) \
+             CROSS JOIN LATERAL (SELECT * FROM events e \
+               WHERE e.received_on IN ({}) AND e.received_on = t.day AND e.id = t.id OFFSET 0) AS e \
+             JOIN persons p ON p.id = e.person_id AND p.project_id = e.project_id \
+             WHERE e.project_id = $1 AND e.kind = 0",
+            stored.list_of_days()
+        ),
     ))
     .bind::<BigInt, _>(run.project.0)
-    .bind::<Array<Date>, _>(days)
-    .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<Array<Date>, _>(stored.days)
+    .bind::<Array<SqlUuid>, _>(stored.ids)
     .get_result::<SumRow>(connection)?;
     Ok((file, database.into()))
 }

@@ -156,10 +156,42 @@ fn doctor_advises_a_postgres_that_makes_checkpoints_often() {
 }
 
 #[test]
+fn doctor_warns_of_retention_that_has_not_run_when_it_was_due() {
+    let database = database();
+    let mut connection = database.connect();
+    let mut verdict = |last: &str| {
+        let note = format!(
+            "DELETE FROM job_runs; INSERT INTO job_runs SELECT 'retention', t, t \
+             FROM (SELECT {last}) AS last (t) WHERE t IS NOT NULL"
+        );
+        sql::run(&mut connection, &note);
+        let checks = json_of(&run(&database, &["doctor", "--json"]));
+        let all = checks.as_array().unwrap();
+        let check = all.iter().find(|check| check["name"] == "retention");
+        check.unwrap()["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict("NULL::timestamptz"), "warn");
+    assert_eq!(verdict("now()"), "ok");
+    // By default it runs every day.
+    assert_eq!(verdict("now() - interval '3 days'"), "warn");
+}
+
+#[test]
 fn doctor_says_what_is_wrong_and_what_to_do() {
     let database = database();
     let healthy = run(&database, &["doctor", "--json"]);
     assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
+    let checks = json_of(&healthy);
+    let disk = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "disk");
+    let found = disk.unwrap()["found"].as_str().unwrap();
+    assert!(
+        found.contains("not known"),
+        "that of the database counts: {found}"
+    );
     let mut connection = database.connect();
     for partition in sql::texts(
         &mut connection,

@@ -140,6 +140,21 @@ fn prometheus_accepts_every_query_of_the_dashboard() {
     promtool(&["check", "rules", path.to_str().unwrap()], "");
 }
 
+/// Prometheus adds the names of the job and of the instance to whatever it scrapes.
+#[test]
+fn the_rules_are_tested_with_series_as_a_scrape_makes_them() {
+    let tests = read("deploy/prometheus/alerts_test.yml");
+    let series: Vec<&str> = tests
+        .lines()
+        .filter(|line| line.contains("series: '"))
+        .collect();
+    assert!(series.len() > 20, "{}", series.len());
+    for line in series {
+        let is_scraped = line.contains("{job=\"beckon\", instance=\"");
+        assert!(is_scraped && line.matches("job=").count() == 1, "{line}");
+    }
+}
+
 #[test]
 fn the_rules_and_their_tests_are_good() {
     promtool(&["check", "rules", "deploy/prometheus/alerts.yml"], "");

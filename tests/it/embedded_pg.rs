@@ -370,6 +370,34 @@ fn a_pid_file_whose_pid_is_another_programs_by_now_does_not_stop_a_start() {
     assert!(!started.unwrap().was_adopted());
 }
 
+/// The server's account owns the cluster's folder, and Beckon, which may be root, writes there.
+#[test]
+fn links_planted_in_the_clusters_folder_are_not_followed() {
+    let (folder, _watchdog) = guarded_folder();
+    start(&folder).stop().unwrap();
+    let secret = folder.join("secret");
+    fs::write(&secret, "secret").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let owner = fs::metadata(&secret).unwrap().uid();
+    let cluster = folder.join("postgres");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let planted = cluster.join(format!("{name}.new"));
+        std::os::unix::fs::symlink(&secret, planted).unwrap();
+    }
+    let mut server = start(&folder);
+    assert!(server.is_running());
+    server.stop().unwrap();
+
+    // A file that a pid file leads to is not read, so none of it can come to light.
+    fs::write(&secret, "4194300\nsecret\n").unwrap();
+    std::os::unix::fs::symlink(&secret, cluster.join("postmaster.pid")).unwrap();
+    assert!(try_start(&folder).is_err(), "somebody has to look at it");
+    fs::remove_file(cluster.join("postmaster.pid")).unwrap();
+    assert!(!try_start(&folder).unwrap().was_adopted());
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "4194300\nsecret\n");
+    assert_eq!(fs::metadata(&secret).unwrap().uid(), owner);
+}
+
 #[test]
 fn a_failed_start_shows_what_the_server_logged() {
     let (folder, _watchdog) = guarded_folder();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use beckon::model::ProjectId;
+use beckon::store::{nodes, partitions};
 use beckon::transfer::{self, Mode, Report, RollbackReport, Section, Tally};
 use diesel::PgConnection;
 use serde_json::{Value, json};
@@ -405,6 +406,116 @@ fn an_event_that_a_client_sent_already_is_not_stored_twice_nor_the_other_way() {
         sql::number(&mut connection, "SELECT count(*) FROM events"),
         4
     );
+}
+
+/// With a day's partition out of reach, an import that looked on all days would wait for it.
+#[test]
+fn an_import_and_its_rollback_look_only_on_the_days_of_imports() {
+    let (database, mut connection, project) = fresh();
+    let today = partitions::database_now(&mut connection).unwrap();
+    let other = today.date_naive() - chrono::Days::new(20);
+    partitions::ensure_day(&mut connection, other).unwrap();
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let table = partitions::table_name(other);
+    let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    sql::run(&mut holder, &lock);
+    import(&mut connection, project);
+    let again = import(&mut connection, project);
+    assert_eq!(again.tallies[&Section::Events].present, 4);
+    // Whether later events belong to somebody is asked of all days.
+    sql::run(&mut holder, "ROLLBACK");
+    assert_eq!(roll_back(&mut connection, project, false).events, 4);
+}
+
+/// What a server makes is a UUIDv7 and may be of any day, so such an id is looked for on all days.
+#[test]
+fn an_event_of_another_day_under_an_id_of_a_server_is_found() {
+    let (_database, mut connection, project) = fresh();
+    let id = uuid::Uuid::now_v7();
+    let today = partitions::database_now(&mut connection).unwrap();
+    let other = today.date_naive() - chrono::Days::new(20);
+    partitions::ensure_day(&mut connection, other).unwrap();
+    let event = format!(
+        "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+         timestamp, received_at) VALUES ('{other}', '{id}', {}, 1, 0, 'open', 'ada', \
+         'epoch', '{other}')",
+        project.0
+    );
+    sql::run(&mut connection, &event);
+    let text = format!(
+        "{{\"events\": [{{\"id\": \"{id}\", \"user_id\": \"ada\", \"event\": \"open\", \"ts\": 0}}]}}"
+    );
+    let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
+    let report = transfer::import(
+        &mut connection,
+        project,
+        &file,
+        Mode::Import,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert_eq!(report.tallies[&Section::Events].present, 1);
+    assert!(report.verified(), "{:?}", report.verification);
+}
+
+#[test]
+fn values_of_flags_that_cannot_be_read_again_are_refused_and_deep_ones_are_read() {
+    let (_database, mut connection, project) = fresh();
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let flags = format!(
+        "{{\"featureFlags\": {{\"deep\": {{\"value\": {}}}, \"deeper\": {{\"value\": {}}}, \
+          \"huge\": {{\"value\": {{\"n\": 1e400}}}}, \"none\": {{}}}}}}",
+        deep(256),
+        deep(257)
+    );
+    let file = transfer::built_in("data.json", flags.as_bytes()).unwrap();
+    let report = transfer::import(
+        &mut connection,
+        project,
+        &file,
+        Mode::Import,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    let skipped: Vec<(&str, &str)> = report
+        .skipped
+        .iter()
+        .map(|record| (record.pointer.as_str(), record.code))
+        .collect();
+    assert_eq!(
+        skipped,
+        [
+            ("/featureFlags/deeper", "invalid_field"),
+            ("/featureFlags/huge", "unreadable"),
+        ]
+    );
+    assert!(report.verified(), "{:?}", report.verification);
+    let live = beckon::store::live::flag_rows(&mut connection, project.0).unwrap();
+    let listed = beckon::store::flags::list(&mut connection, project, 10).unwrap();
+    assert_eq!((live.len(), listed.len()), (2, 2));
+    let value = listed
+        .iter()
+        .find(|flag| flag.key == "deep")
+        .unwrap()
+        .value
+        .clone();
+    assert!(value.is_some_and(|value| value.is_array()));
+    assert!(
+        listed
+            .iter()
+            .any(|flag| flag.key == "none" && flag.value.is_none())
+    );
+}
+
+/// A server may connect with an application_name of its own.
+#[test]
+fn a_rollback_knows_servers_by_their_locks() {
+    let (database, mut connection, _) = fresh();
+    assert_eq!(nodes::count(&mut connection).unwrap(), 0);
+    let named = format!("{}&application_name=other", database.url);
+    let mut node = beckon::store::connect(&named).unwrap();
+    nodes::join(&mut node, nodes::NodeId::draw()).unwrap();
+    assert_eq!(nodes::count(&mut connection).unwrap(), 1);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use beckon::store::migrate::{MIGRATIONS, migrate, pending};
 use diesel::PgConnection;
 use diesel_migrations::MigrationHarness;
 
-use crate::support::app::{Launch, run_to_end};
+use crate::support::app::{ADMIN_KEY, Launch, Server, run_to_end};
 use crate::support::postgres::{database, empty_database};
-use crate::support::sql;
+use crate::support::{Client, eventually, sql};
 
 /// How long one command may take.
 const COMMAND_BOUND: Duration = Duration::from_secs(60);
@@ -145,6 +145,38 @@ fn a_newer_schema_is_refused_and_left_alone() {
     assert_eq!(keys, 0, "nothing was written");
 }
 
+/// Something that restarts what does not answer must not end a server that migrates.
+#[test]
+fn a_server_answers_and_stops_while_it_migrates() {
+    let database = database();
+    let mut connection = database.connect();
+    migrate(&mut connection).unwrap();
+    connection.revert_last_migration(MIGRATIONS).unwrap();
+    // Another node is migrating.
+    let mut other = database.connect();
+    sql::run(
+        &mut other,
+        &format!("SELECT pg_advisory_lock({})", 0x6265_636b_6f6e_0001_i64),
+    );
+    let mut stopped = Server::start(&Launch::new(&database.url));
+    let server = Server::start(&Launch::new(&database.url));
+    for server in [&stopped, &server] {
+        let client = Client::new(server.base()).key(ADMIN_KEY);
+        assert_eq!(client.get("/livez").status, 200);
+        assert_eq!(client.get("/readyz").status, 503);
+        // The schema is not the one it knows.
+        assert_eq!(client.get("/v1/admin/campaigns").status, 503);
+    }
+    stopped.terminate();
+    let status = stopped.wait(Duration::from_secs(20)).unwrap();
+    assert!(status.success(), "{}", stopped.log());
+    drop(other);
+    server.wait_until_ready();
+    assert!(pending(&mut connection).unwrap().is_empty());
+    let client = Client::new(server.base()).key(ADMIN_KEY);
+    assert_eq!(client.get("/v1/admin/campaigns").status, 200);
+}
+
 #[test]
 fn nodes_that_migrate_at_once_do_not_disturb_each_other() {
     const NODES: usize = 6;
@@ -172,6 +204,52 @@ fn nodes_that_migrate_at_once_do_not_disturb_each_other() {
     for line in &reference.0 {
         assert!(made.contains(line), "{line} is missing");
     }
+}
+
+/// A node of the version before still writes while a new one migrates.
+#[test]
+fn writers_do_not_queue_behind_a_migration_that_waits_for_a_lock() {
+    let database = database();
+    let mut connection = database.connect();
+    migrate(&mut connection).unwrap();
+    // Back to before the first migration that changes a table that is written all the time.
+    let altering = "20261121000009";
+    while applied_versions(&mut connection)[0].as_str() >= altering {
+        connection.revert_last_migration(MIGRATIONS).unwrap();
+    }
+    // A long transaction has read the table.
+    let mut reader = database.connect();
+    sql::run(&mut reader, "BEGIN; SELECT count(*) FROM ingest_ledger");
+    let url = database.url.clone();
+    let migrating = std::thread::spawn(move || {
+        let mut connection = beckon::store::connect(&url).unwrap();
+        migrate(&mut connection)
+    });
+    let mut writer = database.connect();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock' AND query LIKE '%ingest_ledger%'";
+    eventually("the migration to wait", Duration::from_secs(30), || {
+        (sql::number(&mut connection, waits) == 1).then_some(())
+    });
+    for _ in 0..3 {
+        // Whoever queues behind the migration waits until that gives up.
+        let write = "SET lock_timeout = '5s'; DELETE FROM ingest_ledger WHERE received < 0";
+        sql::run(&mut writer, write);
+    }
+    sql::run(&mut reader, "ROLLBACK");
+    let versions = migrating.join().unwrap().unwrap();
+    assert_eq!(versions[0], altering);
+    let timeouts = "SELECT current_setting('lock_timeout') || current_setting('statement_timeout') \
+                    AS value";
+    let mut session = beckon::store::connect(&database.url).unwrap();
+    let before = sql::texts(&mut session, timeouts);
+    migrate(&mut session).unwrap();
+    assert_eq!(sql::texts(&mut session, timeouts), before);
+}
+
+fn applied_versions(connection: &mut PgConnection) -> Vec<String> {
+    let versions = connection.applied_migrations().unwrap();
+    versions.iter().map(ToString::to_string).collect()
 }
 
 #[test]

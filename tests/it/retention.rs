@@ -1,7 +1,11 @@
 //! Retention: what is past goes, nothing newer ever does.
 
+use std::time::Duration;
+
 use beckon::clock::Clock;
-use beckon::retention::{Mode, Report, RetentionError, RetentionOptions, run};
+use beckon::retention::{
+    Mode, Report, RetentionError, RetentionOptions, Scheduler, SchedulerOptions, run,
+};
 use beckon::store::partitions::{self, MESSAGE_BUCKET_LOCK};
 use chrono::{Days, NaiveDate};
 use diesel::PgConnection;
@@ -123,6 +127,34 @@ fn projects_that_keep_less_lose_their_rows_and_only_theirs() {
     assert_eq!(left, [12, 30, 8, 10]);
 }
 
+/// Over all partitions, finding a batch again by its ids would mean reading everybody's events.
+#[test]
+fn events_of_a_day_are_deleted_without_touching_other_days() {
+    let (database, mut connection, today) = fresh();
+    let brief = sql::project(&mut connection, "brief");
+    sql::run(
+        &mut connection,
+        &format!("UPDATE projects SET retention_days = 10 WHERE id = {brief}"),
+    );
+    for ago in [5, 20, 21] {
+        store(&mut connection, brief, today - Days::new(ago), 100);
+    }
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let kept = partitions::table_name(today - Days::new(5));
+    sql::run(
+        &mut holder,
+        &format!("BEGIN; LOCK TABLE {kept} IN ACCESS EXCLUSIVE MODE"),
+    );
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun).unwrap();
+    let done = run_now(&mut connection);
+    sql::run(&mut holder, "ROLLBACK");
+    for report in [dry, done] {
+        let of_brief = report.projects.iter().find(|p| p.project_id == brief);
+        assert_eq!(of_brief.unwrap().events, 200);
+    }
+    assert_eq!(events(&mut connection, brief), 100);
+}
+
 #[test]
 fn an_old_day_that_holds_a_newer_event_is_kept() {
     let (_database, mut connection, today) = fresh();
@@ -216,42 +248,103 @@ fn one_run_at_a_time_and_its_end_frees_the_lock() {
     sql::run(&mut other, "SELECT pg_advisory_lock(7090182501446844420)");
     let busy = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
     assert!(matches!(busy, Err(RetentionError::Busy)), "{busy:?}");
-    drop(other);
-    super::support::eventually(
-        "the lock to be free",
-        std::time::Duration::from_secs(5),
-        || run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run).ok(),
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun);
+    assert!(
+        dry.unwrap().dry_run,
+        "it changes nothing, so it need not wait"
     );
+    drop(other);
+    super::support::eventually("the lock to be free", Duration::from_secs(5), || {
+        run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run).ok()
+    });
 }
 
-#[test]
-fn of_two_nodes_with_one_schedule_one_runs_the_job() {
-    use beckon::retention::{Scheduler, SchedulerOptions};
-    let (database, mut connection, today) = fresh();
-    store(&mut connection, 1, today - Days::new(91), 1);
-    // It was due at midnight of New Year's Day, when no node was up.
-    let options = SchedulerOptions {
+/// It was due at midnight of New Year's Day, when no node was up.
+fn schedule(database: &TestDatabase) -> SchedulerOptions {
+    SchedulerOptions {
         url: database.url.clone(),
         schedule: "0 0 0 1 1 *".parse().unwrap(),
         retention: OPTIONS,
         metrics: Default::default(),
-    };
-    let nodes: Vec<Scheduler> = (0..2)
-        .map(|_| Scheduler::start(options.clone(), Clock::system()).unwrap())
-        .collect();
-    super::support::eventually("the missed run", std::time::Duration::from_secs(20), || {
-        (events(&mut connection, 1) == 0).then_some(())
+    }
+}
+
+fn wait_for_the_run(connection: &mut PgConnection) {
+    let noted = "SELECT count(*) FROM job_runs";
+    super::support::eventually("the missed run", Duration::from_secs(60), || {
+        (events(connection, 1) == 0 && sql::number(connection, noted) == 1).then_some(())
     });
+}
+
+#[test]
+fn a_run_that_was_cut_off_is_made_up_for() {
+    let (database, mut connection, today) = fresh();
+    let day = today - Days::new(91);
+    store(&mut connection, 1, day, 1);
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let table = partitions::table_name(day);
+    sql::run(
+        &mut holder,
+        &format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
+    );
+    let clock = Clock::system();
+    let node = Scheduler::start(schedule(&database), clock.clone()).unwrap();
+    let cut_off = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock' \
+           AND query LIKE '%FROM {table}%'"
+    );
+    super::support::eventually("the run to be cut off", Duration::from_secs(60), || {
+        (sql::number(&mut connection, &cut_off) == 1).then_some(())
+    });
+    sql::run(&mut holder, "ROLLBACK");
+    let noted = "SELECT count(*) FROM job_runs";
+    assert_eq!(sql::number(&mut connection, noted), 0, "it is nobody's");
+    assert_eq!(events(&mut connection, 1), 1);
+    // The retry comes after a minute.
+    clock.set_offset_ms(61_000);
+    wait_for_the_run(&mut connection);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_run_that_finds_another_one_at_work_is_made_up_for() {
+    let (database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    let mut other = beckon::store::connect(&database.url).unwrap();
+    sql::run(&mut other, "SELECT pg_advisory_lock(7090182501446844420)");
+    let clock = Clock::system();
+    let node = Scheduler::start(schedule(&database), clock.clone()).unwrap();
+    super::support::pause(Duration::from_millis(2_500));
+    assert_eq!(events(&mut connection, 1), 1);
+    drop(other);
+    clock.set_offset_ms(61_000);
+    wait_for_the_run(&mut connection);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn of_two_nodes_with_one_schedule_one_runs_the_job() {
+    let (database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    let options = schedule(&database);
+    let clock = Clock::system();
+    let nodes: Vec<Scheduler> = (0..2)
+        .map(|_| Scheduler::start(options.clone(), clock.clone()).unwrap())
+        .collect();
+    wait_for_the_run(&mut connection);
     let first = "SELECT extract(epoch FROM started_at) * 1000000 FROM job_runs";
     let started = sql::number(&mut connection, first);
-    super::support::pause(std::time::Duration::from_millis(2_500));
+    // The one that was refused asks again after a minute.
+    clock.set_offset_ms(61_000);
+    super::support::pause(Duration::from_millis(2_500));
     assert_eq!(
         sql::number(&mut connection, first),
         started,
         "nobody ran it again"
     );
     for node in nodes {
-        node.stop(std::time::Duration::from_secs(5));
+        node.stop(Duration::from_secs(5));
     }
 }
 

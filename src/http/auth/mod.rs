@@ -4,9 +4,7 @@
 //! too, so that a flood of one bad key costs one query. A key that is revoked through this process
 //! is forgotten at once; one that is revoked elsewhere is good until it is read again, which
 //! happens on its first use after `FRESH`. While the database is away or slow, a key that was
-//! good stays good and costs no wait: an outage must not lock out those who were let in. While a
-//! database that came later than the server is still without the keys of the settings, a key that is
-//! not found is no bad one: many clients drop what is answered with 401.
+//! good stays good and costs no wait: an outage must not lock out those who were let in.
 //!
 //! A handler says what it needs by the type of its extractor ([`Authorized`]); ingest, whose key
 //! may stand in the body, calls `Authenticator::by_head` and `Authenticator::by_body`.
@@ -145,8 +143,6 @@ pub struct Authenticator {
     store: Store,
     clock: Clock,
     cache: Arc<Cache<[u8; 32], Arc<Entry>>>,
-    /// False while keys may be missing that the server is about to make.
-    is_complete: Arc<AtomicBool>,
     /// Counts changes of keys, so that a reading that began before one is not kept after it.
     changes: Arc<AtomicU64>,
     misses: Arc<KeyMisses>,
@@ -162,17 +158,10 @@ impl Authenticator {
             store,
             clock,
             cache: Arc::new(Cache::new(CACHED_KEYS_MAX)),
-            is_complete: Arc::new(AtomicBool::new(true)),
             changes: Arc::default(),
             misses: Arc::new(KeyMisses::new(settings)),
             trusted_proxy_hops: settings.trusted_proxy_hops,
         }
-    }
-
-    /// Says whether all keys are in the database. It is taken to be so until somebody says otherwise;
-    /// while it is not, keys that are not found are answered with 503.
-    pub fn set_complete(&self, is_complete: bool) {
-        self.is_complete.store(is_complete, Ordering::Release);
     }
 
     /// Forgets a key, after it was made or revoked. `hash` is the SHA-256 of its text.
@@ -234,14 +223,11 @@ impl Authenticator {
         known_good: Option<Arc<KnownKey>>,
     ) -> Result<Arc<Entry>, Error> {
         let changes = self.changes.load(Ordering::Acquire);
-        let is_complete = self.is_complete.load(Ordering::Acquire);
         let found = self
             .store
             .run(move |connection| keys::find_by_hash(connection, &digest))
             .await;
         let entry = match (found, known_good) {
-            // There may be no table of keys yet, either.
-            (Ok(None) | Err(_), None) if !is_complete => return Err(Error::DatabaseUnavailable),
             (Ok(row), _) => Entry::new(row.and_then(|row| known_key(&row, &digest)).map(Arc::new)),
             (Err(_), Some(key)) => Entry::new(Some(key)),
             (Err(error), None) => return Err(error),

@@ -134,11 +134,11 @@ described! {
         "How long ago the oldest partition became due to be dropped; 0 when it is not.";
     DATABASE_SIZE: Gauge "beckon_database_size_bytes" []
         "Size of the database on its disk.";
-    JOB_RUNS: Counter "beckon_job_runs_total" ["job", "result"]
+    JOB_RUNS: Counter "beckon_job_runs_total" ["task", "result"]
         "Runs of background jobs on this node, by their result (ok or failed).";
-    JOB_SUCCESS: Gauge "beckon_job_last_success_timestamp_seconds" ["job"]
+    JOB_SUCCESS: Gauge "beckon_job_last_success_timestamp_seconds" ["task"]
         "When the job last succeeded on this node; 0 when it has not yet.";
-    JOB_DURATION: Gauge "beckon_job_last_duration_seconds" ["job"]
+    JOB_DURATION: Gauge "beckon_job_last_duration_seconds" ["task"]
         "How long its last run took.";
 
     PROCESS_CPU: Counter "process_cpu_seconds_total" []

@@ -304,6 +304,10 @@ mod tests {
             let is_total = metric.name.ends_with("_total");
             assert_eq!(is_total, metric.kind == Kind::Counter, "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}", metric.name);
+            // A scrape names these itself, and renames a series' own to `exported_…`.
+            let taken = ["job", "instance"];
+            let is_taken = metric.labels.iter().any(|label| taken.contains(label));
+            assert!(!is_taken, "{}: {:?}", metric.name, metric.labels);
         }
     }
 
