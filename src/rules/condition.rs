@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::data::{FactsArena, to_arena};
+use super::effort;
 use super::expr::Expr;
 use super::facts::{self, Facts, Prepared};
 use super::inspect;
@@ -275,6 +276,7 @@ impl Condition {
         }
         let data: &DataValue<'_> = arena.alloc(data);
         let library = self.library()?;
+        effort::begin();
         let result = library.engine.evaluate(&library.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
@@ -313,6 +315,7 @@ impl Condition {
             built.extend(members);
             arena.alloc(DataValue::Object(built.into_bump_slice()))
         };
+        effort::begin();
         match engine.evaluate(logic, data, arena) {
             Ok(value) => read(engine, value),
             Err(error) => Err(EvalError::from_library(&error)),

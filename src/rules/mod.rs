@@ -73,10 +73,13 @@
 //!
 //! # Bounds
 //! Besides the bounds at save, an array that is iterated over may have 1,000 elements, what a
-//! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory;
-//! beyond that the condition fails.
+//! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory. It may
+//! look at 100,000,000 values: what is iterated over counts once for each node of the body, with all
+//! that is in it, what two values are compared as a whole counts once, and 8 bytes of text are a
+//! value. Beyond that the condition fails.
 mod condition;
 mod data;
+mod effort;
 mod expr;
 mod facts;
 mod inspect;
