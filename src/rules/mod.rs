@@ -78,6 +78,7 @@
 //! that is in it, what two values are compared as a whole counts once, and 8 bytes of text are a
 //! value. Beyond that the condition fails.
 mod condition;
+mod conversions;
 mod data;
 mod effort;
 mod expr;
