@@ -284,6 +284,22 @@ fn a_long_text_of_a_rule_counts_in_a_body() {
 }
 
 #[test]
+fn many_values_in_deep_lists_are_refused() {
+    let lists = |depth: usize, texts: usize| {
+        let mut list = Value::Array((0..texts).map(|n| json!(n.to_string())).collect());
+        for _ in 1..depth {
+            list = Value::Array(vec![list]);
+        }
+        json!({"in": [var("a"), list]})
+    };
+    parse(&lists(8, 4_900));
+    parse(&lists(120, 200));
+    let error = refusal(&lists(120, 4_800));
+    assert_eq!(error.code, RuleErrorCode::TooDeep);
+    assert!(error.pointer.starts_with("/in/1/0/0"), "{}", error.pointer);
+}
+
+#[test]
 fn data_nested_too_deep_is_a_failure_and_no_overflow() {
     let mut deep = json!(1);
     for _ in 0..10_000 {
