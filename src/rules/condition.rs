@@ -214,6 +214,11 @@ impl Condition {
         self.with_result(prepared, |engine, value| Ok(engine.truthy(value)))
     }
 
+    /// The typed form, parsed again.
+    pub(crate) fn expr(&self, limits: &Limits) -> Option<Expr> {
+        self.parsed(limits).ok().map(|(_, expr)| expr)
+    }
+
     /// The condition in native form.
     pub(crate) fn node(&self) -> &Node {
         &self.node

@@ -34,6 +34,8 @@ pub(super) fn warnings(json: &Value, limits: &Limits) -> Result<Vec<RuleWarning>
 
 /// Compiles a pattern within the bounds. The `regex` crate runs in linear time.
 pub(super) fn regex(pattern: &str, limits: &Limits) -> Result<Regex, regex::Error> {
+    #[cfg(test)]
+    super::PATTERNS_COMPILED.set(super::PATTERNS_COMPILED.get() + 1);
     RegexBuilder::new(pattern)
         .size_limit(limits.max_regex_compiled_bytes)
         .dfa_size_limit(limits.max_regex_compiled_bytes)
