@@ -284,6 +284,30 @@ fn a_long_text_of_a_rule_counts_in_a_body() {
 }
 
 #[test]
+fn a_long_if_needs_no_deep_stack() {
+    let mut args = Vec::new();
+    for n in 0..1_600 {
+        args.extend([
+            json!({"var": format!("user.traits.t{n}")}),
+            json!(n % 2 == 0),
+        ]);
+    }
+    args.push(json!(true));
+    let rule = json!({ "if": args });
+    let work = move || {
+        assert_eq!(on_traits(&rule, &json!({})), Ok(true));
+        assert_eq!(on_traits(&rule, &json!({"t1500": 1})), Ok(true));
+        assert_eq!(
+            on_traits(&rule, &json!({"t1501": 1, "t1502": 1})),
+            Ok(false)
+        );
+        assert_eq!(on_traits(&rule, &json!({"t1": 1, "t1500": 1})), Ok(false));
+    };
+    let small = std::thread::Builder::new().stack_size(512 << 10);
+    small.spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
 fn many_values_in_deep_lists_are_refused() {
     let lists = |depth: usize, texts: usize| {
         let mut list = Value::Array((0..texts).map(|n| json!(n.to_string())).collect());
