@@ -181,6 +181,11 @@ impl Condition {
         self.source.as_str()
     }
 
+    /// Whether it was parsed from this very JSON.
+    pub fn is_of(&self, json: &Value) -> bool {
+        self.source() == json.to_string()
+    }
+
     /// Whether the condition holds, for a caller with one condition only.
     ///
     /// # Errors
