@@ -3,11 +3,9 @@
 //!
 //! Everything said is certain; that nothing is said means nothing.
 
-use serde_json::Value;
-
 use super::Campaign;
 use crate::rules::native::{Domain, Node, Outcomes, possible};
-use crate::rules::{Condition, Limits};
+use crate::rules::{Condition, Expr, Limits, Operator};
 
 /// Something that is certain about a campaign.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +38,9 @@ impl Finding {
 }
 
 impl Campaign {
-    /// What is certain about the campaign, its status and its schedule left aside. `body` is what
-    /// it was compiled from.
-    pub fn findings(&self, targeting: Option<&Value>, limits: &Limits) -> Vec<Finding> {
-        if let Some(finding) = self.never_shown(targeting, limits) {
+    /// What is certain about the campaign, its status and its schedule left aside.
+    pub fn findings(&self, limits: &Limits) -> Vec<Finding> {
+        if let Some(finding) = self.never_shown(limits) {
             return vec![finding];
         }
         match &self.targeting {
@@ -60,7 +57,7 @@ impl Campaign {
         }
     }
 
-    fn never_shown(&self, targeting: Option<&Value>, limits: &Limits) -> Option<Finding> {
+    fn never_shown(&self, limits: &Limits) -> Option<Finding> {
         if self.trigger.is_none() && self.mentions_event() {
             return Some(Finding::never(
                 "/trigger",
@@ -81,8 +78,8 @@ impl Campaign {
         let condition = self.targeting.as_ref()?;
         if !self.may_hold(&[condition.node()]) {
             let mut pointer = "/targeting".to_owned();
-            if let Some(targeting) = targeting {
-                self.narrow(targeting, limits, &mut pointer);
+            if let Some(targeting) = condition.expr(limits) {
+                self.narrow(&targeting, &mut pointer);
             }
             return Some(Finding::never(pointer, "this never holds"));
         }
@@ -96,12 +93,13 @@ impl Campaign {
     }
 
     /// Follows `and` to an operand that never holds by itself.
-    fn narrow(&self, condition: &Value, limits: &Limits, pointer: &mut String) {
+    fn narrow(&self, condition: &Expr, pointer: &mut String) {
         let mut whole = condition;
-        while let Some(operands) = whole.get("and").and_then(Value::as_array) {
-            let culprit = operands.iter().enumerate().find(|(_, operand)| {
-                Condition::parse(operand, limits).is_ok_and(|it| !self.may_hold(&[it.node()]))
-            });
+        while let Expr::Call(Operator::And, operands) = whole {
+            let culprit = operands
+                .iter()
+                .enumerate()
+                .find(|(_, operand)| !self.may_hold(&[&Node::of_condition(operand)]));
             let Some((index, operand)) = culprit else {
                 return;
             };
@@ -181,5 +179,43 @@ impl Campaign {
     /// read the event are evaluated with one only.
     fn event_name(&self) -> Option<&str> {
         self.trigger.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use chrono::DateTime;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::matcher::CampaignRow;
+    use crate::rules::PATTERNS_COMPILED;
+
+    #[test]
+    fn the_operand_that_never_holds_is_found_by_reading_the_rule_once() {
+        let mut targeting = vec![json!(false)];
+        targeting.extend((0..16).map(|n| json!({"matches": [{"var": "user.id"}, n.to_string()]})));
+        let mut targeting = json!({"and": targeting});
+        for _ in 0..50 {
+            let inner = Value::Array(vec![json!({"var": "user.traits.a"}), targeting]);
+            targeting = Value::Object([("and".to_owned(), inner)].into_iter().collect());
+        }
+        let body = [("targeting".to_owned(), targeting)].into_iter().collect();
+        let row = CampaignRow {
+            id: "c".into(),
+            seq: 1,
+            version: 1,
+            body,
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: None,
+        };
+        let limits = Limits::default();
+        let campaign = Campaign::compile(&row, &limits).unwrap();
+        let before = PATTERNS_COMPILED.get();
+        let findings = campaign.findings(&limits);
+        let pointer = format!("/targeting{}/and/0", "/and/1".repeat(50));
+        assert_eq!(findings.first().unwrap().pointer, pointer);
+        assert_eq!(PATTERNS_COMPILED.get() - before, 16);
     }
 }

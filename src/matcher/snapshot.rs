@@ -21,7 +21,7 @@ pub struct Flag {
     /// What it carries.
     pub value: Option<Value>,
     /// For whom; `None` is everybody.
-    pub targeting: Option<Condition>,
+    pub targeting: Option<Arc<Condition>>,
 }
 
 /// What a decision found.
@@ -231,6 +231,11 @@ impl Snapshot {
     ) -> Decision {
         let runs = Some(&self.runs);
         self.decide(&self.on_fetch, user, None, now, arena, runs)
+    }
+
+    /// The condition of the flag of this name.
+    pub fn flag_targeting(&self, key: &str) -> Option<&Arc<Condition>> {
+        self.flags.get(key)?.targeting.as_ref()
     }
 
     /// Whether the flag is on for this user, and its value; `None` when there is no such flag.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::data::{FactsArena, to_arena};
+use super::effort;
 use super::expr::Expr;
 use super::facts::{self, Facts, Prepared};
 use super::inspect;
@@ -180,6 +181,11 @@ impl Condition {
         self.source.as_str()
     }
 
+    /// Whether it was parsed from this very JSON.
+    pub fn is_of(&self, json: &Value) -> bool {
+        self.source() == json.to_string()
+    }
+
     /// Whether the condition holds, for a caller with one condition only.
     ///
     /// # Errors
@@ -211,6 +217,11 @@ impl Condition {
     /// As [`Condition::matches_prepared`].
     pub fn matches_by_library(&self, prepared: &Prepared<'_>) -> Result<bool, EvalError> {
         self.with_result(prepared, |engine, value| Ok(engine.truthy(value)))
+    }
+
+    /// The typed form, parsed again.
+    pub(crate) fn expr(&self, limits: &Limits) -> Option<Expr> {
+        self.parsed(limits).ok().map(|(_, expr)| expr)
     }
 
     /// The condition in native form.
@@ -275,6 +286,7 @@ impl Condition {
         }
         let data: &DataValue<'_> = arena.alloc(data);
         let library = self.library()?;
+        effort::begin();
         let result = library.engine.evaluate(&library.logic, data, &arena);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
@@ -313,6 +325,7 @@ impl Condition {
             built.extend(members);
             arena.alloc(DataValue::Object(built.into_bump_slice()))
         };
+        effort::begin();
         match engine.evaluate(logic, data, arena) {
             Ok(value) => read(engine, value),
             Err(error) => Err(EvalError::from_library(&error)),

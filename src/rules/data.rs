@@ -41,6 +41,12 @@ impl FactsArena {
         self.scratch.get_mut().reset();
     }
 
+    /// What was built since the last reset, and the memory kept for it, in bytes.
+    #[cfg(test)]
+    pub(crate) fn facts_bytes(&self) -> usize {
+        self.facts.allocated_bytes()
+    }
+
     /// Reads a JSON object. Text that is no JSON, or another value, is null.
     pub fn parse<'a>(&'a self, text: &'a str) -> Object<'a> {
         let too_deep = Cell::new(false);

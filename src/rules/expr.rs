@@ -88,6 +88,9 @@ macro_rules! operators {
     };
 }
 
+/// Bytes of a text in a body that count as a step.
+const TEXT_BYTES: usize = 256;
+
 const MANY: usize = usize::MAX;
 
 /// The official suite's other spelling of `if`.
@@ -271,8 +274,30 @@ impl Expr {
         }
     }
 
+    /// Whether it is the same on all data: a literal, or a list of such.
+    pub(super) fn is_constant(&self) -> bool {
+        match self {
+            Expr::Literal(_) => true,
+            Expr::List(items) => items.iter().all(Expr::is_constant),
+            _ => false,
+        }
+    }
+
+    /// The nodes of a body that see the element; the bodies of iterations in it see theirs.
+    pub(super) fn nodes_at_an_element(&self) -> usize {
+        let iteration = matches!(self, Expr::Call(operator, _) if operator.is_iteration());
+        let mut nodes = 1_usize;
+        for (index, child) in self.children().into_iter().enumerate() {
+            if !(iteration && index == 1) {
+                nodes += child.nodes_at_an_element();
+            }
+        }
+        nodes
+    }
+
     /// Worst-case evaluation steps: each node is one, and a body counts once for each element that
-    /// an array may have. There, looking for something in a list counts as so many steps, too.
+    /// an array may have. There, looking for something in a list counts as so many steps, too, and a
+    /// long text in the rule counts by its length.
     pub(super) fn cost(&self, limits: &Limits) -> u64 {
         self.cost_at(limits, false)
     }
@@ -287,10 +312,12 @@ impl Expr {
             let times = if is_body { max_array_len } else { 1 };
             cost = cost.saturating_add(own.saturating_mul(times));
         }
-        if in_iteration && self.looks_through_data() {
-            cost = cost.saturating_add(max_array_len);
-        }
-        cost
+        cost.saturating_add(match self {
+            _ if !in_iteration => 0,
+            Expr::Literal(Value::String(text)) => (text.len() / TEXT_BYTES) as u64,
+            _ if self.looks_through_data() => max_array_len,
+            _ => 0,
+        })
     }
 
     /// Whether it looks for something in what is not a part of the rule.

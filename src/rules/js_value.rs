@@ -11,6 +11,8 @@ use std::cmp::Ordering;
 
 use datalogic_rs::DataValue;
 
+use super::conversions::Conversions;
+
 /// `Number(value)`.
 pub(super) fn to_number(value: Option<&DataValue<'_>>) -> f64 {
     match value {
@@ -75,7 +77,7 @@ impl Constant {
     }
 
     /// `left == constant`, where neither is the other's identity: two objects are never equal.
-    pub(super) fn loosely_equals(&self, left: &DataValue<'_>) -> bool {
+    pub(super) fn loosely_equals(&self, left: &DataValue<'_>, conversions: &Conversions) -> bool {
         match (left, self.kind) {
             (DataValue::Null, kind) => kind == Kind::Nothing,
             (_, Kind::Nothing) => false,
@@ -83,12 +85,12 @@ impl Constant {
             // An object becomes its text first, and two texts are compared as such.
             (DataValue::String(left), Kind::Text | Kind::Collection) => *left == self.text,
             (DataValue::Array(_) | DataValue::Object(_), Kind::Text) => {
-                to_text(Some(left)) == self.text
+                conversions.js_text(left, |left| left == self.text)
             }
             // Whatever remains has a number or a boolean on one side and is compared as numbers.
             // An object's number is that of its text, which `to_number` already does. NaN equals
             // nothing.
-            _ => to_number(Some(left)) == self.number,
+            _ => conversions.js_number(left) == self.number,
         }
     }
 }

@@ -4,7 +4,10 @@
 //! Everything official is passed on as it is, with two exceptions that do not change an answer:
 //! - what is iterated over, and what is looked through in an iteration, passes a length check unless
 //!   it is a literal (which was checked when the rule was parsed), what is joined passes a check of
-//!   its size, and bodies that build values pass a memory check;
+//!   its size, and bodies that build values pass a memory check. These, and a check of what is
+//!   compared as a whole, count what an evaluation looks at ([`super::effort`]). Comparisons in a body
+//!   are left as they are, since the evaluator has shortcuts for them: what they can look at is a part
+//!   of the element, so the whole element is counted once for each node of the body;
 //! - a body that is nothing but `===` or `!==` is wrapped in `!!`. The evaluator (5.4.0) has a
 //!   shortcut for such bodies that takes an absent member for something else than null.
 
@@ -13,6 +16,9 @@ use regex::Regex;
 
 use super::expr::{Expr, Operator, VarPath};
 use super::operators;
+
+/// What a path counts that is only known at run time: an object may have to be looked through for it.
+const PATH_LOOKS: usize = 1_000;
 
 /// What the evaluator compiles.
 pub(super) struct Lowered {
@@ -30,6 +36,7 @@ pub(super) fn lower<E>(
     let mut lowering = Lowering {
         max_array_len,
         iterations: 0,
+        looks: 0,
         compile,
         patterns: Vec::new(),
     };
@@ -44,12 +51,15 @@ struct Lowering<F> {
     max_array_len: usize,
     /// How many iterations stand around what is lowered.
     iterations: usize,
+    /// How often what is lowered is looked at as a whole, beyond what a body counts for.
+    looks: usize,
     compile: F,
     patterns: Vec<Regex>,
 }
 
 impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
     fn expr(&mut self, expr: &Expr) -> Result<OwnedDataValue, E> {
+        let looks = std::mem::replace(&mut self.looks, 0);
         Ok(match expr {
             Expr::Literal(value) => OwnedDataValue::from(value),
             Expr::List(items) => OwnedDataValue::Array(self.all(items)?),
@@ -62,7 +72,10 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 if let Some(default) = default {
                     args.push(self.expr(default)?);
                 }
-                call("var", args)
+                match looks {
+                    0 => call("var", args),
+                    _ => bounded_look(call("var", args), looks),
+                }
             }
             Expr::Exists(value) => call(operators::EXISTS, vec![self.expr(value)?]),
             Expr::Matches { value, pattern } => {
@@ -80,18 +93,18 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             }
             Expr::InSegment(name) => call(operators::IN_SEGMENT, vec![text(name)]),
             Expr::Call(operator, args) if operator.is_iteration() => {
-                self.iteration(*operator, args)?
+                self.iteration(*operator, args, looks)?
             }
             Expr::Call(operator, args) if operator.is_ours() => {
                 call(&operators::lowered_name(*operator), self.all(args)?)
             }
             Expr::Call(operator @ (Operator::Cat | Operator::Merge), args) => {
                 // Each has its share before anything is built, all together after it.
-                let parts = i64::try_from(args.len()).unwrap_or(i64::MAX);
-                let parts = OwnedDataValue::Number(NumberValue::from_i64(parts));
+                let parts = number(args.len());
                 let bounded = |value| call(operators::BOUNDED_PART, vec![value, parts.clone()]);
                 let mut lowered = Vec::with_capacity(args.len());
                 for arg in args {
+                    self.looks = looks;
                     let value = self.expr(arg)?;
                     lowered.push(match arg {
                         Expr::Literal(_) => value,
@@ -101,51 +114,114 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 bounded_memory(call(operator.name(), lowered))
             }
             Expr::Call(operator, args) => {
-                let mut lowered = self.all(args)?;
+                let looks = match operator {
+                    Operator::If | Operator::And | Operator::Or => looks,
+                    _ => looks_at_all(*operator, args, self.iterations > 0),
+                };
+                let mut lowered = Vec::with_capacity(args.len());
+                for arg in args {
+                    self.looks = looks;
+                    lowered.push(self.expr(arg)?);
+                }
+                self.looks = 0;
                 if self.iterations > 0
                     && expr.looks_through_data()
                     && let Some(haystack) = lowered.get_mut(1)
                 {
                     let value = std::mem::replace(haystack, OwnedDataValue::Null);
-                    *haystack = self.bounded_array(value);
+                    *haystack = self.bounded_array(value, 0, false);
                 }
                 call(operator.name(), lowered)
             }
         })
     }
 
-    fn iteration(&mut self, operator: Operator, args: &[Expr]) -> Result<OwnedDataValue, E> {
+    /// `looks_after` is how often the whole result is looked at.
+    fn iteration(
+        &mut self,
+        operator: Operator,
+        args: &[Expr],
+        looks_after: usize,
+    ) -> Result<OwnedDataValue, E> {
+        let is_reduce = operator == Operator::Reduce;
+        let is_kept = matches!(operator, Operator::Map | Operator::Filter);
+        let looks = args.get(1).map_or(0, Expr::nodes_at_an_element);
         let mut lowered = Vec::with_capacity(args.len());
         for (index, arg) in args.iter().enumerate() {
             let is_body = index == 1;
+            self.looks = if index == 0 && is_kept {
+                looks_after
+            } else {
+                0
+            };
             self.iterations += usize::from(is_body);
             let value = self.expr(arg)?;
             self.iterations -= usize::from(is_body);
             lowered.push(match (index, arg) {
-                (0, Expr::List(_) | Expr::Literal(_)) => value,
-                (0, _) => self.bounded_array(value),
-                (1, body) if operator == Operator::Reduce && body.builds_values() => {
-                    call(operators::BOUNDED_VALUE, vec![value])
+                (0 | 2, arg) if arg.is_constant() => value,
+                (0, _) => self.bounded_array(value, looks, is_reduce),
+                (1, body) if is_reduce && body.builds_values() => {
+                    call(operators::BOUNDED_VALUE, vec![value, number(looks)])
                 }
                 (1, body) if body.builds_values() => bounded_memory(value),
                 (1, Expr::Call(Operator::StrictEqual | Operator::StrictNotEqual, _)) => {
                     call(Operator::Truthy.name(), vec![value])
                 }
+                // A body may hand on what it begins with from one element to the next.
+                (2, _) => bounded_look(value, looks.saturating_mul(self.max_array_len)),
                 _ => value,
             });
         }
         Ok(call(operator.name(), lowered))
     }
 
-    fn bounded_array(&self, value: OwnedDataValue) -> OwnedDataValue {
-        let max = i64::try_from(self.max_array_len).unwrap_or(i64::MAX);
-        let max = OwnedDataValue::Number(NumberValue::from_i64(max));
-        call(operators::BOUNDED_ARRAY, vec![value, max])
+    /// What is iterated over, each element of which is looked at so many times.
+    fn bounded_array(&self, value: OwnedDataValue, looks: usize, is_kept: bool) -> OwnedDataValue {
+        let max = number(self.max_array_len);
+        let is_kept = OwnedDataValue::Bool(is_kept);
+        call(
+            operators::BOUNDED_ARRAY,
+            vec![value, max, number(looks), is_kept],
+        )
     }
 
     fn all(&mut self, items: &[Expr]) -> Result<Vec<OwnedDataValue>, E> {
         items.iter().map(|item| self.expr(item)).collect()
     }
+}
+
+/// How often an operator looks at the whole of what it is given, beyond what a body counts for.
+fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> usize {
+    match operator {
+        Operator::Missing | Operator::MissingSome => PATH_LOOKS,
+        _ if in_iteration => 0,
+        Operator::Equal
+        | Operator::StrictEqual
+        | Operator::NotEqual
+        | Operator::StrictNotEqual
+            // Next to a constant it is a native test, which has no bound.
+            if !args.iter().any(Expr::is_constant) =>
+        {
+            1
+        }
+        Operator::Max
+        | Operator::Min
+        | Operator::Add
+        | Operator::Subtract
+        | Operator::Multiply
+        | Operator::Divide
+        | Operator::Modulo => 1,
+        _ => 0,
+    }
+}
+
+fn bounded_look(value: OwnedDataValue, looks: usize) -> OwnedDataValue {
+    call(operators::BOUNDED_LOOK, vec![value, number(looks)])
+}
+
+fn number(number: usize) -> OwnedDataValue {
+    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    OwnedDataValue::Number(NumberValue::from_i64(number))
 }
 
 fn bounded_memory(value: OwnedDataValue) -> OwnedDataValue {

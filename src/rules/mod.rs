@@ -73,10 +73,14 @@
 //!
 //! # Bounds
 //! Besides the bounds at save, an array that is iterated over may have 1,000 elements, what a
-//! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory;
-//! beyond that the condition fails.
+//! `reduce` accumulates 10,000 values or 64 KiB of text, and one evaluation 64 MiB of memory. It may
+//! look at 100,000,000 values: what is iterated over counts once for each node of the body, with all
+//! that is in it, what two values are compared as a whole counts once, and 8 bytes of text are a
+//! value. Beyond that the condition fails.
 mod condition;
+mod conversions;
 mod data;
+mod effort;
 mod expr;
 mod facts;
 mod inspect;
@@ -104,3 +108,9 @@ pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+thread_local! {
+    /// How many patterns this thread compiled, for tests that count work.
+    pub(crate) static PATTERNS_COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}

@@ -12,6 +12,7 @@ use datalogic_rs::operator::EvalContext;
 use datalogic_rs::{ArenaExt, CustomOperator, DataValue, Engine, EngineBuilder, Error, Result};
 use regex::Regex;
 
+use super::effort;
 use super::expr::Operator;
 use super::moment;
 
@@ -25,6 +26,7 @@ pub(super) const EXISTS: &str = "beckon.exists";
 pub(super) const WITHIN_LAST: &str = "beckon.within_last";
 pub(super) const IN_SEGMENT: &str = "beckon.in_segment";
 pub(super) const BOUNDED_ARRAY: &str = "beckon.bounded_array";
+pub(super) const BOUNDED_LOOK: &str = "beckon.bounded_look";
 pub(super) const BOUNDED_PART: &str = "beckon.bounded_part";
 pub(super) const BOUNDED_MEMORY: &str = "beckon.bounded_memory";
 pub(super) const BOUNDED_VALUE: &str = "beckon.bounded_value";
@@ -71,6 +73,7 @@ fn builder() -> EngineBuilder {
         .add_operator(WITHIN_LAST, WithinLast)
         .add_operator(IN_SEGMENT, InSegment)
         .add_operator(BOUNDED_ARRAY, BoundedArray)
+        .add_operator(BOUNDED_LOOK, BoundedLook)
         .add_operator(BOUNDED_PART, BoundedPart)
         .add_operator(BOUNDED_MEMORY, BoundedMemory)
         .add_operator(BOUNDED_VALUE, BoundedValue)
@@ -101,6 +104,7 @@ struct Exists;
 struct WithinLast;
 struct InSegment;
 struct BoundedArray;
+struct BoundedLook;
 struct BoundedPart;
 struct BoundedMemory;
 struct BoundedValue;
@@ -275,10 +279,32 @@ impl CustomOperator for BoundedArray {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let (value, max) = value_and_bound(args, "iteration")?;
-        if value.len().is_some_and(|len| len > max) && !value.is_string() {
+        let [value, max, looks, is_kept] = args else {
+            return Err(arguments("iteration"));
+        };
+        let len = match value {
+            DataValue::Array(items) => items.len(),
+            DataValue::Object(members) => members.len(),
+            _ => return Ok(value),
+        };
+        if len as u64 > bound(max) {
             return Err(limit("an array to iterate over is too long"));
         }
+        let is_kept = is_kept.as_bool().unwrap_or(false);
+        allowed(effort::look_at_each(value, bound(looks), is_kept))?;
+        Ok(value)
+    }
+}
+
+impl CustomOperator for BoundedLook {
+    fn evaluate<'a>(
+        &self,
+        args: Args<'_, 'a>,
+        _ctx: &mut EvalContext<'_, 'a>,
+        _arena: &'a Bump,
+    ) -> Result<Value<'a>> {
+        let (value, times) = value_and_bound(args, "a comparison")?;
+        allowed(effort::look(value, times))?;
         Ok(value)
     }
 }
@@ -291,6 +317,8 @@ impl CustomOperator for BoundedPart {
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
         let (value, parts) = value_and_bound(args, "cat and merge")?;
+        allowed(effort::look(value, 1))?;
+        let parts = usize::try_from(parts).unwrap_or(usize::MAX);
         check_part(value, ARENA_BYTES_MAX / parts.max(1))?;
         Ok(value)
     }
@@ -318,22 +346,35 @@ impl CustomOperator for BoundedValue {
         _ctx: &mut EvalContext<'_, 'a>,
         arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let [value] = args else {
-            return Err(arguments("reduce"));
-        };
+        let (value, looks) = value_and_bound(args, "reduce")?;
         check_memory(arena)?;
         check_accumulator(value)?;
+        allowed(effort::look(value, looks))?;
         Ok(value)
     }
 }
 
 /// A value and the number that lowering wrote beside it.
-fn value_and_bound<'v, 'a>(args: Args<'v, 'a>, operator: &str) -> Result<(Value<'a>, usize)> {
-    let [value, bound] = args else {
+fn value_and_bound<'v, 'a>(args: Args<'v, 'a>, operator: &str) -> Result<(Value<'a>, u64)> {
+    let [value, number] = args else {
         return Err(arguments(operator));
     };
-    let bound = bound.as_i64().and_then(|bound| usize::try_from(bound).ok());
-    Ok((value, bound.unwrap_or(0)))
+    Ok((value, bound(number)))
+}
+
+/// A number that lowering wrote.
+fn bound(number: &DataValue<'_>) -> u64 {
+    let number = number.as_i64();
+    number
+        .and_then(|number| u64::try_from(number).ok())
+        .unwrap_or(0)
+}
+
+fn allowed(is_allowed: bool) -> Result<()> {
+    match is_allowed {
+        true => Ok(()),
+        false => Err(limit("the condition looks at too much data")),
+    }
 }
 
 fn check_memory(arena: &Bump) -> Result<()> {

@@ -34,6 +34,8 @@ pub(super) fn warnings(json: &Value, limits: &Limits) -> Result<Vec<RuleWarning>
 
 /// Compiles a pattern within the bounds. The `regex` crate runs in linear time.
 pub(super) fn regex(pattern: &str, limits: &Limits) -> Result<Regex, regex::Error> {
+    #[cfg(test)]
+    super::PATTERNS_COMPILED.set(super::PATTERNS_COMPILED.get() + 1);
     RegexBuilder::new(pattern)
         .size_limit(limits.max_regex_compiled_bytes)
         .dfa_size_limit(limits.max_regex_compiled_bytes)
@@ -52,8 +54,15 @@ pub(super) struct Context {
     pub(super) present: Vec<String>,
 }
 
+/// How deep lists of all values that a rule may have could be nested in each other.
+const LISTS_DEPTH: usize = 8;
+
 struct Parser<'l> {
     limits: &'l Limits,
+    /// How many lists are open.
+    lists: usize,
+    /// The sum of that over all values so far.
+    in_lists: usize,
     pointer: String,
     regexes: usize,
     /// `None` where nobody wants them.
@@ -64,6 +73,8 @@ impl<'l> Parser<'l> {
     fn new(limits: &'l Limits) -> Self {
         Parser {
             limits,
+            lists: 0,
+            in_lists: 0,
             pointer: String::new(),
             regexes: 0,
             warnings: None,
@@ -71,13 +82,24 @@ impl<'l> Parser<'l> {
     }
 
     fn expr(&mut self, json: &Value, context: &Context) -> Result<Expr, RuleError> {
+        // The evaluator copies what is in a list for each list around it.
+        self.in_lists = self.in_lists.saturating_add(self.lists);
+        let most = self.limits.max_nodes.saturating_mul(LISTS_DEPTH);
+        if self.in_lists > most {
+            let message = format!(
+                "the values of a rule may stand in {most} lists, where each counts all around it"
+            );
+            return Err(self.error(RuleErrorCode::TooDeep, message));
+        }
         match json {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
                 Ok(Expr::Literal(json.clone()))
             }
             Value::Array(items) => {
-                let parsed = self.items(items, context)?;
-                Ok(Expr::List(parsed))
+                self.lists += 1;
+                let parsed = self.items(items, context);
+                self.lists -= 1;
+                Ok(Expr::List(parsed?))
             }
             Value::Object(members) => self.object(members, context),
         }

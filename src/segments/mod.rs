@@ -25,6 +25,8 @@ pub struct Segment {
     /// Its name; rules may use either.
     pub name: String,
     rules: RuleList,
+    /// The rules as JSON.
+    rules_source: Box<str>,
     targeting: Option<Condition>,
 }
 
@@ -43,17 +45,27 @@ impl Segment {
                 Some(Condition::parse(json, limits).map_err(|error| error.under("/targeting"))?)
             }
         };
-        let name = body
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
         Ok(Self {
             id: id.to_owned(),
-            name,
+            name: name(body).to_owned(),
             rules,
+            rules_source: source(body.get("rules")).into(),
             targeting,
         })
+    }
+
+    /// Whether compiling this body would give the same segment again.
+    pub fn is_of(&self, id: &str, body: &Map<String, Value>) -> bool {
+        let targeting = body.get("targeting").filter(|json| !json.is_null());
+        let is_same_targeting = match (&self.targeting, targeting) {
+            (None, None) => true,
+            (Some(held), Some(json)) => held.is_of(json),
+            _ => false,
+        };
+        self.id == id
+            && self.name == name(body)
+            && *self.rules_source == *source(body.get("rules"))
+            && is_same_targeting
     }
 
     /// The segments this one names.
@@ -66,6 +78,14 @@ impl Segment {
         let targeting = self.targeting.as_ref();
         targeting.map_or_else(Vec::new, |condition| condition.warnings(limits))
     }
+}
+
+fn name(body: &Map<String, Value>) -> &str {
+    body.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn source(json: Option<&Value>) -> String {
+    json.map_or_else(String::new, Value::to_string)
 }
 
 /// How many segments may stand in a chain, each naming the next. Each is a level of recursion.

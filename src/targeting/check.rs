@@ -33,7 +33,8 @@ impl Targeting {
     ) -> Result<Vec<Warning>, Error> {
         let segment = Segment::compile(id.unwrap_or_default(), body, &self.0.options.rules)
             .map_err(refuse_rule)?;
-        let held = live::segments(connection, project, &self.0.options.rules)?;
+        let snapshot = self.snapshot(project);
+        let held = live::segments(connection, project, &snapshot, &self.0.options.rules)?;
         if let Some(path) = held.cycle_through(&segment) {
             return Err(Error::InvalidRule {
                 pointer: "/targeting".to_owned(),

@@ -39,10 +39,10 @@ pub(super) fn load(
                 return Ok(None);
             }
             let moment = rows::moment(connection)?;
-            let segments = segments(connection, project, limits)?;
+            let segments = segments(connection, project, held, limits)?;
             let flags = rows::flag_rows(connection, project.0)?
                 .into_iter()
-                .filter_map(|row| compile_flag(project, row, limits))
+                .filter_map(|row| compile_flag(project, held, row, limits))
                 .collect();
             let changed = changed_campaigns(connection, project, held, revision)?;
             let fresh = match changed {
@@ -67,18 +67,11 @@ pub(super) fn load(
 pub(super) fn segments(
     connection: &mut PgConnection,
     project: ProjectId,
+    held: &Snapshot,
     limits: &Limits,
 ) -> QueryResult<Segments> {
     let rows = rows::segment_rows(connection, project.0)?.into_iter();
-    let list = rows.filter_map(
-        |(id, body)| match Segment::compile(&id, &object(body), limits) {
-            Ok(segment) => Some(Arc::new(segment)),
-            Err(error) => {
-                tracing::warn!(project = project.0, segment = id, %error, "segment left out");
-                None
-            }
-        },
-    );
+    let list = rows.filter_map(|(id, body)| compile_segment(project, held, &id, body, limits));
     Ok(Segments::new(list.collect()))
 }
 
@@ -147,12 +140,44 @@ fn compile_campaign(
     }
 }
 
-fn compile_flag(project: ProjectId, row: rows::FlagRow, limits: &Limits) -> Option<(String, Flag)> {
+/// What is held is taken over where it is still the same.
+fn compile_segment(
+    project: ProjectId,
+    held: &Snapshot,
+    id: &str,
+    body: Value,
+    limits: &Limits,
+) -> Option<Arc<Segment>> {
+    let body = object(body);
+    let known = held.segments().find(id);
+    if let Some(known) = known.filter(|known| known.is_of(id, &body)) {
+        return Some(Arc::clone(known));
+    }
+    match Segment::compile(id, &body, limits) {
+        Ok(segment) => Some(Arc::new(segment)),
+        Err(error) => {
+            tracing::warn!(project = project.0, segment = id, %error, "segment left out");
+            None
+        }
+    }
+}
+
+/// As with segments.
+fn compile_flag(
+    project: ProjectId,
+    held: &Snapshot,
+    row: rows::FlagRow,
+    limits: &Limits,
+) -> Option<(String, Flag)> {
     let (key, enabled, value, targeting) = row;
-    let targeting = match targeting.filter(|json| !json.is_null()) {
-        None => None,
-        Some(json) => match Condition::parse(&json, limits) {
-            Ok(condition) => Some(condition),
+    let targeting = targeting.filter(|json| !json.is_null());
+    let known = held.flag_targeting(&key);
+    let known = known.filter(|known| targeting.as_ref().is_some_and(|json| known.is_of(json)));
+    let targeting = match (known, targeting) {
+        (_, None) => None,
+        (Some(known), _) => Some(Arc::clone(known)),
+        (None, Some(json)) => match Condition::parse(&json, limits) {
+            Ok(condition) => Some(Arc::new(condition)),
             Err(error) => {
                 tracing::warn!(project = project.0, flag = key, %error, "flag left out");
                 return None;
@@ -173,5 +198,56 @@ fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_did_not_change_is_taken_over() {
+        let (project, limits) = (ProjectId(1), Limits::default());
+        let body = |n: u32| {
+            json!({
+                "name": "vip", "rules": [{"type": "attribute", "field": "a", "operator": "==", "value": n}],
+                "targeting": {"==": [{"var": "user.traits.plan"}, "pro"]},
+            })
+        };
+        let segment =
+            |held: &Snapshot, body| compile_segment(project, held, "s", body, &limits).unwrap();
+        let targeting = |n: u32| Some(json!({"==": [{"var": "user.traits.n"}, n]}));
+        let flag = |held: &Snapshot, on, targeting| {
+            compile_flag(
+                project,
+                held,
+                ("f".to_owned(), on, None, targeting),
+                &limits,
+            )
+            .unwrap()
+        };
+        let empty = Snapshot::default();
+        let first = segment(&empty, body(1));
+        let flags = [flag(&empty, true, targeting(1))].into_iter().collect();
+        let held = Snapshot::new(
+            1,
+            Vec::new(),
+            Segments::new(vec![Arc::clone(&first)]),
+            flags,
+        );
+        assert!(Arc::ptr_eq(&first, &segment(&held, body(1))));
+        assert!(!Arc::ptr_eq(&first, &segment(&held, body(2))));
+        let mut other = body(1);
+        other["targeting"] = json!(true);
+        assert!(!Arc::ptr_eq(&first, &segment(&held, other)));
+        let known = held.flag_targeting("f").unwrap();
+        let (_, same) = flag(&held, false, targeting(1));
+        assert!(!same.enabled && Arc::ptr_eq(known, &same.targeting.unwrap()));
+        let (_, other) = flag(&held, true, targeting(2));
+        assert!(!Arc::ptr_eq(known, &other.targeting.unwrap()));
+        assert!(flag(&held, true, None).1.targeting.is_none());
     }
 }

@@ -76,9 +76,9 @@ struct Inner {
     options: TargetingOptions,
     people: People,
     snapshots: ArcSwap<HashMap<ProjectId, Arc<Snapshot>>>,
-    /// Held from reading a snapshot's rows until it is swapped in, so that a later one is never
-    /// replaced by an earlier one.
-    reloading: Mutex<()>,
+    /// One for each project, held from reading a snapshot's rows until it is swapped in, so that a
+    /// later one is never replaced by an earlier one.
+    reloading: Mutex<HashMap<ProjectId, Arc<Mutex<()>>>>,
     failing: quarantine::Waiting,
     node: NodeId,
     is_ready: AtomicBool,
@@ -467,11 +467,12 @@ impl Targeting {
         project: ProjectId,
         base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
     ) -> QueryResult<()> {
-        let _alone = self
-            .0
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let ours = {
+            let all = self.0.reloading.lock();
+            let mut all = all.unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(project).or_default())
+        };
+        let _alone = ours.lock().unwrap_or_else(PoisonError::into_inner);
         let held = base(self.snapshot(project));
         let started = Instant::now();
         let loaded = live::load(connection, project, &held, &self.0.options.rules);

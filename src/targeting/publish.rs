@@ -58,7 +58,7 @@ impl Targeting {
             }
         }
         let mut refused = Vec::new();
-        for finding in campaign.findings(body.get("targeting"), limits) {
+        for finding in campaign.findings(limits) {
             let code = match finding.kind {
                 FindingKind::NeverTrue => WarningCode::NeverTrue,
                 FindingKind::AlwaysTrue => WarningCode::AlwaysTrue,

@@ -11,6 +11,7 @@ mod gate;
 mod opening;
 mod report;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -33,6 +34,10 @@ const NEAREST_MAX: usize = 10;
 /// For how many campaigns it is found out how near they are; those after them, by rank, are decided
 /// and counted.
 const EXAMINED_MAX: usize = 10_000;
+
+/// The steps ([`Campaign::cost`]) that one explanation may take beyond deciding every campaign: some
+/// seconds. What is left out for it is what is left out where there is too much to show.
+const STEPS_MAX: u64 = 200_000_000;
 
 /// Who is asked about, on which event, and when.
 #[derive(Debug, Clone, Copy)]
@@ -57,11 +62,13 @@ pub fn explain<'a>(
 ) -> Explanation {
     let mut ranked: Vec<&Arc<Campaign>> = campaigns.iter().collect();
     ranked.sort_by_cached_key(|campaign| campaign.rank());
+    let steps = Cell::new(STEPS_MAX);
     let case = Case {
         segments,
         asked,
         limits,
         arena,
+        steps: &steps,
     };
     case.at(asked.now, |moment| {
         moment.explain(&ranked, shown_max.min(SHOWN_MAX))
@@ -78,11 +85,13 @@ pub fn first_closed_gate<'a>(
     arena: &'a FactsArena,
     errors: &mut u32,
 ) -> Option<Gate> {
+    let steps = Cell::new(STEPS_MAX);
     let case = Case {
         segments,
         asked,
         limits,
         arena,
+        steps: &steps,
     };
     case.at(asked.now, |moment| {
         moment.gates(campaign).first_closed(errors)
@@ -96,9 +105,22 @@ struct Case<'a> {
     asked: Asked<'a>,
     limits: &'a Limits,
     arena: &'a FactsArena,
+    /// What is left of [`STEPS_MAX`].
+    steps: &'a Cell<u64>,
 }
 
 impl Case<'_> {
+    /// Takes the steps of so many evaluations of a campaign; whether there are as many left.
+    fn affords(&self, campaign: &Campaign, times: usize) -> bool {
+        let times = u64::try_from(times).unwrap_or(u64::MAX);
+        let left = self
+            .steps
+            .get()
+            .checked_sub(campaign.cost().saturating_mul(times));
+        self.steps.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
     /// Prepares the facts as they are at a moment.
     fn at<T>(self, now: DateTime<Utc>, work: impl FnOnce(&Moment<'_, '_>) -> T) -> T {
         let Asked { user, event, .. } = self.asked;
@@ -174,6 +196,7 @@ impl<'a> Moment<'_, 'a> {
             .chain(near)
             .chain(far)
             .take(shown_max)
+            .take_while(|campaign| self.case.affords(campaign, 1))
             .map(|campaign| self.explained(campaign))
             .collect();
         summary.shown = shown.len();
@@ -198,7 +221,12 @@ impl<'a> Moment<'_, 'a> {
             .partition(|campaign| is_other_trigger(campaign));
         let first_other = candidates.len();
         candidates.extend(others);
-        let far = candidates.split_off(candidates.len().min(EXAMINED_MAX));
+        let affordable = candidates
+            .iter()
+            .take(EXAMINED_MAX)
+            .take_while(|campaign| self.case.affords(campaign, 1))
+            .count();
+        let far = candidates.split_off(affordable);
         let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates
             .into_iter()
             .enumerate()
@@ -208,5 +236,97 @@ impl<'a> Moment<'_, 'a> {
         near.sort_by_key(|(distance, _)| *distance);
         let near = near.into_iter().map(|(_, campaign)| campaign).collect();
         Missed { near, far }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::matcher::CampaignRow;
+    use crate::segments::Segment;
+
+    fn campaign(seq: i64, targeting: Value) -> Arc<Campaign> {
+        let mut body = serde_json::Map::new();
+        body.insert("status".to_owned(), json!("active"));
+        body.insert("targeting".to_owned(), targeting);
+        let row = CampaignRow {
+            id: format!("c{seq}"),
+            seq,
+            version: 1,
+            body,
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: None,
+        };
+        Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
+    }
+
+    fn explained(
+        campaigns: &[Arc<Campaign>],
+        segments: &Segments,
+        traits: &Value,
+        arena: &FactsArena,
+    ) -> Explanation {
+        let now = DateTime::UNIX_EPOCH;
+        let user = UserFacts {
+            id: "u",
+            traits: arena.from_value(traits),
+            created_at: now,
+            last_seen_at: now,
+        };
+        let asked = Asked {
+            user,
+            event: None,
+            now,
+        };
+        explain(campaigns, segments, asked, &Limits::default(), 100, arena)
+    }
+
+    #[test]
+    fn moments_that_are_tried_leave_nothing_behind() {
+        let segment = |n| {
+            let body = json!({"name": format!("s{n}")});
+            let body = body.as_object().unwrap();
+            Arc::new(Segment::compile(&format!("id{n}"), body, &Limits::default()).unwrap())
+        };
+        let segments = Segments::new((0..5_000).map(segment).collect());
+        let windows: Vec<Value> = (0..60)
+            .map(|n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1d"]}))
+            .collect();
+        let never = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
+        let targeting = json!({"and": [never, {"or": windows}]});
+        let traits: serde_json::Map<String, Value> = (0..60)
+            .map(|n| (format!("t{n}"), json!(format!("2030-01-01T00:00:{n:02}Z"))))
+            .collect();
+        let arena = FactsArena::new();
+        explained(
+            &[campaign(1, targeting)],
+            &segments,
+            &Value::Object(traits),
+            &arena,
+        );
+        // The memberships of each moment are 5,000 bytes.
+        assert!(arena.facts_bytes() < 100_000, "{}", arena.facts_bytes());
+    }
+
+    #[test]
+    fn an_explanation_takes_only_so_many_steps() {
+        let element = json!({"var": ""});
+        let tests: Vec<Value> = (0..4).map(|n| json!({"==": [element, n]})).collect();
+        let twice = json!({"some": [
+            {"var": "user.traits.a"}, {"some": [element, {"or": tests}]},
+        ]});
+        let campaigns: Vec<_> = (0..30).map(|n| campaign(n, twice.clone())).collect();
+        let cost = campaigns.first().unwrap().cost();
+        let arena = FactsArena::new();
+        let explanation = explained(&campaigns, &Segments::default(), &json!({}), &arena);
+        let summary = explanation.summary;
+        assert_eq!((summary.campaigns, summary.matched), (30, 0));
+        let affordable = usize::try_from(STEPS_MAX / cost).unwrap();
+        assert!((10..30).contains(&affordable), "{cost}");
+        assert_eq!(summary.examined, affordable);
+        assert_eq!(summary.shown, 0);
     }
 }

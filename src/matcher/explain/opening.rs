@@ -6,7 +6,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Campaign, Gate, Moment};
+use super::{Campaign, Case, Gate, Moment};
+use crate::rules::FactsArena;
 
 /// The most moments of one campaign that are tried.
 const TRIED_MAX: usize = 256;
@@ -92,11 +93,18 @@ impl Moment<'_, '_> {
         moments.retain(|moment| *moment > self.case.asked.now);
         moments.sort_unstable();
         moments.dedup();
-        if moments.len() > TRIED_MAX {
+        if moments.len() > TRIED_MAX || !self.case.affords(campaign, moments.len()) {
             return None;
         }
+        let mut arena = FactsArena::new();
         moments.into_iter().find(|moment| {
-            self.case.at(*moment, |then| {
+            // What one moment needs is of no use to the next.
+            arena.reset();
+            let case = Case {
+                arena: &arena,
+                ..self.case
+            };
+            case.at(*moment, |then| {
                 let then = then.gates(campaign);
                 gates.iter().all(|gate| then.passes(*gate) == Ok(true))
             })

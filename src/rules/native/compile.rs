@@ -8,6 +8,10 @@ use super::{Attribute, Defaulted, Literal, Node, Order, Outcomes, Test, TextList
 use crate::rules::expr::{Expr, Operator, VarPath};
 use crate::rules::moment;
 
+/// The conditions of one `if` that become nodes. Each stands in the one before, so that all who walk
+/// a node go one level deeper.
+const BRANCHES_MAX: usize = 16;
+
 /// What a comparison compares with its constant.
 struct Subject {
     attribute: Attribute,
@@ -49,7 +53,7 @@ fn call(operator: Operator, args: &[Expr]) -> Node {
         Operator::Truthy => args
             .first()
             .map_or(Node::Always(Outcomes::NO), Node::of_condition),
-        Operator::If => choice(args),
+        Operator::If => choice(args, BRANCHES_MAX),
         Operator::Equal => equality(args, Test::Loose),
         Operator::StrictEqual => equality(args, Test::Strict),
         Operator::NotEqual => inequality(args, Test::Loose),
@@ -139,15 +143,16 @@ fn not(node: Node) -> Node {
 }
 
 /// `if`: conditions and values in turn, then the value otherwise, which is null where none is
-/// given.
-fn choice(args: &[Expr]) -> Node {
+/// given. After so many conditions only the library can tell.
+fn choice(args: &[Expr], most: usize) -> Node {
     match args {
         [] => Node::Always(Outcomes::NO),
         [value] => Node::of_condition(value),
+        [_, _, ..] if most == 0 => Node::Ask,
         [condition, value, rest @ ..] => {
             let condition = Node::of_condition(condition);
             let value = Node::of_condition(value);
-            let otherwise = choice(rest);
+            let otherwise = choice(rest, most - 1);
             match condition {
                 Node::Always(Outcomes::YES) => value,
                 Node::Always(Outcomes::NO) => otherwise,

@@ -94,7 +94,7 @@ impl Asked<'_> {
     fn outcomes(&self, view: &View<'_>) -> Outcomes {
         let now = view.now_micros();
         match (view.value(self.attribute), self.missing) {
-            (Some(value), _) => self.test.outcome(value, now),
+            (Some(value), _) => self.test.outcome_with(value, now, view.conversions()),
             (None, Missing::No) => Outcomes::NO,
             (None, Missing::Value(literal)) => self.test.outcome(&literal.value(), now),
         }

@@ -5,8 +5,9 @@ use lean_string::LeanStr;
 use semver::Version;
 
 use super::{Missing, Outcomes, TextList};
+use crate::rules::conversions::Conversions;
 use crate::rules::expr::Operator;
-use crate::rules::js_value::{Constant, compare_code_units, to_number, to_text};
+use crate::rules::js_value::{Constant, compare_code_units};
 use crate::rules::moment;
 
 /// A constant that is neither a list nor an object.
@@ -111,7 +112,7 @@ impl Literal {
 
     /// The constant as comparisons by order convert it.
     pub(super) fn ordered_number(&self) -> Option<f64> {
-        coerce(&self.value())
+        coerce(&self.value(), &Conversions::default())
     }
 }
 
@@ -119,11 +120,21 @@ impl Test {
     /// The answer for a value that is there, null included. `now` is the decision's time in
     /// microseconds.
     pub(crate) fn outcome(&self, value: &DataValue<'_>, now: i64) -> Outcomes {
+        self.outcome_with(value, now, &Conversions::default())
+    }
+
+    /// The same, where the value may have been converted before.
+    pub(super) fn outcome_with(
+        &self,
+        value: &DataValue<'_>,
+        now: i64,
+        conversions: &Conversions,
+    ) -> Outcomes {
         let certain = Outcomes::certain;
         match self {
             Test::Truthy => certain(truthy(value)),
             Test::Exists => certain(!value.is_null()),
-            Test::Loose(literal) => loose(value, literal),
+            Test::Loose(literal) => loose(value, literal, conversions),
             Test::Strict(literal) => certain(strict(value, literal)),
             Test::In(list) => certain(list.iter().any(|literal| strict(value, literal))),
             Test::InTexts(list) => certain(
@@ -131,7 +142,7 @@ impl Test {
                     .as_str()
                     .is_some_and(|value| list.iter().any(|text| text == value)),
             ),
-            Test::Ordered(order, literal) => ordered(value, *order, literal),
+            Test::Ordered(order, literal) => ordered(value, *order, literal, conversions),
             Test::PartOf(whole) => certain(value.as_str().is_some_and(|part| whole.contains(part))),
             Test::Contains(literal) => certain(match (value, literal) {
                 (DataValue::String(whole), Literal::Text(part)) => whole.contains(&**part),
@@ -140,14 +151,16 @@ impl Test {
             }),
             Test::StartsWith(part) => text_test(value, |text| text.starts_with(&**part)),
             Test::EndsWith(part) => text_test(value, |text| text.ends_with(&**part)),
-            Test::IContains(part) => text_test(value, |text| text.to_lowercase().contains(&**part)),
-            Test::Between(bounds) => between(value, &bounds.0, &bounds.1),
-            Test::Moment(order, moment) => match micros(value) {
+            Test::IContains(part) => text_test(value, |text| {
+                conversions.lower(text, |lower| lower.contains(&**part))
+            }),
+            Test::Between(bounds) => between(value, &bounds.0, &bounds.1, conversions),
+            Test::Moment(order, moment) => match micros_of(value, conversions) {
                 _ if value.is_null() => Outcomes::NO,
                 Some(micros) => certain(order.holds(&micros, moment)),
                 None => Outcomes::FAILS,
             },
-            Test::WithinLast(seconds) => match micros(value) {
+            Test::WithinLast(seconds) => match micros_of(value, conversions) {
                 _ if value.is_null() => Outcomes::NO,
                 Some(micros) => {
                     let window = seconds.saturating_mul(1_000_000);
@@ -169,10 +182,14 @@ impl Test {
                 }
                 None => Outcomes::FAILS,
             },
-            Test::SeedEqual(constant) => certain(constant.loosely_equals(value)),
-            Test::SeedNotEqual(constant) => certain(!constant.loosely_equals(value)),
-            Test::SeedOrdered(order, constant) => certain(seed_ordered(value, *order, constant)),
-            Test::SeedContains(part) => certain(to_text(Some(value)).contains(&**part)),
+            Test::SeedEqual(constant) => certain(constant.loosely_equals(value, conversions)),
+            Test::SeedNotEqual(constant) => certain(!constant.loosely_equals(value, conversions)),
+            Test::SeedOrdered(order, constant) => {
+                certain(seed_ordered(value, *order, constant, conversions))
+            }
+            Test::SeedContains(part) => {
+                certain(conversions.js_text(value, |text| text.contains(&**part)))
+            }
         }
     }
 
@@ -225,10 +242,10 @@ fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
 
-fn loose(value: &DataValue<'_>, literal: &Literal) -> Outcomes {
-    let against_text = |number: f64, text: &str| match text.parse::<f64>() {
-        Ok(parsed) => Outcomes::certain(number == parsed),
-        Err(_) => Outcomes::FAILS,
+fn loose(value: &DataValue<'_>, literal: &Literal, conversions: &Conversions) -> Outcomes {
+    let against = |number: f64, parsed: Option<f64>| match parsed {
+        Some(parsed) => Outcomes::certain(number == parsed),
+        None => Outcomes::FAILS,
     };
     Outcomes::certain(match (value, literal) {
         (DataValue::Array(_) | DataValue::Object(_), _) => return Outcomes::FAILS,
@@ -243,11 +260,13 @@ fn loose(value: &DataValue<'_>, literal: &Literal) -> Outcomes {
         (DataValue::Number(number), Literal::Bool(value)) => number.as_f64() == bool_number(*value),
         (DataValue::Number(left), Literal::Number(right)) => left.as_f64() == *right,
         (DataValue::Number(number), Literal::Text(text)) => {
-            return against_text(number.as_f64(), text);
+            return against(number.as_f64(), text.parse().ok());
         }
         (DataValue::String(text), Literal::Null) => text.is_empty(),
         (DataValue::String(text), Literal::Bool(value)) => *text == bool_text(*value),
-        (DataValue::String(text), Literal::Number(number)) => return against_text(*number, text),
+        (DataValue::String(text), Literal::Number(number)) => {
+            return against(*number, conversions.number(text));
+        }
         (DataValue::String(left), Literal::Text(right)) => *left == &**right,
     })
 }
@@ -263,24 +282,29 @@ fn strict(value: &DataValue<'_>, literal: &Literal) -> bool {
 }
 
 /// A value as comparisons by order convert it.
-fn coerce(value: &DataValue<'_>) -> Option<f64> {
+fn coerce(value: &DataValue<'_>, conversions: &Conversions) -> Option<f64> {
     match value {
         DataValue::Null => Some(0.0),
         DataValue::Bool(value) => Some(bool_number(*value)),
         DataValue::Number(number) => Some(number.as_f64()),
         DataValue::String("") => Some(0.0),
-        DataValue::String(text) => text.parse().ok(),
+        DataValue::String(text) => conversions.number(text),
         DataValue::Array(_) | DataValue::Object(_) => None,
     }
 }
 
-fn ordered(value: &DataValue<'_>, order: Order, literal: &Literal) -> Outcomes {
+fn ordered(
+    value: &DataValue<'_>,
+    order: Order,
+    literal: &Literal,
+    conversions: &Conversions,
+) -> Outcomes {
     match (value, literal) {
         (DataValue::Array(_) | DataValue::Object(_), _) => Outcomes::FAILS,
         (DataValue::String(left), Literal::Text(right)) => {
             Outcomes::certain(order.holds(left, &&**right))
         }
-        _ => match (coerce(value), literal.ordered_number()) {
+        _ => match (coerce(value, conversions), literal.ordered_number()) {
             (Some(left), Some(right)) => Outcomes::certain(order.holds(&left, &right)),
             _ => match (value, literal) {
                 (DataValue::Number(_), Literal::Text(_))
@@ -299,7 +323,12 @@ fn text_test(value: &DataValue<'_>, test: impl FnOnce(&str) -> bool) -> Outcomes
     }
 }
 
-fn between(value: &DataValue<'_>, low: &Literal, high: &Literal) -> Outcomes {
+fn between(
+    value: &DataValue<'_>,
+    low: &Literal,
+    high: &Literal,
+    conversions: &Conversions,
+) -> Outcomes {
     if value.is_null() || *low == Literal::Null || *high == Literal::Null {
         return Outcomes::NO;
     }
@@ -308,7 +337,11 @@ fn between(value: &DataValue<'_>, low: &Literal, high: &Literal) -> Outcomes {
         return Outcomes::certain(&**low <= *value && *value <= &**high);
     }
     let bounds = (between_number(&low.value()), between_number(&high.value()));
-    match (between_number(value), bounds) {
+    let number = match value {
+        DataValue::String(text) => conversions.finite(text),
+        value => between_number(value),
+    };
+    match (number, bounds) {
         (Some(value), (Some(low), Some(high))) => Outcomes::certain(low <= value && value <= high),
         _ => Outcomes::FAILS,
     }
@@ -322,6 +355,13 @@ pub(super) fn between_number(value: &DataValue<'_>) -> Option<f64> {
     }
 }
 
+fn micros_of(value: &DataValue<'_>, conversions: &Conversions) -> Option<i64> {
+    match value {
+        DataValue::String(text) => conversions.micros(text),
+        value => micros(value),
+    }
+}
+
 /// The time that a value is, in microseconds.
 pub(crate) fn micros(value: &DataValue<'_>) -> Option<i64> {
     match value {
@@ -331,12 +371,17 @@ pub(crate) fn micros(value: &DataValue<'_>) -> Option<i64> {
     }
 }
 
-fn seed_ordered(value: &DataValue<'_>, order: Order, constant: &Constant) -> bool {
-    let number = to_number(Some(value));
+fn seed_ordered(
+    value: &DataValue<'_>,
+    order: Order,
+    constant: &Constant,
+    conversions: &Conversions,
+) -> bool {
+    let number = conversions.js_number(value);
     let ordering = match number.partial_cmp(&constant.number) {
         Some(ordering) => ordering,
         // One side has no number.
-        None => compare_code_units(&to_text(Some(value)), &constant.text),
+        None => conversions.js_text(value, |text| compare_code_units(text, &constant.text)),
     };
     order.allows(ordering)
 }

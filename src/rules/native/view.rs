@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use datalogic_rs::DataValue;
 use lean_string::LeanStr;
 
+use crate::rules::conversions::Conversions;
 use crate::rules::data::{FactsArena, Object};
 use crate::rules::facts::{self, Facts};
 
@@ -137,6 +138,7 @@ pub(crate) struct View<'a> {
     now_micros: i64,
     /// Times as texts and objects as values, built when first asked for.
     built: [OnceCell<&'a DataValue<'a>>; 9],
+    conversions: Conversions,
 }
 
 impl<'a> View<'a> {
@@ -148,11 +150,17 @@ impl<'a> View<'a> {
             // Rules see the time in milliseconds.
             now_micros: facts.now.timestamp_millis().saturating_mul(1_000),
             built: Default::default(),
+            conversions: Conversions::default(),
         }
     }
 
     pub(super) fn now_micros(&self) -> i64 {
         self.now_micros
+    }
+
+    /// For values of the facts, which stay where they are for as long as the view does.
+    pub(in crate::rules) fn conversions(&self) -> &Conversions {
+        &self.conversions
     }
 
     pub(super) fn is_in_segment(&self, name: &str) -> bool {

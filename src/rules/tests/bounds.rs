@@ -189,6 +189,141 @@ fn looking_through_data_counts_in_an_iteration() {
 }
 
 #[test]
+fn what_a_condition_looks_at_is_counted() {
+    let iterations = |outer: Value, inner: Value| json!({"some": [outer, inner]});
+    let element = json!({"var": ""});
+    let list = json!({"a": vec![1; 100_000]});
+    let digits = json!({"a": "1".repeat(500_000)});
+    let paths = json!({"a": vec!["event.properties.x"; 100_000]});
+    let nulls = json!({"a": vec![Value::Null; 100_000]});
+    let unequal = json!({"!==": [element, element]});
+    let twice = |inner: Value| {
+        iterations(
+            json!(vec![var("a"); 1_000]),
+            iterations(json!(vec![element.clone(); 1_000]), inner),
+        )
+    };
+    // The shortest way to keep a list from one element to the next.
+    let held = json!({"if": [
+        {"!==": [{"var": "accumulator"}, {"var": "accumulator"}]}, 1, {"var": "accumulator"},
+    ]});
+    for (rule, traits) in [
+        (
+            iterations(json!(vec![var("a"); 1_000]), unequal.clone()),
+            &list,
+        ),
+        (twice(json!({"==": [element, 2]})), &digits),
+        (twice(json!({"matches": [element, "x"]})), &digits),
+        (twice(json!({"cat": element})), &nulls),
+        (
+            iterations(
+                json!([var("a"), var("a")]),
+                json!({"missing": [["zz"], element]}),
+            ),
+            &paths,
+        ),
+        (json!({"reduce": [vec![1; 1_000], held, var("a")]}), &list),
+        (
+            json!({"or": vec![json!({"!==": [var("a"), var("a")]}); 800]}),
+            &list,
+        ),
+        (json!({"missing": var("a")}), &paths),
+    ] {
+        assert_eq!(
+            kind(on_traits(&rule, traits)),
+            EvalErrorKind::Limit,
+            "{}",
+            &rule.to_string()[..60]
+        );
+    }
+}
+
+#[test]
+fn what_people_do_is_not_too_much() {
+    let item = |n: usize| {
+        json!({
+            "sku": format!("sku-{n}"), "name": "a product with a name", "price": n, "qty": 2,
+            "text": "x".repeat(1_000),
+            "tags": ["new", "sale", "summer", "winter", "spring", "red", "green", "blue"],
+        })
+    };
+    let traits = json!({"orders": (0..1_000).map(item).collect::<Vec<_>>()});
+    let tests: Vec<Value> = (0..4)
+        .map(|n| {
+            json!({"and": [
+                {">": [{"var": "price"}, 2_000 + n]},
+                {"icontains": [{"var": "text"}, "sale"]},
+                {"!==": [{"var": "sku"}, {"var": "name"}]},
+            ]})
+        })
+        .collect();
+    let rule = json!({"some": [var("orders"), {"or": tests}]});
+    assert_eq!(on_traits(&rule, &traits), Ok(false));
+    let rule = json!({"some": [var("orders"), {"and": [
+        {"some": [{"var": "tags"}, {"==": [{"var": ""}, "autumn"]}]},
+        {"in": ["sale", {"var": "tags"}]},
+    ]}]});
+    assert_eq!(on_traits(&rule, &traits), Ok(false));
+    let join = json!({"cat": [{"var": "accumulator"}, ",", {"var": "current.sku"}]});
+    let rule = json!({"!!": {"reduce": [var("orders"), join, ""]}});
+    assert_eq!(on_traits(&rule, &traits), Ok(true));
+    let collect = json!({"merge": [{"var": "accumulator"}, {"var": "current.sku"}]});
+    let rule = json!({"!!": {"reduce": [var("orders"), collect, []]}});
+    assert_eq!(on_traits(&rule, &traits), Ok(true));
+}
+
+#[test]
+fn a_long_text_of_a_rule_counts_in_a_body() {
+    let long = |length: usize| {
+        json!({"some": [var("a"), {"some": [{"var": ""}, {"icontains": [
+            {"var": ""}, "x".repeat(length),
+        ]}]}]})
+    };
+    parse(&long(500));
+    assert_eq!(refused(&long(50_000)).0, RuleErrorCode::TooCostly);
+}
+
+#[test]
+fn a_long_if_needs_no_deep_stack() {
+    let mut args = Vec::new();
+    for n in 0..1_600 {
+        args.extend([
+            json!({"var": format!("user.traits.t{n}")}),
+            json!(n % 2 == 0),
+        ]);
+    }
+    args.push(json!(true));
+    let rule = json!({ "if": args });
+    let work = move || {
+        assert_eq!(on_traits(&rule, &json!({})), Ok(true));
+        assert_eq!(on_traits(&rule, &json!({"t1500": 1})), Ok(true));
+        assert_eq!(
+            on_traits(&rule, &json!({"t1501": 1, "t1502": 1})),
+            Ok(false)
+        );
+        assert_eq!(on_traits(&rule, &json!({"t1": 1, "t1500": 1})), Ok(false));
+    };
+    let small = std::thread::Builder::new().stack_size(512 << 10);
+    small.spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn many_values_in_deep_lists_are_refused() {
+    let lists = |depth: usize, texts: usize| {
+        let mut list = Value::Array((0..texts).map(|n| json!(n.to_string())).collect());
+        for _ in 1..depth {
+            list = Value::Array(vec![list]);
+        }
+        json!({"in": [var("a"), list]})
+    };
+    parse(&lists(8, 4_900));
+    parse(&lists(120, 200));
+    let error = refusal(&lists(120, 4_800));
+    assert_eq!(error.code, RuleErrorCode::TooDeep);
+    assert!(error.pointer.starts_with("/in/1/0/0"), "{}", error.pointer);
+}
+
+#[test]
 fn data_nested_too_deep_is_a_failure_and_no_overflow() {
     let mut deep = json!(1);
     for _ in 0..10_000 {

@@ -150,47 +150,52 @@ fn first_of(steps: &mut [Step]) -> ByWish<Blame> {
     }
 }
 
-/// `if`: a condition, its value, and all that follows as the value otherwise.
-fn choice(steps: &mut [Step]) -> Step {
-    match steps {
-        // Null.
-        [] => leaf(Outcomes::NO, None, false),
+/// `if`: conditions and values in turn, then the value otherwise, which is null where none is given.
+/// From the last to the first, as each is what the one before is otherwise.
+fn choice(steps: &[Step]) -> Step {
+    let pairs = steps.chunks_exact(2);
+    let last = match pairs.remainder() {
         [value] => Step {
             part: None,
             ..value.clone()
         },
-        [condition, value, rest @ ..] => {
-            let otherwise = choice(rest);
-            let outcome =
-                Outcomes::choice(condition.outcome, || value.outcome, || otherwise.outcome);
-            let misses = |value: u32, otherwise: u32| {
-                let taken = condition.misses.to_hold.saturating_add(value);
-                taken.min(condition.misses.not_to_hold.saturating_add(otherwise))
-            };
-            let misses = ByWish {
-                to_hold: misses(value.misses.to_hold, otherwise.misses.to_hold),
-                not_to_hold: misses(value.misses.not_to_hold, otherwise.misses.not_to_hold),
-            };
-            let taken = match condition.outcome {
-                Outcomes::YES => value.blame.clone(),
-                Outcomes::NO => otherwise.blame,
-                _ => ByWish::default(),
-            };
-            let ByWish {
-                to_hold,
-                not_to_hold,
-            } = condition.blame.clone();
-            // Where the value taken has nothing to say, the condition chose it.
-            let or_condition = to_hold.or(not_to_hold);
-            Step {
-                outcome,
-                misses,
-                blame: ByWish {
-                    to_hold: taken.to_hold.or_else(|| or_condition.clone()),
-                    not_to_hold: taken.not_to_hold.or(or_condition),
-                },
-                part: None,
-            }
-        }
+        _ => leaf(Outcomes::NO, None, false),
+    };
+    pairs.rev().fold(last, |otherwise, pair| match pair {
+        [condition, value] => chosen(condition, value, otherwise),
+        _ => otherwise,
+    })
+}
+
+/// A condition, its value, and the value otherwise.
+fn chosen(condition: &Step, value: &Step, otherwise: Step) -> Step {
+    let outcome = Outcomes::choice(condition.outcome, || value.outcome, || otherwise.outcome);
+    let misses = |value: u32, otherwise: u32| {
+        let taken = condition.misses.to_hold.saturating_add(value);
+        taken.min(condition.misses.not_to_hold.saturating_add(otherwise))
+    };
+    let misses = ByWish {
+        to_hold: misses(value.misses.to_hold, otherwise.misses.to_hold),
+        not_to_hold: misses(value.misses.not_to_hold, otherwise.misses.not_to_hold),
+    };
+    let taken = match condition.outcome {
+        Outcomes::YES => value.blame.clone(),
+        Outcomes::NO => otherwise.blame,
+        _ => ByWish::default(),
+    };
+    let ByWish {
+        to_hold,
+        not_to_hold,
+    } = condition.blame.clone();
+    // Where the value taken has nothing to say, the condition chose it.
+    let or_condition = to_hold.or(not_to_hold);
+    Step {
+        outcome,
+        misses,
+        blame: ByWish {
+            to_hold: taken.to_hold.or_else(|| or_condition.clone()),
+            not_to_hold: taken.not_to_hold.or(or_condition),
+        },
+        part: None,
     }
 }

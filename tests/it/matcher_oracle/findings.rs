@@ -22,7 +22,7 @@ fn on_x(targeting: &Value) -> Value {
 }
 
 fn kinds(body: &Value) -> Vec<(FindingKind, String)> {
-    let findings = compiled(body).findings(body.get("targeting"), &Limits::default());
+    let findings = compiled(body).findings(&Limits::default());
     findings
         .into_iter()
         .map(|it| (it.kind, it.pointer))

@@ -81,12 +81,14 @@ pub(in crate::http::routes) async fn validate_campaign(
     let (project, force) = (admin.access.project, params.flag("force")?);
     let draft = Draft::new(body, "", &seed_time(state.clock.now()))?;
     let (targeting, object) = (state.targeting.clone(), draft.body.clone());
-    // Compiling takes its time, which no async thread has.
-    let check = move |_connection: &mut _| {
+    // Compiling takes its time, which no async thread has and no connection should be held for.
+    let check = move || {
         let warnings = targeting.check_campaign(project, None, &object, force);
-        Ok(warnings.map(|warnings| (warnings, evaluation(&object, None, &targeting))))
+        warnings.map(|warnings| (warnings, evaluation(&object, None, &targeting)))
     };
-    let (mut warnings, evaluation) = state.store.run(check).await??;
+    let checked = tokio::task::spawn_blocking(check).await;
+    let (mut warnings, evaluation) =
+        checked.map_err(|panicked| Error::Internal(panicked.to_string()))??;
     warnings.extend(
         state
             .targeting
