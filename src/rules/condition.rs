@@ -183,7 +183,8 @@ impl Condition {
 
     /// Whether it was parsed from this very JSON.
     pub fn is_of(&self, json: &Value) -> bool {
-        self.source() == json.to_string()
+        let text = json.to_string();
+        self.source() == text
     }
 
     /// Whether the condition holds, for a caller with one condition only.
