@@ -292,12 +292,12 @@ mod tests {
             Arc::new(Segment::compile(&format!("id{n}"), body, &Limits::default()).unwrap())
         };
         let segments = Segments::new((0..5_000).map(segment).collect());
-        let windows: Vec<Value> = (0..60)
+        let windows: Vec<Value> = (0..15)
             .map(|n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1d"]}))
             .collect();
         let never = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
         let targeting = json!({"and": [never, {"or": windows}]});
-        let traits: serde_json::Map<String, Value> = (0..60)
+        let traits: serde_json::Map<String, Value> = (0..15)
             .map(|n| (format!("t{n}"), json!(format!("2030-01-01T00:00:{n:02}Z"))))
             .collect();
         let arena = FactsArena::new();
