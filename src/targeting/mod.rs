@@ -111,7 +111,7 @@ pub struct SegmentMembership {
 }
 
 /// How long a node that finds others waits until they have noticed it and stopped caching people:
-/// longer than [`people::LEASE`].
+/// longer than `people::LEASE`.
 const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 /// How long a node that is cut off waits for the database before it decides on the last it knew.

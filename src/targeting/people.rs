@@ -24,7 +24,7 @@
 //!
 //! While a second node is registered on the database nothing is cached, since its changes are not
 //! seen here. While this node is cut off from the others (its hub has no connection, or has not
-//! counted them for [`LEASE`], whatever it waits for) what was cached is not trusted either, but
+//! counted them for `LEASE`, whatever it waits for) what was cached is not trusted either, but
 //! kept: should the database be gone, it is the last that is known of people, and decisions go on
 //! from it.
 
