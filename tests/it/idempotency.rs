@@ -156,7 +156,7 @@ fn an_id_is_remembered_over_midnight_and_forgotten_after_its_window() {
     let looked = |times: f64| {
         eventually("partitions are looked after", SOON, || {
             let scrape = Scrape::of(&Client::new(server.base()).key(ADMIN_KEY));
-            let runs = "beckon_job_runs_total{job=\"partitions\",result=\"ok\"}";
+            let runs = "beckon_job_runs_total{result=\"ok\",task=\"partitions\"}";
             (scrape.value(runs) >= times).then_some(())
         });
     };
