@@ -66,17 +66,26 @@ pub(super) fn batch(outcomes: Vec<Outcome>, with_matches: bool) -> BoxBody {
     }
     let head =
         format!(r#"{OK},"accepted":{accepted},"duplicates":{duplicates},"rejected":[{rejected}]"#);
-    if with_matches {
-        return BoxBody::new(Results {
-            begun: format!(r#"{head},"results":["#),
-            outcomes: outcomes.into_iter().enumerate(),
-            has_ended: false,
-        });
+    if !with_matches {
+        return BoxBody::new(head + "}");
     }
-    BoxBody::new(head + "}")
+    let mut results = Results {
+        begun: format!(r#"{head},"results":["#),
+        outcomes: outcomes.into_iter().enumerate(),
+        has_ended: false,
+    };
+    let first = results.part(WHOLE_BYTES);
+    if results.has_ended {
+        return BoxBody::new(first);
+    }
+    results.begun = first;
+    BoxBody::new(results)
 }
 
-/// How much of the results is written before some of it is sent.
+/// Answers up to this size are written at once, and have a `Content-Length`.
+const WHOLE_BYTES: usize = 1024 * 1024;
+
+/// How much of a larger one is written before some of it is sent.
 const PART_BYTES: usize = 32 * 1024;
 
 /// The answer to a list with what each event led to, written as it is sent: the same campaigns may
@@ -89,10 +98,10 @@ struct Results {
 }
 
 impl Results {
-    /// The next part, empty at the end.
-    fn part(&mut self) -> String {
+    /// The next part of about so many bytes, empty at the end.
+    fn part(&mut self, bytes: usize) -> String {
         let mut text = std::mem::take(&mut self.begun);
-        while text.len() < PART_BYTES && !self.has_ended {
+        while text.len() < bytes && !self.has_ended {
             match self.outcomes.next() {
                 Some((index, outcome)) => push_result(&mut text, index, &outcome),
                 None => {
@@ -116,7 +125,7 @@ impl MessageBody for Results {
         self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let part = self.get_mut().part();
+        let part = self.get_mut().part(PART_BYTES);
         Poll::Ready((!part.is_empty()).then(|| Ok(Bytes::from(part))))
     }
 }
@@ -399,14 +408,20 @@ mod tests {
     /// A public key could have a node hold gigabytes otherwise.
     #[test]
     fn a_large_answer_is_written_as_it_is_sent() {
-        let outcomes =
-            || (0..2_000).map(|_| Outcome::Stored(stored(Call::Page { properties: None })));
-        let parts = sent(batch(outcomes().collect(), true));
-        assert!(parts.len() > 2, "{}", parts.len());
-        let one = parts.iter().map(String::len).max().unwrap();
-        assert!(one < 2 * PART_BYTES, "{one}");
+        let outcomes = |count| {
+            let outcome = |_| Outcome::Stored(stored(Call::Page { properties: None }));
+            (0..count).map(outcome).collect()
+        };
+        let small = batch(outcomes(100), true);
+        assert!(matches!(small.size(), BodySize::Sized(_)));
+        let parts = sent(batch(outcomes(20_000), true));
+        let [first, others @ ..] = parts.as_slice() else {
+            panic!("no parts");
+        };
+        assert!(first.len() < WHOLE_BYTES + PART_BYTES && others.len() > 2);
+        assert!(others.iter().all(|part| part.len() < 2 * PART_BYTES));
         let answer = parse(&parts.concat());
-        assert_eq!(answer["results"].as_array().unwrap().len(), 2_000);
-        assert_eq!(answer["results"][1_999]["index"], 1_999);
+        assert_eq!(answer["results"].as_array().unwrap().len(), 20_000);
+        assert_eq!(answer["results"][19_999]["index"], 19_999);
     }
 }
