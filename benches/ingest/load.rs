@@ -168,7 +168,8 @@ pub struct Head {
     /// Where the body begins.
     pub body_at: usize,
     status: u16,
-    length: usize,
+    /// `None` where the answer comes in chunks.
+    length: Option<usize>,
 }
 
 impl Head {
@@ -179,17 +180,19 @@ impl Head {
         };
         let head = answer.get(..end).unwrap_or_default();
         let status = number(head.get("HTTP/1.1 ".len()..).unwrap_or_default());
-        let length = field(head, b"content-length").ok_or("an answer has no content-length")?;
         Ok(Some(Self {
             body_at: end + 4,
             status: u16::try_from(status)?,
-            length,
+            length: field(head, b"content-length"),
         }))
     }
 
-    /// Where the answer ends.
-    pub fn end(&self) -> usize {
-        self.body_at + self.length
+    /// Whether this is all of the answer. No JSON holds what ends the last chunk.
+    pub fn is_whole(&self, answer: &[u8]) -> bool {
+        match self.length {
+            Some(length) => answer.len() >= self.body_at + length,
+            None => answer.ends_with(b"\r\n0\r\n\r\n"),
+        }
     }
 
     /// For how long the server asks to stay away, if it does; any other answer must be a 200.
@@ -203,7 +206,7 @@ impl Head {
     }
 }
 
-/// Reads one answer with a `content-length`.
+/// Reads one answer.
 pub async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Outcome<Head> {
     answer.clear();
     loop {
@@ -213,7 +216,7 @@ pub async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Outcom
         let Some(head) = Head::of(answer)? else {
             continue;
         };
-        while answer.len() < head.end() {
+        while !head.is_whole(answer) {
             if stream.read_buf(answer).await? == 0 {
                 return Err("the server closed a connection".into());
             }

@@ -110,7 +110,7 @@ pub fn over_http(
             filled += read;
             let got = answer.get(..filled).unwrap_or_default();
             if let Some(head) = Head::of(got)?
-                && filled >= head.end()
+                && head.is_whole(got)
             {
                 return match head.refusal(got)? {
                     None => Ok(()),

@@ -83,7 +83,7 @@ pub(super) fn batch(outcomes: Vec<Outcome>, with_matches: bool) -> BoxBody {
 }
 
 /// Answers up to this size are written at once, and have a `Content-Length`.
-const WHOLE_BYTES: usize = 1024 * 1024;
+const WHOLE_BYTES: usize = 256 * 1024;
 
 /// How much of a larger one is written before some of it is sent.
 const PART_BYTES: usize = 32 * 1024;
