@@ -415,9 +415,7 @@ mod tests {
         let small = batch(outcomes(100), true);
         assert!(matches!(small.size(), BodySize::Sized(_)));
         let parts = sent(batch(outcomes(20_000), true));
-        let [first, others @ ..] = parts.as_slice() else {
-            panic!("no parts");
-        };
+        let (first, others) = parts.split_first().unwrap();
         assert!(first.len() < WHOLE_BYTES + PART_BYTES && others.len() > 2);
         assert!(others.iter().all(|part| part.len() < 2 * PART_BYTES));
         let answer = parse(&parts.concat());
