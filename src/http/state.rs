@@ -22,7 +22,7 @@ use crate::telemetry::Sparse;
 use crate::telemetry::metrics::Metrics;
 
 /// How many large bodies are unpacked or read at a time. Each may become as large as the limit.
-const DECODERS: usize = 8;
+const DECODERS: usize = 4;
 
 /// The services and settings behind the routes.
 #[derive(Debug, Clone)]
