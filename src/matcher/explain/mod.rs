@@ -110,14 +110,14 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Takes the steps of so many evaluations of a campaign; whether there are as many left.
+    /// Takes the steps of so many evaluations of a campaign, or none if there are fewer left.
     fn affords(&self, campaign: &Campaign, times: usize) -> bool {
         let times = u64::try_from(times).unwrap_or(u64::MAX);
-        let left = self
-            .steps
-            .get()
-            .checked_sub(campaign.cost().saturating_mul(times));
-        self.steps.set(left.unwrap_or(0));
+        let wanted = campaign.cost().saturating_mul(times);
+        let left = self.steps.get().checked_sub(wanted);
+        if let Some(left) = left {
+            self.steps.set(left);
+        }
         left.is_some()
     }
 
@@ -284,6 +284,19 @@ mod tests {
         explain(campaigns, segments, asked, &Limits::default(), 100, arena)
     }
 
+    /// Conditions that time alone makes true, each at moments of its own.
+    fn windows(count: usize) -> Vec<Value> {
+        let window = |n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1d"]});
+        (0..count).map(window).collect()
+    }
+
+    /// The traits that they ask for.
+    fn times() -> Value {
+        (0..15)
+            .map(|n| (format!("t{n}"), json!(format!("2030-01-01T00:00:{n:02}Z"))))
+            .collect()
+    }
+
     #[test]
     fn moments_that_are_tried_leave_nothing_behind() {
         let segment = |n| {
@@ -292,23 +305,31 @@ mod tests {
             Arc::new(Segment::compile(&format!("id{n}"), body, &Limits::default()).unwrap())
         };
         let segments = Segments::new((0..5_000).map(segment).collect());
-        let windows: Vec<Value> = (0..15)
-            .map(|n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1d"]}))
-            .collect();
         let never = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
-        let targeting = json!({"and": [never, {"or": windows}]});
-        let traits: serde_json::Map<String, Value> = (0..15)
-            .map(|n| (format!("t{n}"), json!(format!("2030-01-01T00:00:{n:02}Z"))))
-            .collect();
+        let targeting = json!({"and": [never, {"or": windows(15)}]});
         let arena = FactsArena::new();
-        explained(
-            &[campaign(1, targeting)],
-            &segments,
-            &Value::Object(traits),
-            &arena,
-        );
+        explained(&[campaign(1, targeting)], &segments, &times(), &arena);
         // The memberships of each moment are 5,000 bytes.
         assert!(arena.facts_bytes() < 100_000, "{}", arena.facts_bytes());
+    }
+
+    /// Its moments would take more steps than there are; that of the others is found out all the same.
+    #[test]
+    fn moments_that_cannot_be_afforded_cost_the_other_campaigns_nothing() {
+        let dear = json!({"some": [
+            {"var": "user.traits.a"}, {"some": [{"var": ""}, {"==": [{"var": ""}, {"var": ""}]}]},
+        ]});
+        let mut of_dear = windows(15);
+        of_dear.push(dear);
+        let campaigns = [
+            campaign(2, json!({ "or": of_dear })),
+            campaign(1, json!({ "or": windows(2) })),
+        ];
+        let arena = FactsArena::new();
+        let explanation = explained(&campaigns, &Segments::default(), &times(), &arena);
+        let shown = explanation.campaigns.iter();
+        let shown = shown.map(|it| (it.campaign_id.as_str(), it.opens_at.is_some()));
+        assert_eq!(shown.collect::<Vec<_>>(), [("c2", false), ("c1", true)]);
     }
 
     #[test]
