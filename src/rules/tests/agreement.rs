@@ -5,7 +5,7 @@ use datalogic_rs::Engine;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{NOW, parse, time};
+use super::{NOW, at_least, parse, time};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 
 fn scalar() -> impl Strategy<Value = Value> {
@@ -98,17 +98,8 @@ fn has_strict_body(rule: &Value) -> bool {
     }
 }
 
-/// More than the 3_000 of the short form if `PROPTEST_CASES` says so.
-fn config() -> ProptestConfig {
-    let asked = ProptestConfig::default();
-    ProptestConfig {
-        cases: asked.cases.max(3_000),
-        ..asked
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(at_least(3_000))]
     #[test]
     fn the_typed_form_and_the_evaluator_agree(rule in rule(), data in data()) {
         prop_assume!(!has_strict_body(&rule));

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::at_least;
 use crate::rules::FactsArena;
 
 /// JSON as text: with spaces, escapes, repeated names, and numbers at the edges.
@@ -57,17 +58,8 @@ fn text() -> impl Strategy<Value = String> {
     })
 }
 
-/// More than the 2_000 of the short form if `PROPTEST_CASES` says so.
-fn config() -> ProptestConfig {
-    let asked = ProptestConfig::default();
-    ProptestConfig {
-        cases: asked.cases.max(2_000),
-        ..asked
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(at_least(2_000))]
     #[test]
     fn parsed_texts_are_what_the_json_library_reads(text in text(), members in prop::collection::vec("[a-z]{1,3}", 0..60)) {
         let members: Vec<_> = members.iter().zip(0..).map(|(name, n)| format!("\"{name}\":{n}")).collect();

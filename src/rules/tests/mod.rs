@@ -9,6 +9,7 @@ mod operators;
 mod reads;
 
 use chrono::{DateTime, Utc};
+use proptest::prelude::ProptestConfig;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,6 +18,15 @@ use super::{
 };
 
 const NOW: &str = "2026-03-10T12:00:00Z";
+
+/// So many cases, and more if `PROPTEST_CASES` says so.
+fn at_least(cases: u32) -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(cases),
+        ..asked
+    }
+}
 
 fn time(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
