@@ -16,7 +16,7 @@ use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::Instrument;
 
 use super::auth::Access;
-use super::connection::{self, Watched};
+use super::connection::{Watched, as_it_is_sent};
 use super::cors::Permission;
 use super::limits::{self, Standing};
 use super::problem::Problem;
@@ -30,8 +30,9 @@ pub(super) async fn envelope(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
-    let watched = request.conn_data::<Watched>().map(Watched::handle);
-    let _in_flight = request.conn_data::<Watched>().map(Watched::request);
+    let watched = request.conn_data::<Watched>();
+    let _in_flight = watched.map(Watched::request);
+    let connection = watched.map(Watched::handle);
     let Some(state) = request.app_data::<web::Data<AppState>>().cloned() else {
         let problem = Problem::from(Error::Internal("the state is missing".to_owned()));
         return Ok(request.error_response(problem));
@@ -57,7 +58,7 @@ pub(super) async fn envelope(
     let response = answer.await?;
     Ok(span.in_scope(|| {
         let (response, hung_up) = finish_error(response, &id, &state.log);
-        let mut response = response.map_body(|_, body| connection::as_it_is_sent(body, watched));
+        let mut response = response.map_body(|_, body| as_it_is_sent(body, connection));
         finish_headers(&mut response, &id, &permission);
         let took = started.elapsed();
         counted.answered((!hung_up).then(|| response.status()), took);
@@ -86,17 +87,11 @@ async fn answer(
     if let Some(address) = limits::client_address(request.request(), hops)
         && !is_probe(request.path())
     {
-        match state.limits.check_address(address) {
-            Ok(Some(standing)) => {
-                request.extensions_mut().insert(standing);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                if let Some(standing) = state.limits.exhausted_address() {
-                    request.extensions_mut().insert(standing);
-                }
-                return Ok(request.error_response(Problem::from(error)));
-            }
+        let checked = state
+            .limits
+            .check_address(address, &mut request.extensions_mut());
+        if let Err(error) = checked {
+            return Ok(request.error_response(Problem::from(error)));
         }
     }
     Ok(next.call(request).await?.map_into_boxed_body())

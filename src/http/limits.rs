@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_web::HttpRequest;
+use actix_web::dev::Extensions;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -55,20 +56,20 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         }
     }
 
-    fn check(&self, key: &K) -> Result<Standing, Error> {
-        self.check_many(key, NonZeroU32::MIN)
-    }
-
-    fn exhausted(&self) -> Standing {
-        Standing {
+    /// Takes a token; says also where the caller stands then.
+    fn check(&self, key: &K) -> (Standing, Result<(), Error>) {
+        let left = self.take(key, NonZeroU32::MIN);
+        let standing = Standing {
             rate: self.rate,
             policy: self.policy.clone(),
-            remaining: 0,
-        }
+            remaining: *left.as_ref().unwrap_or(&0),
+        };
+        (standing, left.map(drop))
     }
 
-    /// Takes so many tokens at once, or all of a full bucket if there are fewer.
-    fn check_many(&self, key: &K, count: NonZeroU32) -> Result<Standing, Error> {
+    /// Takes so many tokens at once, or all of a full bucket if there are fewer; says how many are
+    /// left.
+    fn take(&self, key: &K, count: NonZeroU32) -> Result<u32, Error> {
         let checks = self.checks.fetch_add(1, Ordering::Relaxed);
         if checks.is_multiple_of(CHECKS_BETWEEN_SWEEPS) && self.limiter.len() > self.entries_max {
             self.limiter.retain_recent();
@@ -81,11 +82,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
             .or_else(whole_bucket)
             .map_err(|never| Error::Internal(never.to_string()))?;
         match taken {
-            Ok(snapshot) => Ok(Standing {
-                rate: self.rate,
-                policy: self.policy.clone(),
-                remaining: snapshot.remaining_burst_capacity(),
-            }),
+            Ok(snapshot) => Ok(snapshot.remaining_burst_capacity()),
             Err(not_yet) => Err(Error::RateLimited {
                 retry_after: not_yet.wait_time_from(self.clock.now()),
             }),
@@ -121,22 +118,9 @@ impl RateLimits {
         }
     }
 
-    /// Takes a token of a key's bucket; `None` when keys are not limited.
-    pub(super) fn check_key(&self, key: KeyId) -> Result<Option<Standing>, Error> {
-        self.keys
-            .as_ref()
-            .map(|buckets| buckets.check(&key.0))
-            .transpose()
-    }
-
-    /// Where a key stands that has no token left.
-    pub(super) fn exhausted_key(&self) -> Option<Standing> {
-        self.keys.as_ref().map(Buckets::exhausted)
-    }
-
-    /// Where an address stands that has no token left.
-    pub(super) fn exhausted_address(&self) -> Option<Standing> {
-        self.addresses.as_ref().map(Buckets::exhausted)
+    /// Takes a token of a key's bucket, and notes where the key stands then.
+    pub(super) fn check_key(&self, key: KeyId, notes: &mut Extensions) -> Result<(), Error> {
+        check_noted(self.keys.as_ref(), &key.0, notes)
     }
 
     /// Takes tokens of a project's bucket, one for each event.
@@ -147,16 +131,32 @@ impl RateLimits {
         let Some(count) = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX)) else {
             return Ok(());
         };
-        buckets.check_many(&project.0, count).map(|_| ())
+        buckets.take(&project.0, count).map(drop)
     }
 
-    /// Takes a token of an address's bucket; `None` when addresses are not limited.
-    pub(super) fn check_address(&self, address: IpAddr) -> Result<Option<Standing>, Error> {
-        self.addresses
-            .as_ref()
-            .map(|buckets| buckets.check(&address))
-            .transpose()
+    /// Takes a token of an address's bucket, and notes where the address stands then.
+    pub(super) fn check_address(
+        &self,
+        address: IpAddr,
+        notes: &mut Extensions,
+    ) -> Result<(), Error> {
+        check_noted(self.addresses.as_ref(), &address, notes)
     }
+}
+
+/// The note of a refusal says that nothing is left. It takes the place of another bucket's, which
+/// would mislead.
+fn check_noted<K: Hash + Eq + Clone>(
+    buckets: Option<&Buckets<K>>,
+    key: &K,
+    notes: &mut Extensions,
+) -> Result<(), Error> {
+    let Some(buckets) = buckets else {
+        return Ok(());
+    };
+    let (standing, checked) = buckets.check(key);
+    notes.insert(standing);
+    checked
 }
 
 /// How many unknown keys an address has tried lately.
@@ -177,7 +177,7 @@ impl KeyMisses {
 
     pub(super) fn check(&self, address: IpAddr) -> Result<(), Error> {
         match &self.0 {
-            Some(buckets) => buckets.check(&address).map(|_| ()),
+            Some(buckets) => buckets.take(&address, NonZeroU32::MIN).map(drop),
             None => Ok(()),
         }
     }
@@ -270,22 +270,26 @@ mod tests {
     #[test]
     fn a_burst_passes_and_the_next_waits() {
         let limits = RateLimits::new(&settings(1, 3));
-        let standing = |_| limits.check_key(KeyId(1));
-        let remaining: Vec<u32> = (0..3)
-            .map(|n| standing(n).unwrap().unwrap().remaining)
-            .collect();
-        assert_eq!(remaining, [2, 1, 0]);
-        assert!(matches!(standing(3), Err(Error::RateLimited { .. })));
-        assert!(
-            limits.check_key(KeyId(2)).is_ok(),
-            "another key has its own"
-        );
+        let ask = |key| {
+            let mut notes = Extensions::new();
+            let checked = limits.check_key(KeyId(key), &mut notes);
+            (checked, notes.get::<Standing>().unwrap().remaining)
+        };
+        for remaining in [2, 1, 0] {
+            let (checked, noted) = ask(1);
+            assert!(checked.is_ok());
+            assert_eq!(noted, remaining);
+        }
+        assert!(matches!(ask(1), (Err(Error::RateLimited { .. }), 0)));
+        assert!(ask(2).0.is_ok(), "another key has its own");
     }
 
     #[test]
     fn zero_switches_the_limit_off() {
         let limits = RateLimits::new(&settings(0, 0));
-        assert!(limits.check_key(KeyId(1)).unwrap().is_none());
+        let mut notes = Extensions::new();
+        limits.check_key(KeyId(1), &mut notes).unwrap();
+        assert!(!notes.contains::<Standing>());
     }
 
     #[test]
@@ -342,7 +346,8 @@ mod tests {
         small.rate_entries_max = 10;
         let limits = RateLimits::new(&small);
         for key in 0..10_000 {
-            limits.check_key(KeyId(key)).unwrap();
+            let mut notes = Extensions::new();
+            limits.check_key(KeyId(key), &mut notes).unwrap();
         }
         assert!(limits.keys.unwrap().limiter.len() < 5_000);
     }

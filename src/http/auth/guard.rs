@@ -90,16 +90,7 @@ impl<R: Requirement> Authorized<R> {
             return Err(Error::Forbidden(R::FORBIDDEN));
         }
         if let Some(key) = access.key {
-            let checked = state.limits.check_key(key);
-            // Nothing is left of the bucket that refuses; another one's standing would mislead.
-            let standing = match &checked {
-                Ok(standing) => standing.clone(),
-                Err(_) => state.limits.exhausted_key(),
-            };
-            if let Some(standing) = standing {
-                request.extensions_mut().insert(standing);
-            }
-            checked?;
+            state.limits.check_key(key, &mut request.extensions_mut())?;
         }
         Ok(Self {
             access,
