@@ -4,7 +4,7 @@
 #![no_main]
 
 use beckon::ingest::decode::{
-    DecodeLimits, Decoded, Defaults, Item, Route, body_key, decode, decompress,
+    DecodeLimits, Decoded, Defaults, Encodings, Item, Route, body_key, decode,
 };
 use chrono::{DateTime, Utc};
 use libfuzzer_sys::fuzz_target;
@@ -50,7 +50,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let route = ROUTES[choice % ROUTES.len()];
     let encoding = ENCODINGS[choice / ROUTES.len() % ENCODINGS.len()];
-    let Ok(body) = decompress(encoding, body, &limits) else {
+    let encodings = Encodings::of(encoding, body);
+    let Ok(body) = encodings.and_then(|encodings| encodings.undo(body, &limits)) else {
         return;
     };
     assert!(body.len() <= limits.body_bytes_max);

@@ -21,7 +21,7 @@ use super::limits::OVERLOAD_RETRY;
 use super::problem::Problem;
 use super::state::AppState;
 use crate::error::{Code, Error, FieldError};
-use crate::ingest::decode::{self, DecodeLimits};
+use crate::ingest::decode::{DecodeLimits, Encodings};
 
 /// How many bytes of bodies are in memory. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
@@ -84,10 +84,10 @@ impl Body {
     /// what was received did.
     pub(super) fn unpacked(
         self,
-        encoding: Option<&str>,
+        encodings: &Encodings,
         limits: &DecodeLimits,
     ) -> Result<Self, Error> {
-        let plain = match decode::decompress(encoding, &self.bytes, limits)? {
+        let plain = match encodings.undo(&self.bytes, limits)? {
             Cow::Borrowed(_) => return Ok(self),
             Cow::Owned(plain) => plain,
         };
@@ -142,8 +142,8 @@ pub(super) async fn read(
     }
 }
 
-/// The encodings of a body, as the client names them.
-pub(super) fn content_encoding(request: &HttpRequest) -> Result<Option<String>, Error> {
+/// The encodings of a request's body.
+pub(super) fn encodings(request: &HttpRequest, body: &Body) -> Result<Encodings, Error> {
     let mut names = Vec::new();
     for value in request.headers().get_all(CONTENT_ENCODING) {
         match value.to_str() {
@@ -154,7 +154,8 @@ pub(super) fn content_encoding(request: &HttpRequest) -> Result<Option<String>, 
             }
         }
     }
-    Ok((!names.is_empty()).then(|| names.join(",")))
+    let names = (!names.is_empty()).then(|| names.join(","));
+    Encodings::of(names.as_deref(), body.as_slice())
 }
 
 /// Reads the JSON object an admin sends.
@@ -169,8 +170,8 @@ pub(super) async fn read_object(
         body_bytes_max: bytes_max,
         ..state.settings.decode.clone()
     };
-    let encoding = content_encoding(request)?;
-    let plain = body.unpacked(encoding.as_deref(), &limits)?;
+    let encodings = encodings(request, &body)?;
+    let plain = body.unpacked(&encodings, &limits)?;
     Ok(parse_object(plain.as_slice())?)
 }
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use beckon::error::{Code, Error};
-use beckon::ingest::decode::{DecodeLimits, decompress};
+use beckon::ingest::decode::{DecodeLimits, Encodings};
 use flate2::Compression;
 
 const TEXT: &[u8] = br#"{"user_id":"u","event":"e","properties":{"a":[1,2,3]}}"#;
@@ -40,7 +40,16 @@ fn zstd(body: &[u8]) -> Vec<u8> {
 }
 
 fn undone(encoding: Option<&str>, body: &[u8]) -> Result<Vec<u8>, Error> {
-    decompress(encoding, body, &DecodeLimits::default()).map(std::borrow::Cow::into_owned)
+    undone_within(&DecodeLimits::default(), encoding, body)
+}
+
+fn undone_within(
+    limits: &DecodeLimits,
+    encoding: Option<&str>,
+    body: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let encodings = Encodings::of(encoding, body)?;
+    Ok(encodings.undo(body, limits)?.into_owned())
 }
 
 #[test]
@@ -104,10 +113,10 @@ fn the_limit_is_exact() {
         ("zstd", zstd),
     ] {
         let fits = encode(&vec![b' '; 100_000]);
-        let undone = decompress(Some(encoding), &fits, &limits).unwrap();
+        let undone = undone_within(&limits, Some(encoding), &fits).unwrap();
         assert_eq!(undone.len(), 100_000, "{encoding}");
         let over = encode(&vec![b' '; 100_001]);
-        let error = decompress(Some(encoding), &over, &limits).unwrap_err();
+        let error = undone_within(&limits, Some(encoding), &over).unwrap_err();
         assert_eq!(error.code(), Code::BodyTooLarge, "{encoding}");
     }
 }

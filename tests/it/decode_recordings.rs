@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use beckon::ingest::decode::{DecodeLimits, Decoded, Defaults, Item, Route, decode, decompress};
+use beckon::ingest::decode::{DecodeLimits, Decoded, Defaults, Encodings, Item, Route, decode};
 use beckon::model::{Call, Dialect, EventKind};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -94,10 +94,16 @@ impl Recording {
             .and_then(|(_, value)| value.as_str())
     }
 
+    fn plain_body(&self) -> Vec<u8> {
+        let raw = self.raw_body();
+        let encodings = Encodings::of(self.content_encoding(), &raw).unwrap();
+        let plain = encodings.undo(&raw, &DecodeLimits::default()).unwrap();
+        plain.into_owned()
+    }
+
     fn decoded(&self) -> Decoded {
         let limits = DecodeLimits::default();
-        let raw = self.raw_body();
-        let body = decompress(self.content_encoding(), &raw, &limits).unwrap();
+        let body = self.plain_body();
         decode(self.route(), &body, now(), &limits, Defaults::default()).unwrap()
     }
 }
@@ -134,9 +140,7 @@ fn now() -> DateTime<Utc> {
 
 /// What the recording says was sent, by a parser that is not ours.
 fn sent(recording: &Recording) -> Vec<Value> {
-    let raw = recording.raw_body();
-    let body = decompress(recording.content_encoding(), &raw, &DecodeLimits::default()).unwrap();
-    let text = String::from_utf8(body.into_owned()).unwrap();
+    let text = String::from_utf8(recording.plain_body()).unwrap();
     let text = text
         .replace("-Infinity", "null")
         .replace(": NaN", ": null")

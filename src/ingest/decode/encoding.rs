@@ -25,7 +25,6 @@ const OUTPUT_BYTES_MIN: usize = 4 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
-    Identity,
     Gzip,
     Deflate,
     Brotli,
@@ -33,15 +32,16 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn parse(name: &str) -> Result<Self, Error> {
-        const NAMES: [(&str, Encoding); 7] = [
-            ("", Encoding::Identity),
-            ("identity", Encoding::Identity),
-            ("gzip", Encoding::Gzip),
-            ("x-gzip", Encoding::Gzip),
-            ("deflate", Encoding::Deflate),
-            ("br", Encoding::Brotli),
-            ("zstd", Encoding::Zstd),
+    /// The encoding of this name; `None` is the one that changes nothing.
+    fn parse(name: &str) -> Result<Option<Self>, Error> {
+        const NAMES: [(&str, Option<Encoding>); 7] = [
+            ("", None),
+            ("identity", None),
+            ("gzip", Some(Encoding::Gzip)),
+            ("x-gzip", Some(Encoding::Gzip)),
+            ("deflate", Some(Encoding::Deflate)),
+            ("br", Some(Encoding::Brotli)),
+            ("zstd", Some(Encoding::Zstd)),
         ];
         NAMES
             .iter()
@@ -51,57 +51,57 @@ impl Encoding {
     }
 }
 
-/// Undoes the encodings of `Content-Encoding`, the last one first, else sniffs gzip.
-///
-/// Fails with [`Error::MalformedEncoding`] for an unknown or damaged encoding and with
-/// [`Error::TooLarge`] (`body_too_large`) when the body is over the limit before or after.
-pub fn decompress<'a>(
-    content_encoding: Option<&str>,
-    body: &'a [u8],
-    limits: &DecodeLimits,
-) -> Result<Cow<'a, [u8]>, Error> {
-    if body.len() > limits.body_bytes_max {
-        return Err(body_too_large(limits));
-    }
-    let mut decoded = Cow::Borrowed(body);
-    for encoding in encodings(content_encoding, body)?.iter().rev() {
-        decoded = Cow::Owned(undo(*encoding, &decoded, limits)?);
-    }
-    Ok(decoded)
-}
+/// The encodings of a body, the first to be applied first; none where it is what was meant.
+#[derive(Debug)]
+pub struct Encodings(SmallVec<[Encoding; ENCODINGS_MAX]>);
 
-/// Whether there is an encoding to undo, and so work of a size that the body does not show.
-pub fn is_encoded(content_encoding: Option<&str>, body: &[u8]) -> bool {
-    encodings(content_encoding, body).is_ok_and(|listed| !listed.is_empty())
-}
+impl Encodings {
+    /// Those of `Content-Encoding`, else gzip if the body begins like it.
+    ///
+    /// Fails with [`Error::MalformedEncoding`] for unknown ones and for too many.
+    pub fn of(content_encoding: Option<&str>, body: &[u8]) -> Result<Self, Error> {
+        let mut listed = SmallVec::new();
+        for name in content_encoding.unwrap_or_default().split(',') {
+            let Some(encoding) = Encoding::parse(name.trim())? else {
+                continue;
+            };
+            if listed.len() == ENCODINGS_MAX {
+                return Err(Error::MalformedEncoding(
+                    "Too many content encodings".to_owned(),
+                ));
+            }
+            listed.push(encoding);
+        }
+        if listed.is_empty() && body.starts_with(&[0x1f, 0x8b]) {
+            listed.push(Encoding::Gzip);
+        }
+        Ok(Self(listed))
+    }
 
-/// The encodings of a body, the first to be applied first.
-fn encodings(
-    content_encoding: Option<&str>,
-    body: &[u8],
-) -> Result<SmallVec<[Encoding; ENCODINGS_MAX]>, Error> {
-    let mut listed = SmallVec::new();
-    for name in content_encoding.unwrap_or_default().split(',') {
-        let encoding = Encoding::parse(name.trim())?;
-        if encoding == Encoding::Identity {
-            continue;
-        }
-        if listed.len() == ENCODINGS_MAX {
-            return Err(Error::MalformedEncoding(
-                "Too many content encodings".to_owned(),
-            ));
-        }
-        listed.push(encoding);
+    /// Whether there is nothing to undo. If there is, it is work of a size that the body does not
+    /// show.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
-    if listed.is_empty() && body.starts_with(&[0x1f, 0x8b]) {
-        listed.push(Encoding::Gzip);
+
+    /// Undoes them, the last one first.
+    ///
+    /// Fails with [`Error::MalformedEncoding`] for a damaged body and with [`Error::TooLarge`]
+    /// (`body_too_large`) when it is over the limit before or after.
+    pub fn undo<'a>(&self, body: &'a [u8], limits: &DecodeLimits) -> Result<Cow<'a, [u8]>, Error> {
+        if body.len() > limits.body_bytes_max {
+            return Err(body_too_large(limits));
+        }
+        let mut decoded = Cow::Borrowed(body);
+        for encoding in self.0.iter().rev() {
+            decoded = Cow::Owned(undo(*encoding, &decoded, limits)?);
+        }
+        Ok(decoded)
     }
-    Ok(listed)
 }
 
 fn undo(encoding: Encoding, body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
     match encoding {
-        Encoding::Identity => Ok(body.to_vec()),
         Encoding::Gzip => read_capped(flate2::read::MultiGzDecoder::new(body), body, limits),
         Encoding::Deflate => inflate(body, limits),
         Encoding::Brotli => {

@@ -3,7 +3,7 @@
 //! Pure over bytes: it knows no HTTP types, no database and no clock (the time is an argument).
 //! The journey of a body:
 //!
-//! 1. [`decompress`] undoes the content encoding, capped.
+//! 1. [`Encodings`] are undone, capped.
 //! 2. Invalid UTF-8 becomes U+FFFD, a byte order mark is dropped, and one iterative pass checks the
 //!    text and makes it strict where real serializers are not (see `lenient`).
 //! 3. The envelope is split into events, each a slice of the text. Each is decoded alone, so an
@@ -46,7 +46,7 @@ use serde_json::value::RawValue;
 use crate::error::{Code, Error, FieldError};
 use crate::model::{Dialect, Event, EventKind, MESSAGE_ID_CHARS_MAX, MessageId};
 
-pub use encoding::{decompress, is_encoded};
+pub use encoding::Encodings;
 use members::{AllMembers, Envelope, Field, List, Members};
 pub use rejection::{Origin, Rejection};
 use rejection::{Refusal, quoted_within};

@@ -400,12 +400,12 @@ async fn unpack(
     body: Body,
     state: &web::Data<AppState>,
 ) -> Result<Body, Error> {
-    let encoding = body::content_encoding(request)?;
-    let limits = state.settings.decode.clone();
-    if !decode::is_encoded(encoding.as_deref(), body.as_slice()) {
-        return body.unpacked(encoding.as_deref(), &limits);
+    let encodings = body::encodings(request, &body)?;
+    if encodings.is_empty() {
+        return Ok(body);
     }
-    on_a_decoder(state, move || body.unpacked(encoding.as_deref(), &limits)).await
+    let limits = state.settings.decode.clone();
+    on_a_decoder(state, move || body.unpacked(&encodings, &limits)).await
 }
 
 async fn read_events(
@@ -463,9 +463,8 @@ async fn on_a_decoder<T: Send + 'static>(
         .map_err(|panicked| Error::Internal(panicked.to_string()))?
 }
 
-/// Stores the items. What was not acknowledged by the deadline may be sent again.
-/// What the key cost to read counts, so that a caller waits for the database no longer than its
-/// deadline in all.
+/// Stores the items. What was not acknowledged by the deadline may be sent again. Reading the key
+/// has taken a part of it, so that a caller waits for the database no longer than that in all.
 async fn submit(
     state: &AppState,
     submission: Submission,
