@@ -10,6 +10,7 @@ pub mod auth;
 pub mod body;
 mod connection;
 mod cors;
+mod cursor;
 mod envelope;
 pub mod limits;
 mod metrics;

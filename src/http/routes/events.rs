@@ -1,17 +1,16 @@
 //! Stored events, as admins read them.
 
 use actix_web::{HttpResponse, get, web};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Authorized, Read};
+use crate::http::cursor;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
@@ -152,7 +151,7 @@ impl Page {
                 Error::field(FieldError::query("type", Some(&json!(word)), reason))
             })?),
         };
-        let after = params.get("cursor").map(parse_cursor).transpose()?;
+        let after = cursor::of(params)?.map(|(time, id)| (time, Uuid::from_bytes(id)));
         Ok(Self {
             filter: EventFilter {
                 persons: None,
@@ -187,7 +186,7 @@ impl Page {
         rows.truncate(page_length);
         let last = rows.last().filter(|_| more);
         Ok(EventList {
-            next_cursor: last.map(|row| write_cursor(row.received_at, row.id)),
+            next_cursor: last.map(|row| cursor::write(row.received_at, row.id.into_bytes())),
             events: rows.into_iter().map(Event::from).collect(),
             total: total.min(TOTAL_MAX),
             total_capped: total > TOTAL_MAX,
@@ -201,75 +200,10 @@ fn parse_kind(word: &str) -> Option<EventKind> {
         .find(|kind| kind.as_str() == word)
 }
 
-/// A cursor is the place of a row in the list's order; opaque, so that it may change.
-fn write_cursor(received_at: DateTime<Utc>, id: Uuid) -> String {
-    let mut bytes = [0_u8; 24];
-    bytes[..8].copy_from_slice(&received_at.timestamp_micros().to_be_bytes());
-    bytes[8..].copy_from_slice(id.as_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn parse_cursor(text: &str) -> Result<(DateTime<Utc>, Uuid), Error> {
-    read_cursor(text).ok_or_else(|| {
-        let value = Value::from(text);
-        Error::field(FieldError::query("cursor", Some(&value), "Invalid cursor"))
-    })
-}
-
-fn read_cursor(text: &str) -> Option<(DateTime<Utc>, Uuid)> {
-    let bytes: [u8; 24] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-    let (time, id) = bytes.split_first_chunk::<8>()?;
-    let time = DateTime::from_timestamp_micros(i64::from_be_bytes(*time))?;
-    let earliest = DateTime::from_timestamp(0, 0)?;
-    let latest = DateTime::from_timestamp(253_402_300_799, 0)?;
-    let in_range = (earliest..=latest).contains(&time);
-    Some((time, Uuid::from_slice(id).ok()?)).filter(|_| in_range)
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-    use proptest::prelude::*;
-
     use super::*;
-
-    /// Some of them of the right length.
-    fn any_cursor() -> impl Strategy<Value = String> {
-        let bytes = prop::collection::vec(any::<u8>(), 0..40);
-        prop_oneof![
-            any::<String>(),
-            "[A-Za-z0-9_=-]{0,40}",
-            "AAX[A-Za-z0-9_-]{29}",
-            bytes.prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes)),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_cursor_or_refused(text in any_cursor()) {
-            if let Some((time, id)) = read_cursor(&text) {
-                prop_assert_eq!(write_cursor(time, id), text);
-            }
-        }
-
-        #[test]
-        fn any_place_comes_back(micros in 0..253_402_300_799_000_000_i64, id in any::<u128>()) {
-            let time = DateTime::from_timestamp_micros(micros).unwrap();
-            let text = write_cursor(time, Uuid::from_u128(id));
-            prop_assert_eq!(read_cursor(&text), Some((time, Uuid::from_u128(id))));
-        }
-    }
-
-    #[test]
-    fn cursors_come_back_and_others_are_refused() {
-        let time = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
-        let id = Uuid::from_u128(7);
-        let text = write_cursor(time, id);
-        assert_eq!(parse_cursor(&text).unwrap(), (time, id));
-        for odd in ["", "x", "AAAA", &URL_SAFE_NO_PAD.encode([0x7f_u8; 24])] {
-            assert!(parse_cursor(odd).is_err(), "{odd}");
-        }
-    }
 
     #[test]
     fn an_event_of_somebody_anonymous_still_has_a_user_id() {

@@ -1,8 +1,6 @@
 //! Rejected events: what was refused for good, why, and another try after a fix.
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, get, post, web};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,6 +11,7 @@ use uuid::Uuid;
 use super::events::TOTAL_MAX;
 use crate::error::{Code, Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
+use crate::http::cursor;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::request_id::RequestId;
@@ -358,76 +357,18 @@ fn filter_of(params: &Params) -> Result<RejectedFilter, Error> {
 }
 
 fn cursor_of(params: &Params) -> Result<Option<Place>, Error> {
-    let Some(text) = params.get("cursor") else {
-        return Ok(None);
-    };
-    read_cursor(text).map(Some).ok_or_else(|| {
-        let value = Value::from(text);
-        Error::field(FieldError::query("cursor", Some(&value), "Invalid cursor"))
-    })
+    let place = cursor::of(params)?;
+    Ok(place.map(|(time, id)| (time, i64::from_be_bytes(id))))
 }
 
-/// A cursor is the place of a row in the list's order; opaque, so that it may change.
 fn write_cursor((received_at, id): Place) -> String {
-    let mut bytes = [0_u8; 16];
-    bytes[..8].copy_from_slice(&received_at.timestamp_micros().to_be_bytes());
-    bytes[8..].copy_from_slice(&id.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn read_cursor(text: &str) -> Option<Place> {
-    let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-    let (time, id) = bytes.split_first_chunk::<8>()?;
-    let time = DateTime::from_timestamp_micros(i64::from_be_bytes(*time))?;
-    let earliest = DateTime::from_timestamp(0, 0)?;
-    let latest = DateTime::from_timestamp(253_402_300_799, 0)?;
-    let in_range = (earliest..=latest).contains(&time);
-    Some((time, i64::from_be_bytes(id.try_into().ok()?))).filter(|_| in_range)
+    cursor::write(received_at, id.to_be_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-    use proptest::prelude::*;
-
     use super::*;
-
-    /// Some of them of the right length.
-    fn any_cursor() -> impl Strategy<Value = String> {
-        let bytes = prop::collection::vec(any::<u8>(), 0..40);
-        prop_oneof![
-            any::<String>(),
-            "[A-Za-z0-9_=-]{0,40}",
-            "AAX[A-Za-z0-9_-]{18}[AQgw]",
-            bytes.prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes)),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_cursor_or_refused(text in any_cursor()) {
-            if let Some((time, id)) = read_cursor(&text) {
-                prop_assert_eq!(write_cursor((time, id)), text);
-            }
-        }
-
-        #[test]
-        fn any_place_comes_back(micros in 0..253_402_300_799_000_000_i64, id in any::<i64>()) {
-            let time = DateTime::from_timestamp_micros(micros).unwrap();
-            let text = write_cursor((time, id));
-            prop_assert_eq!(read_cursor(&text), Some((time, id)));
-        }
-    }
-
-    #[test]
-    fn cursors_come_back_and_others_are_refused() {
-        let time = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
-        let text = write_cursor((time, 7));
-        assert_eq!(read_cursor(&text), Some((time, 7)));
-        for odd in ["", "x", "AAAA", &URL_SAFE_NO_PAD.encode([0x7f_u8; 16])] {
-            assert_eq!(read_cursor(odd), None, "{odd}");
-        }
-    }
 
     #[test]
     fn filters_take_known_words_only() {
