@@ -1,8 +1,7 @@
 //! What every handler shares. Cheap to clone; one clone lives in each worker.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
@@ -15,14 +14,17 @@ use super::routes;
 use super::settings::HttpSettings;
 use crate::clock::Clock;
 use crate::ingest::Ingest;
-use crate::model::ProjectId;
-use crate::store::Store;
+use crate::store::{Shares, Store};
 use crate::targeting::Targeting;
 use crate::telemetry::Sparse;
 use crate::telemetry::metrics::Metrics;
 
 /// How many large bodies are unpacked or read at a time. Each may become as large as the limit.
 const DECODERS: usize = 4;
+
+/// How many explanations one project may have made or wait for, so that none keeps the others waiting
+/// for good.
+const EXPLANATIONS_OF_A_PROJECT: usize = 4;
 
 /// The services and settings behind the routes.
 #[derive(Debug, Clone)]
@@ -53,8 +55,8 @@ pub struct AppState {
     pub decoders: Arc<Semaphore>,
     /// Whose turn it is to have decisions explained.
     pub explaining: Arc<Semaphore>,
-    /// How many explanations a project has made or waits for.
-    pub explained: Arc<Mutex<HashMap<ProjectId, u32>>>,
+    /// The explanations that each project may have made or wait for.
+    pub explanations: Arc<Shares>,
     /// The one place for a replay of a draft.
     pub replaying: Arc<Semaphore>,
     /// The log's lines of requests that were refused or failed.
@@ -104,7 +106,7 @@ impl AppState {
             requests,
             decoders: Arc::new(Semaphore::new(DECODERS)),
             explaining: Arc::new(Semaphore::new(1)),
-            explained: Arc::default(),
+            explanations: Arc::new(Shares::of_each(EXPLANATIONS_OF_A_PROJECT)),
             replaying: Arc::new(Semaphore::new(1)),
             log: Arc::default(),
         }

@@ -27,24 +27,26 @@ pub mod rejected;
 pub mod schema;
 pub mod seen;
 pub mod segments;
+mod shares;
 mod stored_json;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
 use diesel::{Connection, PgConnection, QueryResult};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::model::ProjectId;
 
 pub use metrics::StoreMetrics;
+use shares::Browsing;
+pub use shares::Shares;
 
 /// How the pool behaves. Every figure is a setting.
 #[derive(Debug, Clone)]
@@ -283,39 +285,6 @@ impl Store {
         self.metrics.timed_out();
         tracing::warn!(reason, "a query was given up");
         Error::DatabaseUnavailable
-    }
-}
-
-/// How many connections read what admins asked for.
-#[derive(Debug)]
-struct Browsing {
-    all: Arc<Semaphore>,
-    of_a_project: usize,
-    by_project: Mutex<HashMap<ProjectId, Arc<Semaphore>>>,
-}
-
-impl Browsing {
-    fn of(connections: usize) -> Self {
-        let all = (connections / 2).max(1);
-        Self {
-            all: Arc::new(Semaphore::new(all)),
-            of_a_project: (all / 2).max(1),
-            by_project: Mutex::default(),
-        }
-    }
-
-    async fn begin(&self, project: ProjectId) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
-        let own = {
-            let mut shares = self
-                .by_project
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let share = shares.entry(project);
-            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.of_a_project))))
-        };
-        // Its own first, so that who waits for it holds nothing of the others'.
-        let own = own.acquire_owned().await?;
-        Ok([own, Arc::clone(&self.all).acquire_owned().await?])
     }
 }
 

@@ -1,7 +1,6 @@
 //! Why somebody is shown a campaign, or is not.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, post, web};
@@ -18,13 +17,9 @@ use crate::http::body;
 use crate::http::limits::OVERLOAD_RETRY;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
-use crate::model::ProjectId;
 
 /// How long a call waits for those before it.
 const TURN_WAIT: Duration = Duration::from_secs(10);
-
-/// How many explanations one project may have made or waited for.
-const OF_A_PROJECT_MAX: u32 = 4;
 
 /// What is to be explained.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -89,7 +84,10 @@ pub(super) async fn explain_decision(
         limits: limits.clone(),
         now: state.clock.now(),
     };
-    let _place = Place::take(&state, project)?;
+    let place = state.explanations.of(project).try_acquire_owned();
+    let _place = place.map_err(|_| Error::RateLimited {
+        retry_after: OVERLOAD_RETRY,
+    })?;
     // One at a time: many campaigns keep a core busy for a while.
     let turn = Arc::clone(&state.explaining).acquire_owned();
     let turn = timeout(TURN_WAIT, turn)
@@ -111,43 +109,4 @@ pub(super) async fn explain_decision(
     .await
     .map_err(|error| Error::Internal(error.to_string()))?;
     Ok(HttpResponse::Ok().json(answer))
-}
-
-/// An explanation that is being made, or waits for its turn. A project has a few of them at most, so
-/// that none keeps the others waiting for good.
-struct Place {
-    explained: Arc<Mutex<HashMap<ProjectId, u32>>>,
-    project: ProjectId,
-}
-
-impl Place {
-    fn take(state: &AppState, project: ProjectId) -> Result<Self, Error> {
-        let explained = Arc::clone(&state.explained);
-        let mut counts = held(&explained);
-        let count = counts.entry(project).or_default();
-        if *count == OF_A_PROJECT_MAX {
-            return Err(Error::RateLimited {
-                retry_after: OVERLOAD_RETRY,
-            });
-        }
-        *count += 1;
-        drop(counts);
-        Ok(Self { explained, project })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = held(&self.explained);
-        if let Some(count) = counts.get_mut(&self.project) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.project);
-            }
-        }
-    }
-}
-
-fn held(explained: &Mutex<HashMap<ProjectId, u32>>) -> MutexGuard<'_, HashMap<ProjectId, u32>> {
-    explained.lock().unwrap_or_else(PoisonError::into_inner)
 }
