@@ -386,8 +386,8 @@ impl Shard {
         reason = "runs on the shard's own thread, which may block"
     )]
     fn is_introduced(&self, joined_at: Instant) -> bool {
-        let people = self.targeting.people();
-        let is_known = || people.is_counted_since(joined_at) && !people.is_cut_off();
+        let others = self.targeting.people().others();
+        let is_known = || others.are_counted_since(joined_at) && !others.is_cut_off();
         let until = Instant::now() + INTRODUCTION_WAIT;
         while !is_known() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));

@@ -23,88 +23,21 @@
 //! the epoch is still the one from before it was read.
 //!
 //! While a second node is registered on the database nothing is cached, since its changes are not
-//! seen here. While this node is cut off from the others (its hub has no connection, or has not
-//! counted them for `LEASE`, whatever it waits for) what was cached is not trusted either, but
-//! kept: should the database be gone, it is the last that is known of people, and decisions go on
-//! from it.
+//! seen here. While this node is cut off from the others ([`OtherNodes`]) what was cached is not
+//! trusted either, but kept: should the database be gone, it is the last that is known of people,
+//! and decisions go on from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use chrono::{DateTime, Utc};
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use quick_cache::{Equivalent, Weighter};
-use serde_json::{Map, Value};
 
 use super::TargetingMetrics;
-use crate::model::{Identity, PersonId, ProjectId, parse_object};
-
-/// What decisions know of a person.
-///
-/// A state that is shared never changes, but for the time the person was last seen: that only moves
-/// forward, and no decision about what to remember rests on it.
-#[derive(Debug, Clone)]
-pub struct PersonState {
-    /// The internal number.
-    pub id: PersonId,
-    /// The hash of the bucketing identity; names the shard.
-    pub home: i64,
-    /// The application's own id, once one is linked.
-    pub user_id: Option<String>,
-    /// Traits, merged over all identifies: the text of a JSON object. As text they take a quarter
-    /// of the memory that a tree of them would.
-    pub traits: Arc<str>,
-    /// When the person was first seen.
-    pub created_at: DateTime<Utc>,
-    /// When the person was last seen; it lags by up to
-    /// [`LAST_SEEN_GRAIN`](crate::ingest::LAST_SEEN_GRAIN).
-    pub last_seen: LastSeen,
-}
-
-/// A moment that only moves forward, in milliseconds since the epoch.
-#[derive(Debug)]
-pub struct LastSeen(AtomicI64);
-
-impl LastSeen {
-    /// The moment.
-    pub fn at(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_millis(self.0.load(Ordering::Relaxed)).unwrap_or_default()
-    }
-
-    /// Moves the moment forward, never back.
-    pub fn advance(&self, at: DateTime<Utc>) {
-        self.0.fetch_max(at.timestamp_millis(), Ordering::Relaxed);
-    }
-}
-
-impl From<DateTime<Utc>> for LastSeen {
-    fn from(at: DateTime<Utc>) -> Self {
-        Self(AtomicI64::new(at.timestamp_millis()))
-    }
-}
-
-impl Clone for LastSeen {
-    fn clone(&self) -> Self {
-        Self(AtomicI64::new(self.0.load(Ordering::Relaxed)))
-    }
-}
-
-impl PersonState {
-    /// The traits, parsed.
-    pub fn traits_object(&self) -> Map<String, Value> {
-        parse_object(&self.traits)
-    }
-
-    /// About how many bytes the state holds, with its place in the cache.
-    fn weight(&self) -> usize {
-        let user_id = self.user_id.as_ref().map_or(0, String::len);
-        STATE_OVERHEAD + self.traits.len() + user_id
-    }
-}
-
-/// The bytes of a cached state beside its texts: the struct, two allocations' headers, the entry.
-const STATE_OVERHEAD: usize = 320;
+pub use super::other_nodes::OtherNodes;
+use super::person::PersonState;
+use crate::model::{Identity, PersonId, ProjectId};
 
 /// Where a person's identity leads: the person and its home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,10 +87,6 @@ const ADDRESS_BYTES: usize = 160;
 const USUAL_ADDRESS_BYTES: u64 = 200;
 const USUAL_STATE_BYTES: u64 = 1_024;
 
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2)
-}
-
 /// What becomes of an entry.
 enum Op<V> {
     Put(V),
@@ -196,20 +125,9 @@ pub struct People {
     states: Cache<PersonId, Arc<PersonState>, Bytes>,
     slots: Box<[AtomicU64]>,
     merges: AtomicU64,
-    shared: AtomicBool,
-    cut_off: AtomicBool,
-    made_at: Instant,
-    /// When the other nodes were last counted, in milliseconds since `made_at`.
-    counted_at: AtomicI64,
-    hurry: Arc<AtomicBool>,
+    others: OtherNodes,
     metrics: TargetingMetrics,
 }
-
-/// How long a count of the other nodes is good for. A node that comes waits for longer than that
-/// before it changes anybody.
-pub(super) const LEASE: Duration = Duration::from_millis(1_250);
-/// Before the first count.
-const NEVER: i64 = i64::MIN / 2;
 
 /// What a reader of addresses noted before it loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,8 +138,8 @@ pub struct Epoch(u64);
 pub struct Observed(Option<u64>);
 
 impl People {
-    /// Makes empty caches; three quarters of the bytes go to states, one to addresses. They stay empty until
-    /// [`People::counted`] says that no other node works on the database.
+    /// Makes empty caches; three quarters of the bytes go to states, one to addresses. They stay
+    /// empty until [`People::counted`] says that no other node works on the database.
     pub fn new(cache_bytes: u64) -> Self {
         let of_addresses = cache_bytes / 4;
         let of_states = cache_bytes - of_addresses;
@@ -236,11 +154,7 @@ impl People {
             states,
             slots,
             merges: AtomicU64::new(0),
-            shared: AtomicBool::new(true),
-            cut_off: AtomicBool::new(false),
-            made_at: Instant::now(),
-            counted_at: AtomicI64::new(NEVER),
-            hurry: Arc::default(),
+            others: OtherNodes::new(),
             metrics: TargetingMetrics::default(),
         }
     }
@@ -260,51 +174,15 @@ impl People {
         self.metrics.states().sample(states.0, states.1);
     }
 
-    /// Says whether this node is cut off from the others, so that nobody knows what they change.
-    pub fn set_cut_off(&self, cut_off: bool) {
-        self.cut_off.store(cut_off, Ordering::SeqCst);
-    }
-
-    /// Whether this node is cut off from the others, or has not counted them for too long.
-    pub fn is_cut_off(&self) -> bool {
-        let age = self.millis(Instant::now()) - self.counted_at.load(Ordering::SeqCst);
-        self.cut_off.load(Ordering::SeqCst) || age > millis(LEASE)
-    }
-
-    fn millis(&self, at: Instant) -> i64 {
-        millis(at.saturating_duration_since(self.made_at))
-    }
-
-    /// What makes the hub count the other nodes at once.
-    pub(super) fn hurry(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.hurry)
-    }
-
-    /// Whether the other nodes were counted since then; if not, they soon will be.
-    pub fn is_counted_since(&self, at: Instant) -> bool {
-        let is_counted = self.counted_at.load(Ordering::SeqCst) > self.millis(at);
-        if !is_counted {
-            self.hurry.store(true, Ordering::Release);
-        }
-        is_counted
-    }
-
-    fn is_trusted(&self) -> bool {
-        !self.shared.load(Ordering::SeqCst) && !self.is_cut_off()
+    /// What is known of the other nodes.
+    pub fn others(&self) -> &OtherNodes {
+        &self.others
     }
 
     /// Says whether another node works, or may work, on the same database, as counted from `at` on;
     /// while one does, nothing is cached.
     pub fn counted(&self, shared: bool, at: Instant) {
-        let at = self.millis(at);
-        let is_late = at - self.counted_at.load(Ordering::SeqCst) > millis(LEASE);
-        // Since the last count a node may have come, changed people and left. Once nobody shares any
-        // more, a reader may still hold what it loaded before the other node's last change; moving
-        // the slots keeps that out too.
-        if self.shared.swap(shared, Ordering::SeqCst) != shared || is_late {
-            self.forget_all();
-        }
-        self.counted_at.fetch_max(at, Ordering::SeqCst);
+        self.others.counted(shared, at, || self.forget_all());
     }
 
     /// Drops everything, as after an import that wrote behind this node's back.
@@ -319,7 +197,7 @@ impl People {
 
     /// The person an identity names, if remembered.
     pub fn address(&self, project: ProjectId, identity: &Identity) -> Option<Address> {
-        let found = if self.is_trusted() {
+        let found = if self.others.let_trust() {
             self.addresses.get(&NameRef(project, identity))
         } else {
             None
@@ -342,7 +220,7 @@ impl People {
     ) {
         let key = (project, identity.clone());
         decide(&self.addresses, key, |_| {
-            if self.epoch() == epoch && self.is_trusted() {
+            if self.epoch() == epoch && self.others.let_trust() {
                 Op::Put(address)
             } else {
                 Op::Keep
@@ -363,7 +241,7 @@ impl People {
 
     /// The person's state, if remembered.
     pub fn state(&self, person: PersonId) -> Option<Arc<PersonState>> {
-        let found = if self.is_trusted() {
+        let found = if self.others.let_trust() {
             self.states.get(&person)
         } else {
             None
@@ -389,7 +267,7 @@ impl People {
         let Some(observed) = observed.0 else { return };
         decide(&self.states, state.id, |present| {
             let unchanged = self.slot(state.id).load(Ordering::SeqCst) == observed;
-            if present.is_none() && unchanged && self.is_trusted() {
+            if present.is_none() && unchanged && self.others.let_trust() {
                 Op::Put(Arc::clone(state))
             } else {
                 Op::Keep
@@ -467,7 +345,7 @@ impl Change {
             decide(&caches.states, person, |_| {
                 let now = sequence(caches.slot(person).load(Ordering::SeqCst));
                 match new_state(person) {
-                    Some(state) if mine == Some(now) && !caches.shared.load(Ordering::SeqCst) => {
+                    Some(state) if mine == Some(now) && !caches.others.are_there() => {
                         Op::Put(Arc::clone(state))
                     }
                     _ => Op::Remove,
@@ -505,8 +383,10 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use chrono::DateTime;
+
     use super::*;
+    use crate::targeting::other_nodes::LEASE;
 
     fn caches() -> People {
         let caches = People::new(1 << 20);
@@ -553,11 +433,11 @@ mod tests {
         let mut caches = caches();
         caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
         assert_eq!(plan(&caches).as_deref(), Some("old"));
-        caches.made_at = caches.made_at.checked_sub(2 * LEASE).unwrap();
-        assert!(caches.is_cut_off());
+        caches.others.grow_older(2 * LEASE);
+        assert!(caches.others.is_cut_off());
         assert_eq!(plan(&caches), None);
         caches.counted(false, Instant::now());
-        assert!(!caches.is_cut_off());
+        assert!(!caches.others.is_cut_off());
         assert_eq!(plan(&caches), None);
     }
 

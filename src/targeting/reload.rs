@@ -1,0 +1,146 @@
+//! Keeps the snapshots current: what the hub's signals and this node's own changes lead to.
+//!
+//! Whoever reads a project's rows holds its lock until what was read is swapped in, so that an
+//! earlier one never replaces a later one.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use diesel::{PgConnection, QueryResult};
+
+use super::{Targeting, live};
+use crate::hub::Signal;
+use crate::matcher::Snapshot;
+use crate::model::ProjectId;
+use crate::store::{is_unavailable, live as rows};
+
+/// How long a node that finds others waits until they have noticed it and stopped caching people:
+/// longer than their counts are good for (`other_nodes::LEASE`).
+const INTRODUCTION: Duration = Duration::from_millis(1_500);
+
+impl Targeting {
+    /// What the hub tells; called on its thread, with its connection.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs on the hub's own thread, which may block"
+    )]
+    pub(super) fn on_signal(
+        &self,
+        signal: &Signal,
+        connection: &mut PgConnection,
+    ) -> QueryResult<()> {
+        match *signal {
+            Signal::Connected {
+                other_nodes,
+                counted_at,
+            } => {
+                // What happened while nobody listened is unknown.
+                self.0.people.forget_all();
+                self.0.people.counted(other_nodes > 0, counted_at);
+                self.0.people.others().set_cut_off(other_nodes > 0);
+                self.reload_all(connection)?;
+                if other_nodes > 0 {
+                    std::thread::sleep(INTRODUCTION);
+                    self.0.people.others().set_cut_off(false);
+                }
+                self.metrics().is_current(other_nodes);
+                self.0.is_ready.store(true, Ordering::Release);
+                Ok(())
+            }
+            Signal::Changed(project) => self.reload(connection, ProjectId(project)),
+            Signal::PeopleChanged(project) => {
+                self.0.people.forget_all();
+                self.reload(connection, ProjectId(project))
+            }
+            Signal::Poll {
+                other_nodes,
+                counted_at,
+            } => {
+                self.0.people.counted(other_nodes > 0, counted_at);
+                self.quarantine_failing(connection)?;
+                self.reload_changed(connection)?;
+                self.metrics().is_current(other_nodes);
+                Ok(())
+            }
+        }
+    }
+
+    fn reload_changed(&self, connection: &mut PgConnection) -> QueryResult<()> {
+        for (project, revision) in rows::revisions(connection)? {
+            let project = ProjectId(project);
+            let is_current = {
+                let snapshots = self.0.snapshots.load();
+                snapshots
+                    .get(&project)
+                    .is_some_and(|held| held.revision() >= revision)
+            };
+            if !is_current {
+                self.tolerate(project, self.reload(connection, project))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every project anew. The database that was connected to may be a standby that took over,
+    /// or a backup: revisions, versions and transactions may have been used for something else.
+    fn reload_all(&self, connection: &mut PgConnection) -> QueryResult<()> {
+        for (project, _) in rows::revisions(connection)? {
+            let project = ProjectId(project);
+            let nothing = Arc::default();
+            self.tolerate(project, self.reload_from(connection, project, |_| nothing))?;
+        }
+        Ok(())
+    }
+
+    /// One project whose rows cannot be read must not keep the others from their changes.
+    fn tolerate(&self, project: ProjectId, outcome: QueryResult<()>) -> QueryResult<()> {
+        match outcome {
+            Err(error) if !is_unavailable(&error) => {
+                tracing::error!(project = project.0, %error, "a project cannot be loaded");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    pub(super) fn reload(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+    ) -> QueryResult<()> {
+        self.reload_from(connection, project, |held| held)
+    }
+
+    /// Brings a project's snapshot up to date, from what `base` makes of the one that is held.
+    fn reload_from(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+        base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
+    ) -> QueryResult<()> {
+        let ours = {
+            let all = self.0.reloading.lock();
+            let mut all = all.unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(project).or_default())
+        };
+        let _alone = ours.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = base(self.snapshot(project));
+        let started = Instant::now();
+        let loaded = live::load(connection, project, &held, &self.0.options.rules);
+        self.metrics().reloaded(loaded.is_ok(), started.elapsed());
+        let Some(fresh) = loaded? else {
+            return Ok(());
+        };
+        let fresh = Arc::new(fresh);
+        self.0.snapshots.rcu(|snapshots| {
+            let mut snapshots = HashMap::clone(snapshots);
+            snapshots.insert(project, Arc::clone(&fresh));
+            snapshots
+        });
+        self.metrics()
+            .swapped(project, &self.snapshot(project), &self.0.clock);
+        Ok(())
+    }
+}
