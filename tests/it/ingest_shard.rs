@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 use tracing::field::{Field, Visit};
 use tracing::span;
 
-use crate::ingest_outcomes::{Rig, identify, request, rig, sums, track};
+use crate::support::one_shard::{Rig, identify, request, rig, severable, sums, track};
 use crate::support::postgres::database;
-use crate::support::severed::{Cut, SeverablePostgres};
+use crate::support::severed::Cut;
 use crate::support::{eventually, pause};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -188,11 +188,8 @@ impl tracing::Subscriber for Panicking {
 #[test]
 #[ignore = "another test runs it in a process of its own"]
 fn panics_of_a_shard() {
-    let database = database();
-    let mut connection = database.connect();
-    let way = SeverablePostgres::before(&mut connection);
-    let rig = rig(&database, &way.url);
-    rig.submit(vec![track("u", "e", Some("m0"))]);
+    let (database, mut connection, way, first) = severable();
+    first.submit(vec![track("u", "e", Some("m0"))]);
     let lost = "what it did is read back";
     let unwritten = "last-seen times are written later";
     let at = std::sync::Mutex::new(vec![lost, unwritten]);
@@ -200,21 +197,23 @@ fn panics_of_a_shard() {
 
     way.cut("panics", Cut::Request);
     let item = Item::Event(Box::new(track("u", "panics", Some("m1"))));
-    let answer = rig.runtime.block_on(rig.ingest.submit(request(vec![item])));
+    let answer = first
+        .runtime
+        .block_on(first.ingest.submit(request(vec![item])));
     assert!(answer.is_err(), "{answer:?}");
     // The caller hears of it while the shard is still on its way.
     eventually("the first panic is counted", LONG, || {
-        (value(&rig, "beckon_ingest_shard_panics_total") == "1").then_some(())
+        (value(&first, "beckon_ingest_shard_panics_total") == "1").then_some(())
     });
-    rig.submit(vec![track("u", "e", Some("m1")), track("u", "e", None)]);
+    first.submit(vec![track("u", "e", Some("m1")), track("u", "e", None)]);
 
     // Somebody seen an hour ago is written beside the batches.
-    rig.submit(vec![track("late", "e", Some("m2"))]);
-    drop(rig);
+    first.submit(vec![track("late", "e", Some("m2"))]);
+    drop(first);
     connection
         .batch_execute("UPDATE persons SET last_seen_at = now() - interval '1 hour'")
         .unwrap();
-    let rig = crate::ingest_outcomes::rig(&database, &way.url);
+    let rig = rig(&database, &way.url);
     way.cut("people_seen AS s", Cut::Request);
     rig.submit(vec![track("late", "e", Some("m3"))]);
     eventually("the second panic", LONG, || {

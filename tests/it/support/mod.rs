@@ -11,6 +11,7 @@ pub mod journal;
 pub mod ledger;
 pub mod lossy;
 pub mod metrics;
+pub mod one_shard;
 pub mod postgres;
 pub mod property;
 pub mod raw;
