@@ -29,6 +29,15 @@ fn import_as(connection: &mut PgConnection, project: ProjectId, mode: Mode) -> R
     transfer::import(connection, project, &file, mode, &mut |_, _| {}).unwrap()
 }
 
+/// Imports a file of this text, which is verified.
+fn import_text(connection: &mut PgConnection, project: ProjectId, text: &str) -> Report {
+    let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
+    let mode = Mode::Import;
+    let report = transfer::import(connection, project, &file, mode, &mut |_, _| {}).unwrap();
+    assert!(report.verified(), "{:?}", report.verification);
+    report
+}
+
 fn import(connection: &mut PgConnection, project: ProjectId) -> Report {
     let report = import_as(connection, project, Mode::Import);
     assert!(report.verified(), "{:?}", report.verification);
@@ -445,17 +454,8 @@ fn an_event_of_another_day_under_an_id_of_a_server_is_found() {
     let text = format!(
         "{{\"events\": [{{\"id\": \"{id}\", \"user_id\": \"ada\", \"event\": \"open\", \"ts\": 0}}]}}"
     );
-    let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
-    let report = transfer::import(
-        &mut connection,
-        project,
-        &file,
-        Mode::Import,
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let report = import_text(&mut connection, project, &text);
     assert_eq!(report.tallies[&Section::Events].present, 1);
-    assert!(report.verified(), "{:?}", report.verification);
 }
 
 #[test]
@@ -468,15 +468,7 @@ fn values_of_flags_that_cannot_be_read_again_are_refused_and_deep_ones_are_read(
         deep(256),
         deep(257)
     );
-    let file = transfer::built_in("data.json", flags.as_bytes()).unwrap();
-    let report = transfer::import(
-        &mut connection,
-        project,
-        &file,
-        Mode::Import,
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let report = import_text(&mut connection, project, &flags);
     let skipped: Vec<(&str, &str)> = report
         .skipped
         .iter()
@@ -489,7 +481,6 @@ fn values_of_flags_that_cannot_be_read_again_are_refused_and_deep_ones_are_read(
             ("/featureFlags/huge", "unreadable"),
         ]
     );
-    assert!(report.verified(), "{:?}", report.verification);
     let live = beckon::store::live::flag_rows(&mut connection, project.0).unwrap();
     let listed = beckon::store::flags::list(&mut connection, project, 10).unwrap();
     assert_eq!((live.len(), listed.len()), (2, 2));
