@@ -4,9 +4,9 @@
 //! Single calls over 64 connections to Beckon with everything on. The cost is the CPU time of the
 //! server and of Postgres, an event. A checkpoint is made and then a while of load before it is
 //! measured, so that it holds what whole pages in the write-ahead log cost on the way to the next
-//! checkpoint, not just after one. Rows that fill the tables have all of the columns
-//! and smaller properties than those of the load; they lie in today's partition, where the load
-//! writes too, and each has its message id.
+//! checkpoint, not just after one. Rows that fill the tables have all of the columns and smaller
+//! properties than those of the load; they lie in today's partition, where the load writes too, and
+//! each has its message id.
 //!
 //! `cargo bench --bench growth -- [--quick] [--rounds 3] [--millis 3000] [--part people]`; the parts
 //! are people, partitions and rows. The settings of the environment hold for the server.
@@ -123,7 +123,8 @@ fn main() -> Outcome<()> {
     let part = report::word("--part")?;
     let is_part = |name: &str| part.as_deref().is_none_or(|part| part == name);
     let mut series: Vec<Series> = Vec::new();
-    // The cache holds 100,000 people, so that the other series tell of what they are about.
+    // Partitions and rows are looked at with people who fit into the cache, so that they tell of what
+    // they are about.
     let mut people = if is_part("people") {
         bench.with_people(&[1_000, 10_000, 100_000])?
     } else {
