@@ -185,7 +185,6 @@ impl Campaign {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use chrono::DateTime;
     use serde_json::{Value, json};
 
     use super::*;
@@ -201,15 +200,7 @@ mod tests {
             let inner = Value::Array(vec![json!({"var": "user.traits.a"}), targeting]);
             targeting = Value::Object([("and".to_owned(), inner)].into_iter().collect());
         }
-        let body = [("targeting".to_owned(), targeting)].into_iter().collect();
-        let row = CampaignRow {
-            id: "c".into(),
-            seq: 1,
-            version: 1,
-            body,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: None,
-        };
+        let row = CampaignRow::of("c", &json!({ "targeting": targeting }));
         let limits = Limits::default();
         let campaign = Campaign::compile(&row, &limits).unwrap();
         let before = PATTERNS_COMPILED.get();

@@ -115,7 +115,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::collections::BTreeMap;
 
-    use chrono::DateTime;
     use serde_json::json;
 
     use super::*;
@@ -126,12 +125,8 @@ mod tests {
         let conditions = vec![json!({"==": [{"var": "user.traits.a"}, 1]}); number % 7];
         let body = json!({"status": "active", "targeting": {"and": conditions}});
         let row = CampaignRow {
-            id: number.to_string(),
-            seq: 1,
             version,
-            body: body.as_object().unwrap().clone(),
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: None,
+            ..CampaignRow::of(&number.to_string(), &body)
         };
         Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
     }

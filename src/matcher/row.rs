@@ -25,6 +25,21 @@ pub struct CampaignRow {
     pub updated_at: Option<DateTime<Utc>>,
 }
 
+#[cfg(test)]
+impl CampaignRow {
+    /// One with this body, an object, that was made at the beginning of 1970.
+    pub(crate) fn of(id: &str, body: &Value) -> Self {
+        Self {
+            id: id.to_owned(),
+            seq: 1,
+            version: 1,
+            body: body.as_object().cloned().unwrap_or_default(),
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: None,
+        }
+    }
+}
+
 impl CampaignRow {
     /// The campaign as clients and admins receive it: the body with its id and times; `rules` is
     /// always an array and `config` always an object.
@@ -86,17 +101,6 @@ mod tests {
     use crate::matcher::Campaign;
     use crate::rules::Limits;
 
-    fn row(body: Value, updated_at: Option<DateTime<Utc>>) -> CampaignRow {
-        CampaignRow {
-            id: "a \"quoted\" id".to_owned(),
-            seq: 1,
-            version: 1,
-            body: body.as_object().unwrap().clone(),
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at,
-        }
-    }
-
     #[test]
     fn the_text_is_that_of_the_object() {
         let condition = json!({"==": [{"var": "user.traits.\u{e9}\n"}, "\"b\" \u{1f600}"]});
@@ -107,7 +111,10 @@ mod tests {
             json!({"targeting": condition, "copy": condition, "updatedAt": true}),
         ] {
             for updated_at in [None, Some(DateTime::UNIX_EPOCH)] {
-                let row = row(body.clone(), updated_at);
+                let row = CampaignRow {
+                    updated_at,
+                    ..CampaignRow::of("a \"quoted\" id", &body)
+                };
                 let (text, targeting) = row.to_text();
                 assert_eq!(text, Value::Object(row.to_json()).to_string());
                 let part = targeting.map(|part| text.get(part).unwrap().to_owned());
@@ -119,7 +126,7 @@ mod tests {
     #[test]
     fn a_campaign_keeps_its_condition_once() {
         let condition = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
-        let row = row(json!({"name": "N", "targeting": condition}), None);
+        let row = CampaignRow::of("c", &json!({"name": "N", "targeting": condition}));
         let campaign = Campaign::compile(&row, &Limits::default()).unwrap();
         let source = campaign.targeting().unwrap().source();
         assert_eq!(source, condition.to_string());

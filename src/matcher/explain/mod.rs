@@ -249,16 +249,10 @@ mod tests {
     use crate::segments::Segment;
 
     fn campaign(seq: i64, targeting: Value) -> Arc<Campaign> {
-        let mut body = serde_json::Map::new();
-        body.insert("status".to_owned(), json!("active"));
-        body.insert("targeting".to_owned(), targeting);
+        let body = json!({"status": "active", "targeting": targeting});
         let row = CampaignRow {
-            id: format!("c{seq}"),
             seq,
-            version: 1,
-            body,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: None,
+            ..CampaignRow::of(&format!("c{seq}"), &body)
         };
         Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
     }

@@ -251,14 +251,7 @@ mod tests {
     /// Two campaigns that everybody should see.
     fn matches() -> Matches {
         let campaigns = ["c1", "c2"].map(|id| {
-            let row = CampaignRow {
-                id: id.to_owned(),
-                seq: 1,
-                version: 1,
-                body: json!({"status": "active"}).as_object().unwrap().clone(),
-                created_at: chrono::DateTime::UNIX_EPOCH,
-                updated_at: None,
-            };
+            let row = CampaignRow::of(id, &json!({"status": "active"}));
             Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
         });
         let (segments, flags) = (Segments::default(), HashMap::new());
