@@ -5,7 +5,7 @@ use beckon::rules::{Condition, Limits, RuleList};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::values::value;
+use super::values::{COMPARISONS, TESTS, value};
 
 /// A small set of values, so that rules and data meet.
 pub fn scalar() -> BoxedStrategy<Value> {
@@ -89,27 +89,7 @@ pub(super) fn scalars() -> BoxedStrategy<Value> {
 
 /// Conditions with an operator and a variable.
 fn comparison() -> BoxedStrategy<Value> {
-    let two_sided = prop::sample::select(vec![
-        "==",
-        "===",
-        "!=",
-        "!==",
-        ">",
-        ">=",
-        "<",
-        "<=",
-        "in",
-        "starts_with",
-        "ends_with",
-        "icontains",
-        "before",
-        "after",
-        "semver_eq",
-        "semver_gt",
-        "semver_gte",
-        "semver_lt",
-        "semver_lte",
-    ]);
+    let two_sided = prop::sample::select([COMPARISONS, TESTS].concat());
     let order = prop::sample::select(vec!["<", "<=", ">", ">=", "==", "===", "between"]);
     prop_oneof![
         8 => (two_sided.clone(), var(), scalar()).prop_map(|(op, l, r)| json!({op: [l, r]})),

@@ -12,12 +12,12 @@ const VARIADIC: &[&str] = &["+", "-", "*", "/", "%", "max", "min", "merge", "cat
 /// Operators that take nothing but a list.
 const LISTED: &[&str] = &["and", "or", "if", "?:"];
 
-const COMPARISONS: &[&str] = &["==", "===", "!=", "!==", ">", ">=", "<", "<="];
+/// Operators that compare two values, or more.
+pub const COMPARISONS: &[&str] = &["==", "===", "!=", "!==", ">", ">=", "<", "<="];
 
-const PAIRS: &[&str] = &[
+/// Operators that test two values.
+pub const TESTS: &[&str] = &[
     "in",
-    "substr",
-    "missing_some",
     "starts_with",
     "ends_with",
     "icontains",
@@ -36,6 +36,11 @@ const ITERATIONS: &[&str] = &["map", "filter", "all", "none", "some"];
 
 fn one_of(names: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
     prop::sample::select(names)
+}
+
+/// All operators of two arguments that are no comparison.
+fn pair() -> impl Strategy<Value = &'static str> + Clone {
+    prop::sample::select([TESTS, &["substr", "missing_some"]].concat())
 }
 
 /// Any expression that can be saved.
@@ -75,9 +80,9 @@ fn call(inner: &BoxedStrategy<Value>) -> BoxedStrategy<Value> {
         2 => (one_of(VARIADIC), inner.clone()).prop_map(|(op, arg)| json!({ op: arg })),
         2 => (one_of(LISTED), list(0, 6)).prop_map(|(op, args)| json!({ op: args })),
         4 => (one_of(COMPARISONS), list(2, 5)).prop_map(|(op, args)| json!({ op: args })),
-        4 => (one_of(PAIRS), list(2, 3)).prop_map(|(op, args)| json!({ op: args })),
+        4 => (pair(), list(2, 3)).prop_map(|(op, args)| json!({ op: args })),
         2 => (one_of(TRIPLES), list(3, 4)).prop_map(|(op, args)| json!({ op: args })),
-        1 => (one_of(PAIRS), list(0, 5)).prop_map(|(op, args)| json!({ op: args })),
+        1 => (pair(), list(0, 5)).prop_map(|(op, args)| json!({ op: args })),
     ]
     .boxed()
 }
