@@ -1,34 +1,24 @@
 //! `beckon doctor`: looks at everything durability and the schedule depend on, and says what to do.
 
 mod ledger;
+mod schema;
+mod server;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
-use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Text};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde::Serialize;
 
-use crate::clock::Clock;
 use crate::config::{Config, redact_url};
 use crate::store::ledger::LEDGER_DAYS;
-use crate::store::{migrate, partitions};
 
 use super::database::{Database, data_folder};
 use super::running;
 use super::settings::CommandSettings;
 use super::{Exit, Outcome, output};
 
-/// The oldest Postgres that detaches partitions concurrently.
-const POSTGRES_MAJOR_MIN: i64 = 14;
-
-/// What `max_wal_size` of a private Postgres is, in MiB, and what it should be of another.
-const LOG_MIB_MIN: i64 = 4_096;
-
 /// Below this share of the disk a warning is given, and below a fifth of it a failure.
 const DISK_FREE_PERCENT_MIN: u64 = 10;
-
-/// How long a retention run that is due may wait for a retry and take.
-const RETENTION_PATIENCE: TimeDelta = TimeDelta::hours(6);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -151,6 +141,7 @@ fn examine(config: &Config, days: u32) -> Vec<Check> {
     checks
 }
 
+/// A check of the database.
 type DatabaseCheck = fn(&mut PgConnection, &Config) -> QueryResult<Check>;
 
 fn examine_database(
@@ -159,38 +150,15 @@ fn examine_database(
     days: u32,
     checks: &mut Vec<Check>,
 ) {
-    let of_the_server: [(&'static str, DatabaseCheck); 8] = [
-        ("version", version),
-        ("fsync", |connection, _| {
-            must_be_on(connection, "fsync", "a power cut can lose or damage events")
-        }),
-        ("full_page_writes", |connection, _| {
-            must_be_on(
-                connection,
-                "full_page_writes",
-                "a power cut can damage the database",
-            )
-        }),
-        ("synchronous_commit", synchronous_commit),
-        ("wal_level", wal_level),
-        ("max_wal_size", max_wal_size),
-        ("connections", connections),
-        ("clock", clock_difference),
-    ];
-    for (name, check) in of_the_server {
+    for (name, check) in server::CHECKS {
         checks.push(check(connection, config).unwrap_or_else(|error| unanswered(name, &error)));
     }
-    let schema = migrations(connection);
-    let has_schema = schema.verdict != Verdict::Fail;
-    checks.push(schema);
+    let migrations = schema::migrations(connection);
+    let has_schema = migrations.verdict != Verdict::Fail;
+    checks.push(migrations);
     // Without its tables every further question would fail for the same reason.
     if has_schema {
-        let of_the_schema: [(&'static str, DatabaseCheck); 3] = [
-            ("partitions", partitions_ahead),
-            ("message ids", message_ids),
-            ("retention", last_retention),
-        ];
-        for (name, check) in of_the_schema {
+        for (name, check) in schema::CHECKS {
             checks.push(check(connection, config).unwrap_or_else(|error| unanswered(name, &error)));
         }
         ledger::examine(connection, config, days, checks);
@@ -226,222 +194,6 @@ fn number(connection: &mut PgConnection, query: &str) -> QueryResult<i64> {
     sql_query(query)
         .get_result::<NumberRow>(connection)
         .map(|row| row.value)
-}
-
-fn version(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let major = number(
-        connection,
-        "SELECT current_setting('server_version_num')::bigint / 10000 AS value",
-    )?;
-    let text = setting(connection, "server_version")?;
-    let verdict = if major >= POSTGRES_MAJOR_MIN {
-        Verdict::Ok
-    } else {
-        Verdict::Fail
-    };
-    let advice = format!("upgrade to Postgres {POSTGRES_MAJOR_MIN} or newer");
-    Ok(Check::new("version", verdict, text, advice))
-}
-
-fn must_be_on(connection: &mut PgConnection, name: &'static str, risk: &str) -> QueryResult<Check> {
-    let value = setting(connection, name)?;
-    let verdict = if value == "on" {
-        Verdict::Ok
-    } else {
-        Verdict::Fail
-    };
-    let advice = format!(
-        "{risk}; run `ALTER SYSTEM SET {name} = on` and `SELECT pg_reload_conf()` as a superuser"
-    );
-    Ok(Check::new(name, verdict, value, advice))
-}
-
-fn synchronous_commit(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let value = number(
-        connection,
-        "SELECT count(*) AS value FROM pg_settings WHERE name = 'synchronous_commit' \
-         AND reset_val IN ('off', 'local')",
-    )?;
-    // Beckon's own sessions set it on, so a weaker default harms other clients only.
-    let verdict = if value == 0 {
-        Verdict::Ok
-    } else {
-        Verdict::Warn
-    };
-    let found = "on for Beckon's sessions";
-    let advice = "the server's default is weaker, so what other programs write may be lost";
-    Ok(Check::new("synchronous_commit", verdict, found, advice))
-}
-
-fn wal_level(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let value = setting(connection, "wal_level")?;
-    let verdict = if value == "minimal" {
-        Verdict::Warn
-    } else {
-        Verdict::Ok
-    };
-    let advice = "with `minimal` there is no replica and no point-in-time recovery; set `replica`";
-    Ok(Check::new("wal_level", verdict, value, advice))
-}
-
-fn max_wal_size(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let mebibytes = number(
-        connection,
-        "SELECT setting::bigint AS value FROM pg_settings WHERE name = 'max_wal_size'",
-    )?;
-    let verdict = if mebibytes < LOG_MIB_MIN {
-        Verdict::Warn
-    } else {
-        Verdict::Ok
-    };
-    let found = setting(connection, "max_wal_size")?;
-    let advice = "under load Postgres makes checkpoints often, and writes several times as much; \
-        if the disk has room, set `max_wal_size` to 4GB and `min_wal_size` to 1GB";
-    Ok(Check::new("max_wal_size", verdict, found, advice))
-}
-
-fn connections(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let most = number(
-        connection,
-        "SELECT current_setting('max_connections')::bigint AS value",
-    )?;
-    let used = number(
-        connection,
-        "SELECT count(*) AS value FROM pg_stat_activity \
-         WHERE backend_type = 'client backend'",
-    )?;
-    let verdict = if used * 10 > most * 9 {
-        Verdict::Warn
-    } else {
-        Verdict::Ok
-    };
-    let advice = "raise max_connections, or lower pool_size and ingest_shards";
-    Ok(Check::new(
-        "connections",
-        verdict,
-        format!("{used} of {most}"),
-        advice,
-    ))
-}
-
-fn clock_difference(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
-    let difference = partitions::database_now(connection)? - Clock::system().now();
-    let seconds = difference.num_milliseconds().abs();
-    let verdict = match seconds {
-        0..5_000 => Verdict::Ok,
-        5_000..3_600_000 => Verdict::Warn,
-        _ => Verdict::Fail,
-    };
-    let found = format!(
-        "the database's is {} ms off this machine's",
-        difference.num_milliseconds()
-    );
-    let advice = "let NTP set both clocks; retention refuses to run when they are an hour apart";
-    Ok(Check::new("clock", verdict, found, advice))
-}
-
-fn migrations(connection: &mut PgConnection) -> Check {
-    match migrate::pending(connection) {
-        Ok(pending) if pending.is_empty() => Check::ok("schema", "up to date"),
-        Ok(pending) => Check::new(
-            "schema",
-            Verdict::Fail,
-            format!("{} migration(s) pending", pending.len()),
-            "run `beckon migrate up`; the server also does it at its start",
-        ),
-        Err(error @ migrate::MigrateError::NewerSchema(_)) => Check::new(
-            "schema",
-            Verdict::Fail,
-            error.to_string(),
-            "use the beckon that wrote it, or a newer one",
-        ),
-        Err(error) => Check::new(
-            "schema",
-            Verdict::Fail,
-            error.to_string(),
-            "see the database's log",
-        ),
-    }
-}
-
-fn partitions_ahead(connection: &mut PgConnection, config: &Config) -> QueryResult<Check> {
-    let today = partitions::database_now(connection)?.date_naive();
-    let days = partitions::list(connection)?;
-    let ahead = (0_u64..)
-        .zip(today.iter_days())
-        .take_while(|(_, day)| days.iter().any(|partition| partition.day == *day))
-        .count();
-    let leftovers = partitions::leftovers(connection)?.len();
-    let verdict = match ahead {
-        0 => Verdict::Fail,
-        1 => Verdict::Warn,
-        _ if leftovers > 0 => Verdict::Warn,
-        _ => Verdict::Ok,
-    };
-    let found = format!(
-        "{} in all; {ahead} from today on without a gap, {leftovers} half dropped",
-        days.len()
-    );
-    let advice = format!(
-        "events of a day without a partition cannot be stored; a running server creates {} days \
-         ahead every hour, `beckon retention run` does it now and finishes drops",
-        config.partitions_ahead_days
-    );
-    Ok(Check::new("partitions", verdict, found, advice))
-}
-
-#[derive(diesel::QueryableByName)]
-struct TimeRow {
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    value: Option<DateTime<Utc>>,
-}
-
-fn message_ids(connection: &mut PgConnection, config: &Config) -> QueryResult<Check> {
-    let rotated = sql_query("SELECT rotated_at AS value FROM message_buckets")
-        .get_result::<TimeRow>(connection)?
-        .value;
-    let age = rotated.map_or(TimeDelta::zero(), |at| Clock::system().now() - at);
-    let window = TimeDelta::days(i64::from(config.dedupe_window_days));
-    let verdict = if age > window + TimeDelta::days(2) {
-        Verdict::Warn
-    } else {
-        Verdict::Ok
-    };
-    let found = format!("the current bucket is {} h old", age.num_hours());
-    let advice = "they are kept longer than needed because retention does not run; see there";
-    Ok(Check::new("message ids", verdict, found, advice))
-}
-
-fn last_retention(connection: &mut PgConnection, config: &Config) -> QueryResult<Check> {
-    let last = sql_query("SELECT max(started_at) AS value FROM job_runs WHERE job = 'retention'")
-        .get_result::<TimeRow>(connection)?
-        .value;
-    let overdue = overdue_since(config, Clock::system().now());
-    let shown = |at: DateTime<Utc>| at.format("%F %T UTC");
-    let (verdict, found) = match (last, overdue) {
-        (None, _) => (
-            Verdict::Warn,
-            "no run by its schedule has succeeded yet".to_owned(),
-        ),
-        (Some(at), Some(due)) if at < due => (
-            Verdict::Warn,
-            format!(
-                "last ran {}, and not since it was due {}",
-                shown(at),
-                shown(due)
-            ),
-        ),
-        (Some(at), _) => (Verdict::Ok, format!("last ran {}", shown(at))),
-    };
-    let advice = "it runs while a server runs, whose log says why if it fails; \
-                  `beckon retention run` does it now";
-    Ok(Check::new("retention", verdict, found, advice))
-}
-
-/// When the last run was due that should be over by now.
-fn overdue_since(config: &Config, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let schedule: cron::Schedule = config.retention_schedule.parse().ok()?;
-    schedule.after(&(now - RETENTION_PATIENCE)).next_back()
 }
 
 /// The ingest queue of the server that runs with these settings.
