@@ -7,7 +7,7 @@
 
 use datalogic_rs::DataValue;
 
-use super::domain::{NumbersOf, TextsOf, numbers_of, texts_of};
+use super::by_kind::{NumbersOf, TextsOf, numbers_of, texts_of};
 use super::{Attribute, Class, Literal, Missing, Order, Outcomes, Ranges, Source, Test};
 use crate::rules::js_value::Kind;
 

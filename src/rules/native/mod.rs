@@ -10,6 +10,7 @@
 //!
 //! For an index, [`Domain`] turns a tree about a single attribute into the set of values for which
 //! it can hold.
+mod by_kind;
 mod compile;
 mod domain;
 mod literals;
