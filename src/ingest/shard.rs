@@ -206,41 +206,29 @@ impl Shard {
         units: &mut [Unit],
         verdicts: &mut [Option<Verdict>],
     ) -> Result<(), Error> {
-        let refusal = match self.commit(units) {
-            Ok(committed) => {
-                for (slot, verdict) in verdicts.iter_mut().zip(committed) {
-                    *slot = Some(verdict);
-                }
-                return Ok(());
-            }
-            Err(Failure::Refused(message)) => message,
+        let refusal = match self.commit_into(units, verdicts) {
+            Ok(()) => return Ok(()),
+            Err(Failure::Refused(reason)) => reason,
             Err(failure) => return Err(give_up(&failure)),
         };
         if let [unit] = units {
-            tracing::warn!(
-                reason = refusal,
-                "the database refused an event; the ledger has it"
-            );
             let Item::Event(event) = &unit.item else {
-                // Its caller hears 503; the others of the batch have nothing to do with it.
-                tracing::error!(reason = refusal, "the database refuses a rejection");
+                refused_rejection(&refusal);
                 return Ok(());
             };
-            let message = "the database cannot hold this event";
-            unit.item = Item::Rejected(Rejection::of_event(
-                event,
-                Code::InvalidField,
-                message.to_owned(),
-            ));
-            return match self.commit(units) {
-                Ok(committed) => {
-                    for (slot, verdict) in verdicts.iter_mut().zip(committed) {
-                        *slot = Some(verdict);
-                    }
+            let message = "the database cannot hold this event".to_owned();
+            let rejection = Rejection::of_event(event, Code::InvalidField, message);
+            unit.item = Item::Rejected(rejection);
+            return match self.commit_into(units, verdicts) {
+                Ok(()) => {
+                    tracing::warn!(
+                        reason = refusal,
+                        "the database refused an event; the ledger has it"
+                    );
                     Ok(())
                 }
                 Err(Failure::Refused(reason)) => {
-                    tracing::error!(reason, "the database refuses a rejection");
+                    refused_rejection(&reason);
                     Ok(())
                 }
                 Err(failure) => Err(give_up(&failure)),
@@ -252,6 +240,18 @@ impl Shard {
         let (left, right) = verdicts.split_at_mut(middle);
         self.settle(left_units, left)?;
         self.settle(right_units, right)
+    }
+
+    fn commit_into(
+        &mut self,
+        units: &mut [Unit],
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<(), Failure> {
+        let committed = self.commit(units)?;
+        for (slot, verdict) in verdicts.iter_mut().zip(committed) {
+            *slot = Some(verdict);
+        }
+        Ok(())
     }
 
     /// One transaction, tried again when it lost a race with another writer.
@@ -394,6 +394,12 @@ impl Shard {
         }
         is_known()
     }
+}
+
+/// The caller of a rejection that cannot be kept hears 503; the others of its batch have nothing to do
+/// with it.
+fn refused_rejection(reason: &str) {
+    tracing::error!(reason, "the database refuses a rejection");
 }
 
 /// A number that no other shard has drawn, as surely as anybody needs: it would have to be one of the
