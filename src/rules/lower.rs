@@ -36,7 +36,6 @@ pub(super) fn lower<E>(
     let mut lowering = Lowering {
         max_array_len,
         iterations: 0,
-        looks: 0,
         compile,
         patterns: Vec::new(),
     };
@@ -51,15 +50,17 @@ struct Lowering<F> {
     max_array_len: usize,
     /// How many iterations stand around what is lowered.
     iterations: usize,
-    /// How often what is lowered is looked at as a whole, beyond what a body counts for.
-    looks: usize,
     compile: F,
     patterns: Vec<Regex>,
 }
 
 impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
     fn expr(&mut self, expr: &Expr) -> Result<OwnedDataValue, E> {
-        let looks = std::mem::replace(&mut self.looks, 0);
+        self.looked_at(expr, 0)
+    }
+
+    /// Lowers what is looked at as a whole so many times, beyond what a body counts for.
+    fn looked_at(&mut self, expr: &Expr, looks: usize) -> Result<OwnedDataValue, E> {
         Ok(match expr {
             Expr::Literal(value) => OwnedDataValue::from(value),
             Expr::List(items) => OwnedDataValue::Array(self.all(items)?),
@@ -104,8 +105,7 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 let bounded = |value| call(operators::BOUNDED_PART, vec![value, parts.clone()]);
                 let mut lowered = Vec::with_capacity(args.len());
                 for arg in args {
-                    self.looks = looks;
-                    let value = self.expr(arg)?;
+                    let value = self.looked_at(arg, looks)?;
                     lowered.push(match arg {
                         Expr::Literal(_) => value,
                         _ => bounded(value),
@@ -120,10 +120,8 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 };
                 let mut lowered = Vec::with_capacity(args.len());
                 for arg in args {
-                    self.looks = looks;
-                    lowered.push(self.expr(arg)?);
+                    lowered.push(self.looked_at(arg, looks)?);
                 }
-                self.looks = 0;
                 if self.iterations > 0
                     && expr.looks_through_data()
                     && let Some(haystack) = lowered.get_mut(1)
@@ -149,13 +147,13 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
         let mut lowered = Vec::with_capacity(args.len());
         for (index, arg) in args.iter().enumerate() {
             let is_body = index == 1;
-            self.looks = if index == 0 && is_kept {
+            let looks_at_it = if index == 0 && is_kept {
                 looks_after
             } else {
                 0
             };
             self.iterations += usize::from(is_body);
-            let value = self.expr(arg)?;
+            let value = self.looked_at(arg, looks_at_it)?;
             self.iterations -= usize::from(is_body);
             lowered.push(match (index, arg) {
                 (0 | 2, arg) if arg.is_constant() => value,
