@@ -79,7 +79,7 @@ fn check(rule: &Value, traits: &str, properties: &str, rules: Option<Value>) {
     let Some(campaign) = compile(body, &limits) else {
         return;
     };
-    let findings = campaign.findings(Some(rule), &limits);
+    let findings = campaign.findings(&limits);
     if event.is_some() || !mentions_event {
         for finding in findings {
             match finding.kind {
