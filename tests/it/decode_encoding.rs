@@ -82,6 +82,8 @@ fn each_encoding_is_undone() {
 fn unknown_and_damaged_encodings_are_named() {
     let mut cut = gzip(TEXT);
     cut.truncate(20);
+    let mut damaged_at_the_end = gzip(&TEXT.repeat(50_000));
+    *damaged_at_the_end.last_mut().unwrap() ^= 1;
     for (encoding, body) in [
         (Some("compress"), TEXT.to_vec()),
         (Some("gzip, gzip, gzip, gzip"), TEXT.to_vec()),
@@ -90,6 +92,7 @@ fn unknown_and_damaged_encodings_are_named() {
         (Some("br"), TEXT.to_vec()),
         (Some("zstd"), TEXT.to_vec()),
         (Some("gzip"), cut),
+        (Some("gzip"), damaged_at_the_end),
         // Brotli's large-window extension, here with a window of 1 GiB.
         (Some("br"), vec![0x11, 0x1e, 0x03]),
     ] {
@@ -98,26 +101,30 @@ fn unknown_and_damaged_encodings_are_named() {
     }
 }
 
+/// Below and above a mebibyte, beyond which an output is counted first.
 #[test]
 fn the_limit_is_exact() {
-    let limits = DecodeLimits {
-        body_bytes_max: 100_000,
-        ..DecodeLimits::default()
-    };
-    for (encoding, encode) in [
-        ("identity", <[u8]>::to_vec as fn(&[u8]) -> Vec<u8>),
-        ("gzip", gzip),
-        ("deflate", zlib),
-        ("deflate", raw_deflate),
-        ("br", brotli),
-        ("zstd", zstd),
-    ] {
-        let fits = encode(&vec![b' '; 100_000]);
-        let undone = undone_within(&limits, Some(encoding), &fits).unwrap();
-        assert_eq!(undone.len(), 100_000, "{encoding}");
-        let over = encode(&vec![b' '; 100_001]);
-        let error = undone_within(&limits, Some(encoding), &over).unwrap_err();
-        assert_eq!(error.code(), Code::BodyTooLarge, "{encoding}");
+    let plain: Vec<u8> = (0_u32..800_000).flat_map(u32::to_le_bytes).collect();
+    for most in [100_000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_000_000] {
+        let limits = DecodeLimits {
+            body_bytes_max: most,
+            ..DecodeLimits::default()
+        };
+        for (encoding, encode) in [
+            ("identity", <[u8]>::to_vec as fn(&[u8]) -> Vec<u8>),
+            ("gzip", gzip),
+            ("deflate", zlib),
+            ("deflate", raw_deflate),
+            ("br", brotli),
+            ("zstd", zstd),
+        ] {
+            let fits = &plain[..most];
+            let undone = undone_within(&limits, Some(encoding), &encode(fits)).unwrap();
+            assert!(undone == fits, "{encoding}, {most}");
+            let over = encode(&plain[..=most]);
+            let error = undone_within(&limits, Some(encoding), &over).unwrap_err();
+            assert_eq!(error.code(), Code::BodyTooLarge, "{encoding}, {most}");
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Undoes a body's content encoding without ever holding more than the body limit.
 //!
 //! The header is honoured where it names an encoding; a body without one is taken for gzip when it
-//! begins with gzip's magic bytes, because some clients compress and say nothing. The output
-//! buffer grows by doubling and stops at the limit, so a bomb costs no more than an honest body.
+//! begins with gzip's magic bytes, because some clients compress and say nothing. Of a large output
+//! the length is found out before there is memory for it, so a bomb costs less than an honest body.
 //! The decompressors' own windows are bounded too: 32 KiB for gzip and deflate, 16 MiB for brotli
 //! (its large-window extension is refused), 8 MiB for zstd.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{self, Read};
 
 use smallvec::SmallVec;
 
@@ -22,6 +22,10 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The first allocation for decompressed output; small bodies need no second one.
 const OUTPUT_BYTES_MIN: usize = 4 * 1024;
+
+/// An output up to this size is kept as it comes. A larger one is decompressed twice: to count it,
+/// and again if it is within the limit.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
@@ -102,21 +106,21 @@ impl Encodings {
 
 fn undo(encoding: Encoding, body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
     match encoding {
-        Encoding::Gzip => read_capped(flate2::read::MultiGzDecoder::new(body), body, limits),
+        Encoding::Gzip => read_capped(|| Ok(flate2::read::MultiGzDecoder::new(body)), body, limits),
         Encoding::Deflate => inflate(body, limits),
         Encoding::Brotli => {
             // These seven bits announce the large-window extension, whose windows reach 1 GiB.
             if body.first().is_some_and(|first| first & 0x7f == 0x11) {
                 return Err(damaged());
             }
-            read_capped(brotli::Decompressor::new(body, 4_096), body, limits)
+            read_capped(|| Ok(brotli::Decompressor::new(body, 4_096)), body, limits)
         }
         Encoding::Zstd => {
-            let mut decoder =
-                zstd::stream::read::Decoder::with_buffer(body).map_err(|_| damaged())?;
-            decoder
-                .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(|_| damaged())?;
+            let decoder = || {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(body)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(decoder)
+            };
             read_capped(decoder, body, limits)
         }
     }
@@ -132,46 +136,45 @@ fn inflate(body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
         _ => false,
     };
     if zlib {
-        match read_capped(flate2::read::ZlibDecoder::new(body), body, limits) {
+        match read_capped(|| Ok(flate2::read::ZlibDecoder::new(body)), body, limits) {
             Err(Error::MalformedEncoding(_)) => {}
             settled => return settled,
         }
     }
-    read_capped(flate2::read::DeflateDecoder::new(body), body, limits)
+    read_capped(|| Ok(flate2::read::DeflateDecoder::new(body)), body, limits)
 }
 
-fn read_capped(
-    mut reader: impl Read,
+/// What a decoder of the body makes of it.
+fn read_capped<R: Read>(
+    decoder: impl Fn() -> io::Result<R>,
     body: &[u8],
     limits: &DecodeLimits,
 ) -> Result<Vec<u8>, Error> {
-    // One byte more than the limit tells a body that fits exactly from one that goes on.
-    let room = limits.body_bytes_max.saturating_add(1);
-    let mut output = Vec::new();
-    let mut length = 0_usize;
-    let mut next = body
-        .len()
-        .saturating_mul(4)
-        .clamp(OUTPUT_BYTES_MIN, room.max(OUTPUT_BYTES_MIN));
-    loop {
-        if length == output.len() {
-            let grown = next.min(room);
-            output.reserve_exact(grown - length);
-            output.resize(grown, 0);
-            next = grown.saturating_mul(2);
-        }
-        let free = output.get_mut(length..).unwrap_or_default();
-        match reader.read(free) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(damaged()),
-        }
-        if length > limits.body_bytes_max {
-            return Err(body_too_large(limits));
-        }
+    let most = limits.body_bytes_max;
+    let kept_max = most.min(KEPT_BYTES_MAX);
+    let likely = body.len().saturating_mul(4);
+    // One byte more tells an output that fits exactly from one that goes on.
+    let mut reader = decoder().map_err(|_| damaged())?;
+    let mut output = Vec::with_capacity(likely.clamp(OUTPUT_BYTES_MIN, KEPT_BYTES_MAX));
+    let mut first = reader.by_ref().take(kept_max as u64 + 1);
+    let kept = first.read_to_end(&mut output).map_err(|_| damaged())?;
+    if kept <= kept_max {
+        return Ok(output);
     }
-    output.truncate(length);
+    let Some(room) = most.checked_sub(kept) else {
+        return Err(body_too_large(limits));
+    };
+    drop(output);
+    let mut rest = reader.by_ref().take(room as u64 + 1);
+    let rest = io::copy(&mut rest, &mut io::sink()).map_err(|_| damaged())?;
+    if rest > room as u64 {
+        return Err(body_too_large(limits));
+    }
+    drop(reader);
+    let length = kept as u64 + rest;
+    let mut output = Vec::with_capacity(usize::try_from(length).unwrap_or(most));
+    let mut again = decoder().map_err(|_| damaged())?.take(length);
+    again.read_to_end(&mut output).map_err(|_| damaged())?;
     Ok(output)
 }
 
