@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use beckon::clock::Clock;
 
-use crate::feed::{self, Source};
+use crate::feed::{Request, Source};
 use crate::load::{Head, Run, Span};
 use crate::raw::micros;
 use crate::report::Outcome;
@@ -86,15 +86,15 @@ fn send(
     Ok(run)
 }
 
-/// A sender of single track calls over a connection of its own.
+/// A sender of single track calls, which are drawn from these, over a connection of its own.
 pub fn over_http(
     address: SocketAddr,
     source: &Arc<Source>,
+    requests: &Arc<[Request]>,
 ) -> Outcome<impl FnMut() -> Outcome<()> + Send + use<>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    let mut feed = source.feed();
-    let requests = feed::requests(source, 0);
+    let (mut feed, requests) = (source.feed(), Arc::clone(requests));
     let (mut request, mut answer) = (Vec::new(), vec![0; 256 * 1024]);
     Ok(move || {
         let place = feed.below(requests.len());

@@ -266,7 +266,10 @@ impl Bench {
                 pace::drive(each.map(sender).collect::<Outcome<_>>()?, per_second, span)
             } else {
                 let address = bench.beckon.address;
-                let sender = |_| pace::over_http(address, &bench.source);
+                // Made before there are connections, which a server does not keep for long without a
+                // request.
+                let requests = feed::requests(&bench.source, 0).into();
+                let sender = |_| pace::over_http(address, &bench.source, &requests);
                 pace::drive(each.map(sender).collect::<Outcome<_>>()?, per_second, span)
             }
         })
