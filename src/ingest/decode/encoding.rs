@@ -153,9 +153,9 @@ fn read_capped<R: Read>(
     let most = limits.body_bytes_max;
     let kept_max = most.min(KEPT_BYTES_MAX);
     let likely = body.len().saturating_mul(4);
-    // One byte more tells an output that fits exactly from one that goes on.
     let mut reader = decoder().map_err(|_| damaged())?;
     let mut output = Vec::with_capacity(likely.clamp(OUTPUT_BYTES_MIN, KEPT_BYTES_MAX));
+    // One byte more tells an output that fits exactly from one that goes on.
     let mut first = reader.by_ref().take(kept_max as u64 + 1);
     let kept = first.read_to_end(&mut output).map_err(|_| damaged())?;
     if kept <= kept_max {
