@@ -54,9 +54,8 @@ pub(super) fn delete_ledger(
             .get_result::<Rows>(connection)
             .map(|counted| counted.rows);
     }
-    let mut total = 0;
-    loop {
-        let deleted = sql_query(
+    in_batches(|| {
+        sql_query(
             "WITH old AS (SELECT project_id, day, slot FROM ingest_ledger WHERE day < $1 LIMIT $2), \
                   gone AS (DELETE FROM ingest_ledger l USING old WHERE l.project_id = old.project_id \
                            AND l.day = old.day AND l.slot = old.slot RETURNING 1) \
@@ -64,8 +63,15 @@ pub(super) fn delete_ledger(
         )
         .bind::<Date, _>(cutoff)
         .bind::<Int4, _>(BATCH_ROWS)
-        .get_result::<Rows>(connection)?
-        .rows;
+        .get_result::<Rows>(connection)
+    })
+}
+
+/// Deletes batch after batch until one is not full; how many rows that were.
+fn in_batches(mut delete: impl FnMut() -> QueryResult<Rows>) -> QueryResult<i64> {
+    let mut total = 0;
+    loop {
+        let deleted = delete()?.rows;
         total += deleted;
         if deleted < i64::from(BATCH_ROWS) {
             return Ok(total);
@@ -142,17 +148,11 @@ fn delete_batches(
             .get_result::<Rows>(connection)
             .map(|counted| counted.rows);
     }
-    let mut total = 0;
-    loop {
-        let deleted = sql_query(deletion.delete)
+    in_batches(|| {
+        sql_query(deletion.delete)
             .bind::<BigInt, _>(project)
             .bind::<Date, _>(cutoff)
             .bind::<Int4, _>(BATCH_ROWS)
-            .get_result::<Rows>(connection)?
-            .rows;
-        total += deleted;
-        if deleted < i64::from(BATCH_ROWS) {
-            return Ok(total);
-        }
-    }
+            .get_result::<Rows>(connection)
+    })
 }

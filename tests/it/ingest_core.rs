@@ -8,15 +8,15 @@ use beckon::error::Error;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
 use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
-use beckon::model::{Call, Dialect, Event, Identity, MessageId, ProjectId, RawJson};
+use beckon::model::{Event, Identity, ProjectId};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::BigInt;
 use serde_json::json;
-use serde_json::value::RawValue;
 
+use crate::support::one_shard::identify;
 use crate::support::postgres::{database, empty_database, postgres_server};
 
 struct Rig {
@@ -66,23 +66,6 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn identify(user: &str, message: Option<&str>, traits: &serde_json::Value) -> Event {
-    let now = crate::support::now();
-    let raw = RawJson::from_checked(RawValue::from_string(traits.to_string()).unwrap());
-    Event {
-        dialect: Dialect::Segment,
-        call: Call::Identify { traits: Some(raw) },
-        user: Some(Identity::user(user).unwrap()),
-        anonymous: None,
-        message_id: message.map(|id| MessageId::parse(id).unwrap()),
-        timestamp: now,
-        received_at: now,
-        context: None,
-        size_bytes: 100,
-        replay_of: None,
-    }
-}
-
 impl Rig {
     fn submit(&self, project: ProjectId, events: Vec<Event>) -> Result<Vec<Outcome>, Error> {
         let items: Vec<Item> = events
@@ -122,7 +105,7 @@ fn count(connection: &mut PgConnection, query: &str) -> i64 {
 fn without_its_hub_a_node_remembers_nobody() {
     let database = database();
     let rig = rig(&database.url);
-    rig.submit(PROJECT, vec![identify("u", None, &json!({"plan": "free"}))])
+    rig.submit(PROJECT, vec![identify("u", None, r#"{"plan":"free"}"#)])
         .unwrap();
     // Read by a connection of the pool, which stays when no other can be made.
     rig.targeting.people().forget_all();
@@ -148,15 +131,15 @@ fn without_its_hub_a_node_remembers_nobody() {
 fn a_refused_event_has_no_duplicates_in_its_batch() {
     let database = database();
     let rig = rig(&database.url);
-    let huge = json!({"text": "x".repeat(2_000)});
+    let huge = json!({"text": "x".repeat(2_000)}).to_string();
     let outcomes = rig
         .submit(
             PROJECT,
             vec![
                 identify("u", Some("m"), &huge),
                 identify("u", Some("m"), &huge),
-                identify("u", Some("m"), &json!({"plan": "free"})),
-                identify("u", Some("m"), &json!({"plan": "pro"})),
+                identify("u", Some("m"), r#"{"plan":"free"}"#),
+                identify("u", Some("m"), r#"{"plan":"pro"}"#),
             ],
         )
         .unwrap();
@@ -174,7 +157,7 @@ fn a_refused_event_has_no_duplicates_in_its_batch() {
         count(&mut connection, "SELECT count(*) FROM rejected_events"),
         2
     );
-    let again = rig.submit(PROJECT, vec![identify("u", Some("m"), &json!({}))]);
+    let again = rig.submit(PROJECT, vec![identify("u", Some("m"), "{}")]);
     assert!(matches!(&again.unwrap()[..], [Outcome::Stored(s)] if s.duplicate));
 }
 
@@ -183,7 +166,7 @@ fn a_refused_event_has_no_duplicates_in_its_batch() {
 fn an_event_of_a_project_that_is_gone_is_refused() {
     let database = database();
     let rig = rig(&database.url);
-    let outcomes = rig.submit(ProjectId(999), vec![identify("u", None, &json!({}))]);
+    let outcomes = rig.submit(ProjectId(999), vec![identify("u", None, "{}")]);
     assert!(matches!(&outcomes.unwrap()[..], [Outcome::Rejected(_)]));
 }
 
@@ -192,11 +175,11 @@ fn an_event_of_a_project_that_is_gone_is_refused() {
 fn a_second_user_id_changes_nothing_by_being_remembered() {
     let database = database();
     let rig = rig(&database.url);
-    let mut alias = identify("a", None, &json!({}));
+    let mut alias = identify("a", None, "{}");
     alias.call = Call::Alias {
         previous: Identity::user("b").unwrap(),
     };
-    let mut first = identify("b", None, &json!({}));
+    let mut first = identify("b", None, "{}");
     first.received_at = alias.received_at;
     rig.submit(PROJECT, vec![first, alias]).unwrap();
     let remembered = rig.person("a").user_id.clone();
@@ -210,7 +193,7 @@ fn a_frozen_and_a_restarted_database_cost_time_and_nothing_else() {
     let rig = rig(&server.url());
     let send = |message: &str| {
         let began = Instant::now();
-        let event = identify("u", Some(message), &json!({ "last": message }));
+        let event = identify("u", Some(message), &json!({ "last": message }).to_string());
         let outcome = rig.submit(PROJECT, vec![event]);
         assert!(
             began.elapsed() < Duration::from_millis(2_500),
