@@ -8,7 +8,7 @@ use beckon::error::Error;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
 use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
-use beckon::model::{Event, Identity, ProjectId};
+use beckon::model::{Call, Event, Identity, ProjectId};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
 use diesel::prelude::*;
