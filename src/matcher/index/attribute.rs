@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::numbers::{Line, Lines, State};
-use super::sets::{Members, Place, Set, Sets, contains, insert, remove, touch};
+use super::numbers::{Line, Lines, Spot};
+use super::sets::{Members, Place, Set, Sets, flip, insert, offset, remove};
 use super::texts::{Change, Table, Tables};
 use crate::rules::native::{Class, Domain, is_numeric_text};
 
@@ -21,6 +21,8 @@ pub(super) struct Memory {
 /// The conditions on one attribute, of all campaigns of a block.
 #[derive(Debug)]
 pub(super) struct AttributeIndex {
+    /// The length of a set.
+    words: u32,
     /// Ruled out where the value is of a class, by class.
     by_class: [Set; 5],
     numbers: Line,
@@ -35,32 +37,49 @@ pub(super) struct AttributeIndex {
     open_collections: Set,
 }
 
-/// What the value of an attribute changes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Effect<'i> {
-    out: Out<'i>,
-    /// To be tried one by one.
-    open: Members<'i>,
-    /// To be tried one by one, whatever is ruled out.
-    in_any_case: Members<'i>,
-}
-
-/// Who is ruled out.
+/// Where to look the value of an attribute up.
 #[derive(Debug, Clone, Copy)]
-enum Out<'i> {
-    Members(Members<'i>),
-    Number(State<'i>),
-    /// By other texts, but for exceptions.
+pub(super) enum Sought<'v> {
+    /// It is of this class, and that is all that counts.
+    Class(Class),
+    /// In this segment of the line.
+    Number {
+        /// The value.
+        number: f64,
+        /// See [`Lines::seek`].
+        segment: u32,
+    },
+    /// By this hash.
     Text {
-        by_others: Members<'i>,
-        not: &'i [Place],
-        also: &'i [Place],
+        /// The value.
+        text: &'v str,
+        /// See [`Tables::seek`].
+        hash: u64,
     },
 }
 
-impl Default for Out<'_> {
+/// Where the value of an attribute stands in its index.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Standing {
+    /// It is of this class, and that is all that counts.
+    Class(Class),
+    Number(Spot),
+    Text {
+        /// What it changes if it is listed.
+        listed: Option<Change>,
+        is_numeric: bool,
+    },
+}
+
+impl Default for Sought<'_> {
     fn default() -> Self {
-        Out::Members(Members::None)
+        Sought::Class(Class::Missing)
+    }
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Standing::Class(Class::Missing)
     }
 }
 
@@ -115,8 +134,9 @@ impl AttributeIndex {
             .map(|(place, domain)| (*place, &domain.yes.numbers))
             .collect();
         AttributeIndex {
+            words: offset(words),
             by_class,
-            numbers: memory.lines.add(&ranges, &mut memory.sets, words),
+            numbers: memory.lines.add(&ranges, words),
             texts: add_texts(campaigns, memory, words),
             by_other_text,
             on_numeric_text,
@@ -126,16 +146,14 @@ impl AttributeIndex {
         }
     }
 
-    /// Finds what the value changes, and asks for the memory that this takes. `words` is the
-    /// length of a set.
-    pub(super) fn look_up<'i>(
-        &self,
-        value: Option<&DataValue<'_>>,
-        memory: &'i Memory,
-        words: usize,
-    ) -> Effect<'i> {
-        let members = |set| memory.sets.members(set, words);
-        let class = match value {
+    /// The length of its sets.
+    pub(super) fn words(&self) -> usize {
+        self.words as usize
+    }
+
+    /// Finds where to look a value up, and asks for the memory there.
+    pub(super) fn seek<'v>(&self, value: Option<&'v DataValue<'v>>, memory: &Memory) -> Sought<'v> {
+        Sought::Class(match value {
             None => Class::Missing,
             Some(DataValue::Null) => Class::Null,
             Some(DataValue::Bool(false)) => Class::False,
@@ -143,64 +161,123 @@ impl AttributeIndex {
             Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
             Some(DataValue::Number(number)) => {
                 let number = number.as_f64();
-                let state = memory
-                    .lines
-                    .look_up(self.numbers, number, &memory.sets, words);
-                touch(state.out);
-                return Effect {
-                    out: Out::Number(state),
-                    open: members(self.open_numbers),
-                    in_any_case: Members::None,
-                };
+                let segment = memory.lines.seek(self.numbers, number, self.words());
+                return Sought::Number { number, segment };
             }
-            Some(DataValue::String(text)) => return self.look_up_text(text, memory, words),
-        };
-        let out = self.by_class.get(class as usize).copied();
-        let out = members(out.unwrap_or_default());
-        out.touch();
-        Effect {
-            out: Out::Members(out),
-            open: match class {
-                Class::Collection => members(self.open_collections),
-                _ => Members::None,
-            },
-            in_any_case: Members::None,
+            Some(DataValue::String(text)) => {
+                let hash = memory.tables.seek(self.texts, text);
+                return Sought::Text { text, hash };
+            }
+        })
+    }
+
+    /// Looks a value up, and asks for the memory of whom it rules out.
+    pub(super) fn look_up(&self, sought: Sought<'_>, memory: &Memory) -> Standing {
+        let words = self.words();
+        let touch = |set| memory.sets.members(set, words).touch();
+        match sought {
+            Sought::Class(class) => {
+                touch(self.by_class(class));
+                Standing::Class(class)
+            }
+            Sought::Number { number, segment } => {
+                Standing::Number(memory.lines.look_up(self.numbers, segment, number, words))
+            }
+            Sought::Text { text, hash } => {
+                let listed = memory.tables.look_up(self.texts, text, hash);
+                touch(match listed {
+                    Some(Change::Out(out)) => out,
+                    _ => self.by_other_text,
+                });
+                let is_numeric = self.on_numeric_text != Set::default() && is_numeric_text(text);
+                Standing::Text { listed, is_numeric }
+            }
         }
     }
 
-    fn look_up_text<'i>(&self, text: &str, memory: &'i Memory, words: usize) -> Effect<'i> {
-        let members = |set| memory.sets.members(set, words);
-        let by_others = members(self.by_other_text);
-        let out = match memory.tables.look_up(self.texts, text) {
-            None => Out::Members(by_others),
-            Some(Change::Out(out)) => Out::Members(members(out)),
-            Some(Change::Exceptions { start, not, also }) => Out::Text {
-                by_others,
-                not: memory.sets.list(start, not.into()),
-                also: memory.sets.list(start + u32::from(not), also.into()),
+    fn by_class(&self, class: Class) -> Set {
+        self.by_class
+            .get(class as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Who is ruled out, if anybody. `spare` has the length of a set.
+    pub(super) fn out<'s>(
+        &self,
+        standing: Standing,
+        memory: &'s Memory,
+        spare: &'s mut [u64],
+    ) -> Option<&'s [u64]> {
+        let words = self.words();
+        let (set, start, not, also) = match standing {
+            Standing::Class(class) => (self.by_class(class), 0, 0, 0),
+            Standing::Number(spot) => {
+                let (out, flips) = memory.lines.out(self.numbers, spot, words);
+                if flips.is_empty() {
+                    return (!out.is_empty()).then_some(out);
+                }
+                for (spare, out) in spare.iter_mut().zip(out) {
+                    *spare = *out;
+                }
+                flips.iter().for_each(|place| flip(spare, *place));
+                return Some(spare);
+            }
+            Standing::Text { listed, .. } => match listed {
+                None => (self.by_other_text, 0, 0, 0),
+                Some(Change::Out(out)) => (out, 0, 0, 0),
+                Some(Change::Exceptions { start, not, also }) => {
+                    (self.by_other_text, start, not, also)
+                }
             },
         };
-        match &out {
-            Out::Members(out) => out.touch(),
-            _ => by_others.touch(),
+        let members = memory.sets.members(set, words);
+        let on_numeric_text = match standing {
+            Standing::Text { is_numeric, .. } if is_numeric => self.on_numeric_text,
+            _ => Set::default(),
+        };
+        if (not, also) == (0, 0) && on_numeric_text == Set::default() {
+            match members {
+                Members::None => return None,
+                Members::Many(out) => return Some(out),
+                Members::Few(_) => {}
+            }
         }
-        let on_numeric_text = members(self.on_numeric_text);
-        Effect {
-            out,
-            open: members(self.open_texts),
-            in_any_case: match !on_numeric_text.is_empty() && is_numeric_text(text) {
-                true => on_numeric_text,
-                false => Members::None,
-            },
+        spare.fill(0);
+        members.insert_into(spare);
+        let not_out = memory.sets.list(start, not.into());
+        not_out.iter().for_each(|&place| remove(spare, place));
+        let also_out = memory.sets.list(start + u32::from(not), also.into());
+        also_out.iter().for_each(|&place| insert(spare, place));
+        let may_hold = memory.sets.members(on_numeric_text, words);
+        may_hold.remove_from(spare);
+        Some(spare)
+    }
+
+    /// Who is to be tried one by one if not ruled out.
+    pub(super) fn open<'i>(&self, standing: Standing, memory: &'i Memory) -> [Members<'i>; 2] {
+        let members = |set| memory.sets.members(set, self.words());
+        match standing {
+            Standing::Class(Class::Collection) => [members(self.open_collections), Members::None],
+            Standing::Class(_) => [Members::None; 2],
+            Standing::Number(_) => [members(self.open_numbers), Members::None],
+            Standing::Text { is_numeric, .. } => [
+                members(self.open_texts),
+                match is_numeric {
+                    true => members(self.on_numeric_text),
+                    false => Members::None,
+                },
+            ],
         }
     }
 
     /// How many campaigns a value rules out on average, as far as one can tell: values are taken to
     /// be of the kind that campaigns say most about.
-    pub(super) fn mean_out(&self, memory: &Memory, words: usize) -> usize {
+    pub(super) fn mean_out(&self, memory: &Memory) -> usize {
+        let words = self.words();
         let count = |set| memory.sets.members(set, words).count();
-        if self.numbers.segments() > FLAG_SEGMENTS {
-            return memory.lines.mean_out(self.numbers, &memory.sets, words);
+        if self.numbers.count() > FLAG_SEGMENTS {
+            return memory.lines.mean_out(self.numbers, words);
         }
         let mut texts = memory.tables.changes(self.texts).peekable();
         if texts.peek().is_none() {
@@ -214,42 +291,6 @@ impl AttributeIndex {
         });
         let (sum, texts) = out.fold((0, 0), |(sum, texts), out| (sum + out, texts + 1));
         sum / texts.max(1)
-    }
-}
-
-impl Effect<'_> {
-    /// Takes the campaigns that are ruled out of `left`, and adds to `open` those that may not be.
-    /// `spare` has twice the length of a set.
-    pub(super) fn apply(&self, left: &mut [u64], open: &mut [u64], spare: &mut [u64]) {
-        let (before, spare) = spare.split_at_mut(left.len());
-        if !self.in_any_case.is_empty() {
-            before.copy_from_slice(left);
-        }
-        self.open.insert_into(open);
-        match &self.out {
-            Out::Members(out) => out.remove_from(left),
-            Out::Number(state) => state.remove_from(left, spare),
-            Out::Text {
-                by_others,
-                not,
-                also,
-            } => {
-                for (flag, &place) in spare.iter_mut().zip(*not) {
-                    *flag = u64::from(contains(left, place));
-                }
-                by_others.remove_from(left);
-                also.iter().for_each(|&place| remove(left, place));
-                for (flag, &place) in spare.iter().zip(*not) {
-                    if *flag == 1 {
-                        insert(left, place);
-                    }
-                }
-            }
-        }
-        if !self.in_any_case.is_empty() {
-            self.in_any_case.insert_into(open);
-            self.in_any_case.copy_in(before, left);
-        }
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::attribute::{AttributeIndex, Memory};
-use super::sets::{Place, contains, insert, remove};
-use super::{Block, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use super::sets::{Place, contains, insert, offset, remove};
+use super::spread::Spread;
+use super::{Block, CommonAttribute, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::Campaign;
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
@@ -64,14 +65,15 @@ impl Block {
                 insert(&mut complete, place);
             }
         }
-        let common: Vec<_> = common
+        let mut common: Vec<_> = common
             .into_iter()
-            .map(|(attribute, asking)| {
-                let index = AttributeIndex::new(&asking, &mut memory, words);
-                (index.mean_out(&memory, words), attribute, index)
-            })
+            .map(|(attribute, asking)| Common::new(attribute, asking, words, &mut memory))
             .collect();
-        let (names, common) = in_order_of_use(common);
+        common.sort_by_key(|attribute| Reverse(attribute.mean_out));
+        let names = names(&common);
+        let mut askers = Vec::new();
+        let common = common.into_iter().map(|it| it.indexed(&mut askers));
+        let common = common.collect();
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {
@@ -99,6 +101,7 @@ impl Block {
             complete: complete.into(),
             names,
             common,
+            askers: askers.into(),
             rare,
             segments,
             unindexed: plans
@@ -111,23 +114,68 @@ impl Block {
     }
 }
 
-/// Puts the attributes that rule out most first, and says where each went.
-fn in_order_of_use(
-    mut common: Vec<(usize, &Attribute, AttributeIndex)>,
-) -> (Box<[Name]>, Box<[AttributeIndex]>) {
-    common.sort_by_key(|(mean_out, ..)| Reverse(*mean_out));
-    let mut names: Vec<Name> = common
-        .iter()
-        .enumerate()
-        .map(|(index, (_, attribute, _))| Name {
-            key: NameKey::of(attribute.name().unwrap_or_default()),
-            attribute: (*attribute).clone(),
+/// A common attribute while its block is built.
+struct Common<'c> {
+    attribute: &'c Attribute,
+    index: AttributeIndex,
+    /// How many campaigns it rules out.
+    mean_out: usize,
+    /// Who asks about it, if its sets are over these only.
+    spread: Option<(Spread, Vec<u64>)>,
+}
+
+impl<'c> Common<'c> {
+    /// For the campaigns that ask, given in rising order, in a block of so many words.
+    fn new(
+        attribute: &'c Attribute,
+        mut asking: Vec<(Place, Domain<'c>)>,
+        words: usize,
+        memory: &mut Memory,
+    ) -> Common<'c> {
+        let mut askers = vec![0; words];
+        for (place, _) in &asking {
+            insert(&mut askers, *place);
+        }
+        let spread = Spread::over(&askers);
+        if let Some(spread) = spread {
+            for (place, _) in &mut asking {
+                *place = spread.number(&askers, *place);
+            }
+        }
+        let words = spread.map_or(words, |spread| spread.words(words));
+        let index = AttributeIndex::new(&asking, memory, words);
+        Common {
+            attribute,
+            mean_out: index.mean_out(memory),
             index,
-        })
-        .collect();
+            spread: spread.map(|spread| (spread, askers)),
+        }
+    }
+
+    /// Ready to be decided with; who asks is added to `askers`.
+    fn indexed(self, askers: &mut Vec<u64>) -> CommonAttribute {
+        let spread = self.spread.map(|(spread, asking)| {
+            let start = offset(askers.len());
+            askers.extend(asking);
+            (spread, start)
+        });
+        CommonAttribute {
+            index: self.index,
+            spread,
+        }
+    }
+}
+
+/// Which attributes these are, by name.
+fn names(common: &[Common<'_>]) -> Box<[Name]> {
+    let names = common.iter().enumerate().map(|(index, common)| Name {
+        key: NameKey::of(common.attribute.name().unwrap_or_default()),
+        attribute: common.attribute.clone(),
+        index,
+    });
+    let mut names: Vec<Name> = names.collect();
     names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
-    let common = common.into_iter().map(|(_, _, index)| index).collect();
-    (names.into(), common)
+    names.into()
 }
 
 fn take_apart<'c>(
@@ -201,7 +249,7 @@ fn build_rare<'c>(
         remove(start, *place);
     }
     let mut rare = Rare::default();
-    for (index, (attribute, asking)) in attributes.into_iter().enumerate() {
+    for (index, (attribute, mut asking)) in attributes.into_iter().enumerate() {
         let words = asking.len().div_ceil(64);
         let mut enters = vec![0; words];
         for ((place, domain), local) in asking.iter().zip(0..) {
@@ -218,11 +266,6 @@ fn build_rare<'c>(
             }
         }
         let places: Vec<Place> = asking.iter().map(|(place, _)| *place).collect();
-        let local: Vec<_> = asking
-            .into_iter()
-            .zip(0..)
-            .map(|((_, domain), local)| (local, domain))
-            .collect();
         let position = OBJECTS
             .iter()
             .position(|source| *source == attribute.source);
@@ -232,9 +275,12 @@ fn build_rare<'c>(
             let number = u32::try_from(rare.attributes.len()).unwrap_or(u32::MAX);
             by_name.entry(name.into()).or_default().push(number);
         }
+        for ((place, _), local) in asking.iter_mut().zip(0..) {
+            *place = local;
+        }
         rare.attributes.push(RareAttribute {
             attribute: attribute.clone(),
-            index: AttributeIndex::new(&local, memory, words),
+            index: AttributeIndex::new(&asking, memory, words),
             places: places.into(),
             enters: enters.into(),
         });

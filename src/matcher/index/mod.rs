@@ -27,6 +27,7 @@ mod blocks;
 mod build;
 mod numbers;
 mod sets;
+mod spread;
 mod texts;
 
 use std::cmp::Ordering;
@@ -40,10 +41,11 @@ use super::failures::Runs;
 use super::{Campaign, Failing, Matches};
 use crate::rules::native::{Attribute, Outcomes, Source, descend};
 use crate::rules::{EvalErrorKind, FactsArena, Prepared};
-use attribute::{AttributeIndex, Effect, Memory};
+use attribute::{AttributeIndex, Memory, Sought, Standing};
 pub(super) use blocks::changed;
 pub(super) use sets::Place;
 use sets::{Set, contains, insert, places};
+use spread::Spread;
 
 /// Campaigns that are decided on together, and their index. Immutable.
 #[derive(Debug)]
@@ -56,7 +58,9 @@ pub(super) struct Block {
     /// Campaigns with a schedule.
     scheduled: Set,
     /// Attributes that many campaigns ask about, those first that rule out most.
-    common: Box<[AttributeIndex]>,
+    common: Box<[CommonAttribute]>,
+    /// Who asks about the attributes whose indexes are over these campaigns only.
+    askers: Box<[u64]>,
     /// Which these are, in order.
     names: Box<[Name]>,
     rare: Rare,
@@ -64,6 +68,15 @@ pub(super) struct Block {
     /// How many campaigns have conditions but none that the index could use.
     unindexed: usize,
     memory: Memory,
+}
+
+/// The conditions on an attribute that many campaigns ask about.
+#[derive(Debug)]
+struct CommonAttribute {
+    /// Over the campaigns that ask about it where `spread` says so, over all of the block otherwise.
+    index: AttributeIndex,
+    /// How these are numbered, and where in [`Block::askers`] they stand.
+    spread: Option<(Spread, u32)>,
 }
 
 /// Which attribute a common one is.
@@ -189,7 +202,7 @@ impl Block {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
-        let (open, spare) = (arena.words(words), arena.words(2 * words));
+        let (open, spare) = (arena.words(words), arena.words(words));
         self.apply_rare(facts, arena, left, open);
         self.apply_common(facts, arena, left, open, spare);
         let members = |set| self.memory.sets.members(set, words);
@@ -247,18 +260,24 @@ impl Block {
         spare: &mut [u64],
     ) {
         let values = self.values(facts, arena);
-        // Looking up waits for memory; several look-ups after each other wait together.
-        let mut effects = [Effect::default(); TOGETHER];
+        // Each step asks for the memory of the next and has no choice to make that depends on it, so
+        // that several look-ups wait together.
+        let mut sought = [Sought::default(); TOGETHER];
+        let mut standings = [Standing::default(); TOGETHER];
         let values = values.chunks(TOGETHER);
         for (together, values) in self.common.chunks(TOGETHER).zip(values) {
             if left.iter().all(|word| *word == 0) {
                 return;
             }
-            for ((index, value), effect) in together.iter().zip(values).zip(&mut effects) {
-                *effect = index.look_up(*value, &self.memory, left.len());
+            for ((attribute, value), sought) in together.iter().zip(values).zip(&mut sought) {
+                *sought = attribute.index.seek(*value, &self.memory);
             }
-            for effect in effects.iter().take(together.len()) {
-                effect.apply(left, open, spare);
+            let looked_up = together.iter().zip(&sought);
+            for ((attribute, sought), standing) in looked_up.zip(&mut standings) {
+                *standing = attribute.index.look_up(*sought, &self.memory);
+            }
+            for (attribute, standing) in together.iter().zip(&standings) {
+                attribute.apply(*standing, self, left, open, spare);
             }
         }
     }
@@ -347,11 +366,55 @@ impl Block {
             + size_of_val::<[Arc<Campaign>]>(&self.campaigns)
             + size_of_val::<[u64]>(&self.start)
             + size_of_val::<[u64]>(&self.complete)
-            + size_of_val::<[AttributeIndex]>(&self.common)
+            + size_of_val::<[CommonAttribute]>(&self.common)
+            + size_of_val::<[u64]>(&self.askers)
             + size_of_val::<[Name]>(&self.names)
             + self.rare.attributes.iter().map(rare).sum::<usize>()
             + size_of_val::<[SegmentIndex]>(&self.segments)
             + self.memory.heap_bytes()
+    }
+}
+
+impl CommonAttribute {
+    /// Takes out of `left` who is ruled out, and adds to `open` who may not be. `spare` has the length
+    /// of a set.
+    fn apply(
+        &self,
+        standing: Standing,
+        block: &Block,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
+        let Some(spare) = spare.get_mut(..self.index.words()) else {
+            return;
+        };
+        let spread = self.spread.map(|(spread, start)| {
+            let start = start as usize;
+            let askers = block.askers.get(start..start + left.len());
+            (spread, askers.unwrap_or_default())
+        });
+        if let Some(out) = self.index.out(standing, &block.memory, spare) {
+            match spread {
+                Some((spread, askers)) => spread.remove(left, askers, out),
+                None => {
+                    for (word, out) in left.iter_mut().zip(out) {
+                        *word &= !out;
+                    }
+                }
+            }
+        }
+        for opened in self.index.open(standing, &block.memory) {
+            match spread {
+                _ if opened.is_empty() => {}
+                None => opened.insert_into(open),
+                Some((spread, askers)) => {
+                    spare.fill(0);
+                    opened.insert_into(spare);
+                    spread.insert(open, askers, spare);
+                }
+            }
+        }
     }
 }
 
@@ -370,12 +433,14 @@ impl RareAttribute {
     ) {
         let value = descend(member, self.attribute.rest());
         let words = self.enters.len();
-        let (ours, our_open) = (arena.words(words), arena.words(words));
-        ours.fill(u64::MAX);
-        let effect = self.index.look_up(value, memory, words);
-        effect.apply(ours, our_open, arena.words(2 * words));
+        let standing = self.index.look_up(self.index.seek(value, memory), memory);
+        let out_of_ours = self.index.out(standing, memory, arena.words(words));
+        let our_open = arena.words(words);
+        for opened in self.index.open(standing, memory) {
+            opened.insert_into(our_open);
+        }
         for (&place, index) in self.places.iter().zip(0..) {
-            if !contains(ours, index) {
+            if out_of_ours.is_some_and(|out| contains(out, index)) {
                 insert(out, place);
             } else if contains(&self.enters, index) {
                 insert(left, place);

@@ -3,9 +3,10 @@
 //! The places on the number line where some campaign's condition begins or ceases to hold are
 //! kept in order, with the campaign: passing one flips it. The line is cut into segments, so that
 //! a look-up need not start at the far left: for each it is written down who is ruled out where it
-//! begins, and which flips there are on the way to the next.
+//! begins, and which flips there are on the way to the next. Segments of one line are of one size,
+//! and what a look-up needs of one stands together.
 
-use super::sets::{Place, Sets, flip, insert, offset};
+use super::sets::{Place, flip, insert, offset, touch};
 use crate::rules::native::{Cut, Ranges};
 
 /// The number lines of a block's attributes.
@@ -13,61 +14,47 @@ use crate::rules::native::{Cut, Ranges};
 pub(super) struct Lines {
     /// Where each segment begins.
     begins: Vec<Cut>,
-    /// Where each segment's flips begin.
-    first_flips: Vec<u32>,
-    cuts: Vec<Cut>,
+    /// Of each segment the places of its flips, filled up with ones that no number passes, and then
+    /// who is ruled out where it begins.
+    segments: Vec<u64>,
+    /// Who is flipped, for each of these places.
     flips: Vec<Place>,
 }
 
 /// One line among [`Lines`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Line {
-    first_segment: u32,
+    /// How many segments there are.
+    count: u32,
+    /// Where they stand in [`Lines::begins`], [`Lines::segments`] and [`Lines::flips`].
+    begins: u32,
     segments: u32,
-    /// Where the last segment's flips end.
-    end: u32,
-    /// Where the segments' rows begin, one after another.
-    rows: u32,
+    flips: u32,
 }
 
-/// What a number rules out.
+/// Where a number stands on a line; on one without segments, nowhere.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct State<'i> {
-    /// Who is ruled out where the segment begins.
-    pub(super) out: &'i [u64],
-    /// Who is in and out the other way at the number.
-    pub(super) flips: &'i [Place],
+pub(super) struct Spot {
+    segment: u32,
+    /// How many of the segment's flips it has passed.
+    passed: u32,
 }
 
 impl Line {
-    pub(super) fn segments(self) -> u32 {
-        self.segments
+    /// How many segments there are.
+    pub(super) fn count(self) -> u32 {
+        self.count
     }
 }
 
-impl State<'_> {
-    /// Takes the campaigns that are ruled out of a set. `spare` has its length.
-    pub(super) fn remove_from(&self, set: &mut [u64], spare: &mut [u64]) {
-        if self.flips.is_empty() {
-            for (word, out) in set.iter_mut().zip(self.out) {
-                *word &= !out;
-            }
-            return;
-        }
-        for (spare, out) in spare.iter_mut().zip(self.out) {
-            *spare = *out;
-        }
-        for place in self.flips {
-            flip(spare, *place);
-        }
-        for (word, out) in set.iter_mut().zip(spare) {
-            *word &= !*out;
-        }
-    }
+/// How many flips a segment has room for in a set of so many words: about as many as it takes to
+/// cost what the set does.
+fn room(words: usize) -> usize {
+    FLIPS_MIN.max(words / 2)
 }
 
-/// At least so many flips between two written states.
-const FLIPS_MIN: usize = 4;
+/// A segment has room for at least so many flips.
+const FLIPS_MIN: usize = 16;
 
 /// Among more segments than this it is worth halving.
 const SEGMENTS_FEW: usize = 64;
@@ -75,12 +62,7 @@ const SEGMENTS_FEW: usize = 64;
 impl Lines {
     /// Adds a line from the ranges in which campaigns hold. Campaigns are given in rising order,
     /// those that hold everywhere left out.
-    pub(super) fn add(
-        &mut self,
-        campaigns: &[(Place, &Ranges)],
-        sets: &mut Sets,
-        words: usize,
-    ) -> Line {
+    pub(super) fn add(&mut self, campaigns: &[(Place, &Ranges)], words: usize) -> Line {
         if campaigns.is_empty() {
             return Line::default();
         }
@@ -89,98 +71,124 @@ impl Lines {
             .flat_map(|(place, ranges)| ranges.cuts().iter().map(|cut| (*cut, *place)))
             .collect();
         flips.sort_by(|left, right| left.0.order(&right.0));
-        let every = FLIPS_MIN.max(words / 2);
-        let mut state = vec![0; words];
+        let room = room(words);
+        let mut out = vec![0; words];
         for (place, _) in campaigns {
-            insert(&mut state, *place);
+            insert(&mut out, *place);
         }
-        let first_segment = offset(self.begins.len());
-        let mut segment = self.cuts.len();
-        self.begins.push(Cut::before(f64::NEG_INFINITY));
-        self.first_flips.push(offset(segment));
-        let rows = sets.add_row(&state);
-        for group in flips.chunk_by(|left, right| left.0 == right.0) {
-            for (cut, place) in group {
-                flip(&mut state, *place);
-                self.cuts.push(*cut);
+        let mut line = Line {
+            count: 0,
+            begins: offset(self.begins.len()),
+            segments: offset(self.segments.len()),
+            flips: offset(self.flips.len()),
+        };
+        let mut begin = Cut::before(f64::NEG_INFINITY);
+        let mut inside: Vec<(Cut, Place)> = Vec::with_capacity(room);
+        let mut end = |begin, inside: &mut Vec<(Cut, Place)>, out: &mut [u64]| {
+            line.count += 1;
+            self.begins.push(begin);
+            let none = (Cut::NEVER_PASSED, 0);
+            let padded = inside.iter().chain(std::iter::repeat(&none)).take(room);
+            for (cut, place) in padded {
+                self.segments.push(cut.to_bits());
                 self.flips.push(*place);
             }
-            let (Some((cut, _)), true) = (group.first(), self.cuts.len() - segment >= every) else {
+            self.segments.extend_from_slice(out);
+            inside.drain(..).for_each(|(_, place)| flip(out, place));
+        };
+        for group in flips.chunk_by(|left, right| left.0 == right.0) {
+            let (Some((cut, _)), true) = (group.first(), inside.len() + group.len() > room) else {
+                inside.extend_from_slice(group);
                 continue;
             };
+            end(begin, &mut inside, &mut out);
+            begin = *cut;
             // What happens where a segment begins is in its row.
-            self.cuts.truncate(self.cuts.len() - group.len());
-            self.flips.truncate(self.cuts.len());
-            segment = self.cuts.len();
-            self.begins.push(*cut);
-            self.first_flips.push(offset(segment));
-            sets.add_row(&state);
+            group.iter().for_each(|(_, place)| flip(&mut out, *place));
         }
-        Line {
-            first_segment,
-            segments: offset(self.begins.len()) - first_segment,
-            end: offset(self.cuts.len()),
-            rows,
-        }
+        end(begin, &mut inside, &mut out);
+        line
     }
 
-    /// Finds what a number rules out of sets of so many words.
-    pub(super) fn look_up<'i>(
-        &'i self,
-        line: Line,
-        number: f64,
-        sets: &'i Sets,
-        words: usize,
-    ) -> State<'i> {
-        let first = line.first_segment as usize;
-        let end = first + line.segments as usize;
-        // The first begins before every number, and before what is no number.
-        let Some(begins) = self.begins.get(first + 1..end) else {
-            return State::default();
-        };
+    /// Finds the segment in which a number stands, and asks for its memory.
+    pub(super) fn seek(&self, line: Line, number: f64, words: usize) -> u32 {
         let place = Cut::before(number);
         let is_passed = |cut: &Cut| *cut <= place;
+        let (first, count) = (line.begins as usize, line.count as usize);
+        // The first begins before every number, and before what is no number.
+        let Some(begins) = self.begins.get(first + 1..first + count) else {
+            return 0;
+        };
         let segment = if begins.len() > SEGMENTS_FEW {
             begins.partition_point(is_passed)
         } else {
             begins.iter().filter(|cut| is_passed(cut)).count()
         };
-        let out = sets.row(line.rows as usize + segment * words, words);
-        let flip_at = |segment: usize| self.first_flips.get(segment).map(|place| *place as usize);
-        let from = flip_at(first + segment).unwrap_or_default();
-        let to = match segment == begins.len() {
-            true => line.end as usize,
-            false => flip_at(first + segment + 1).unwrap_or_default(),
-        };
-        let cuts = self.cuts.get(from..to).unwrap_or_default();
-        let passed = cuts.iter().filter(|cut| is_passed(cut)).count();
-        State {
-            out,
-            flips: self.flips.get(from..from + passed).unwrap_or_default(),
+        let room = room(words);
+        let start = line.segments as usize + segment * (room + words);
+        let end = start + room + words;
+        touch(self.segments.get(start..end).unwrap_or_default());
+        let flips = line.flips as usize + segment * room;
+        touch(self.flips.get(flips..flips + room).unwrap_or_default());
+        offset(segment)
+    }
+
+    /// Finds where a number stands in its segment.
+    pub(super) fn look_up(&self, line: Line, segment: u32, number: f64, words: usize) -> Spot {
+        if segment >= line.count {
+            return Spot::default();
+        }
+        let place = Cut::before(number);
+        let room = room(words);
+        let start = line.segments as usize + segment as usize * (room + words);
+        let cuts = self.segments.get(start..start + room).unwrap_or_default();
+        let is_passed = |bits: &&u64| Cut::from_bits(**bits) <= place;
+        Spot {
+            segment,
+            passed: offset(cuts.iter().filter(is_passed).count()),
         }
     }
 
+    /// Who is ruled out where the segment begins, and who stands the other way where the number is.
+    pub(super) fn out(&self, line: Line, spot: Spot, words: usize) -> (&[u64], &[Place]) {
+        if spot.segment >= line.count {
+            return Default::default();
+        }
+        let (room, segment) = (room(words), spot.segment as usize);
+        let start = line.segments as usize + segment * (room + words) + room;
+        let flips = line.flips as usize + segment * room;
+        (
+            self.segments.get(start..start + words).unwrap_or_default(),
+            self.flips
+                .get(flips..flips + spot.passed as usize)
+                .unwrap_or_default(),
+        )
+    }
+
     /// How many campaigns a number rules out, on average over the segments.
-    pub(super) fn mean_out(&self, line: Line, sets: &Sets, words: usize) -> usize {
-        let segments = line.segments as usize;
-        let rows = sets.row(line.rows as usize, segments * words).iter();
-        let out: usize = rows.map(|word| word.count_ones() as usize).sum();
-        out.checked_div(segments).unwrap_or_default()
+    pub(super) fn mean_out(&self, line: Line, words: usize) -> usize {
+        let out = (0..line.count).map(|segment| {
+            let spot = Spot { segment, passed: 0 };
+            let (out, _) = self.out(line, spot, words);
+            out.iter()
+                .map(|word| word.count_ones() as usize)
+                .sum::<usize>()
+        });
+        let all: usize = out.sum();
+        all.checked_div(line.count as usize).unwrap_or_default()
     }
 
     /// Gives back what was taken for growing.
     pub(super) fn shrink(&mut self) {
         self.begins.shrink_to_fit();
-        self.first_flips.shrink_to_fit();
-        self.cuts.shrink_to_fit();
+        self.segments.shrink_to_fit();
         self.flips.shrink_to_fit();
     }
 
     /// The memory it takes beyond itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of_val::<[Cut]>(&self.begins)
-            + size_of_val::<[u32]>(&self.first_flips)
-            + size_of_val::<[Cut]>(&self.cuts)
+            + size_of_val::<[u64]>(&self.segments)
             + size_of_val::<[Place]>(&self.flips)
     }
 }
@@ -226,20 +234,22 @@ mod tests {
             let ranges: Vec<_> = (0..)
                 .zip(domains.iter().map(|domain| &domain.yes.numbers))
                 .collect();
-            let (mut lines, mut sets) = (Lines::default(), Sets::default());
+            let mut lines = Lines::default();
             let words = domains.len().div_ceil(64);
             // Another line before it, so that nothing begins at 0.
-            lines.add(&ranges, &mut sets, words);
-            let line = lines.add(&ranges, &mut sets, words);
+            lines.add(&ranges, words);
+            let line = lines.add(&ranges, words);
             let halves = (0..8 * values).map(|step| step as f64 / 2.0 - 1.0);
             let odd = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN, -0.0, f64::MIN];
             for number in halves.chain(odd) {
-                let mut left = vec![u64::MAX; words];
-                let state = lines.look_up(line, number, &sets, words);
-                state.remove_from(&mut left, &mut vec![0; words]);
+                let segment = lines.seek(line, number, words);
+                let spot = lines.look_up(line, segment, number, words);
+                let (row, flips) = lines.out(line, spot, words);
+                let mut out = row.to_vec();
+                flips.iter().for_each(|place| flip(&mut out, *place));
                 for (place, ranges) in &ranges {
                     assert_eq!(
-                        contains(&left, *place),
+                        !contains(&out, *place),
                         ranges.contains(number),
                         "seed {seed}, {number} in {ranges:?}"
                     );

@@ -3,6 +3,8 @@
 //! All sets of a block stand in two arrays, so that a decision, which looks into many of them,
 //! finds them side by side and not all over the memory.
 
+use std::ops::BitOr;
+
 /// A campaign's place in its block.
 pub(in crate::matcher) type Place = u16;
 
@@ -14,7 +16,7 @@ pub(super) struct Sets {
 }
 
 /// A set among [`Sets`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Set {
     start: u32,
     /// How many places there are, or [`ROW`].
@@ -140,22 +142,6 @@ impl Members<'_> {
         }
     }
 
-    /// Adds the members that another set has to a set.
-    pub(super) fn copy_in(self, from: &[u64], set: &mut [u64]) {
-        match self {
-            Members::None => {}
-            Members::Few(places) => {
-                let there = places.iter().filter(|&&place| contains(from, place));
-                there.for_each(|&place| insert(set, place));
-            }
-            Members::Many(bits) => {
-                for ((word, from), bits) in set.iter_mut().zip(from).zip(bits) {
-                    *word |= from & bits;
-                }
-            }
-        }
-    }
-
     /// Whether a set has any of the members.
     pub(super) fn meets(self, set: &[u64]) -> bool {
         match self {
@@ -183,9 +169,9 @@ impl Members<'_> {
 }
 
 /// Reads a word of each cache line, so that waiting for one line is waiting for all of them.
-pub(super) fn touch(row: &[u64]) {
-    let all = row.iter().step_by(LINE / size_of::<u64>());
-    std::hint::black_box(all.fold(0, |read, word| read | word));
+pub(super) fn touch<T: Copy + Default + BitOr<Output = T>>(row: &[T]) {
+    let all = row.iter().step_by(LINE / size_of::<T>());
+    std::hint::black_box(all.fold(T::default(), |read, word| read | *word));
 }
 
 /// The length of a cache line, in bytes.

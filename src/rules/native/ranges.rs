@@ -22,6 +22,19 @@ impl Cut {
         Cut::before((number + 0.0).next_up())
     }
 
+    /// No number is beyond it.
+    pub(crate) const NEVER_PASSED: Cut = Cut(f64::NAN);
+
+    /// As bits, to be kept among others.
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0.to_bits()
+    }
+
+    /// From its bits.
+    pub(crate) fn from_bits(bits: u64) -> Cut {
+        Cut(f64::from_bits(bits))
+    }
+
     /// The order of two places.
     pub(crate) fn order(&self, other: &Cut) -> Ordering {
         self.0.total_cmp(&other.0)

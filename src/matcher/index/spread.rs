@@ -1,0 +1,171 @@
+//! Sets over those campaigns of a block that ask about one attribute.
+//!
+//! Most attributes are asked about by a small part of a block's campaigns, and whatever their value
+//! rules out is among these. A set over these only is shorter by as much, so that a decision fetches
+//! fewer cache lines; who asks is the same for every value, and so is rather in the cache.
+//!
+//! Such a set has the same number of bits for each word of the block, as many as the word with the
+//! most askers needs: 8, 16 or 32. The lowest is for the word's lowest campaign that asks, and so on.
+//! Laying them over the word is what processors call a parallel bit deposit: BMI2's `pdep`. Where
+//! there is none it is done bit by bit, which takes a decision on many campaigns about twice the time.
+
+use multiversion::multiversion;
+use multiversion::target::match_target;
+
+use super::sets::{Place, contains};
+
+/// How the campaigns that ask about an attribute are numbered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spread {
+    /// How many bits there are for a word of the block.
+    bits: u8,
+}
+
+impl Spread {
+    /// For those of a block that ask. `None` if sets over all of the block are not much longer.
+    pub(super) fn over(askers: &[u64]) -> Option<Spread> {
+        if askers.len() <= WORDS_FEW {
+            return None;
+        }
+        let most = askers.iter().map(|word| word.count_ones()).max()?;
+        let bits = [8, 16, 32]
+            .into_iter()
+            .find(|bits| most <= u32::from(*bits))?;
+        Some(Spread { bits })
+    }
+
+    /// The length of a set, in a block of so many words.
+    pub(super) fn words(self, block: usize) -> usize {
+        block.div_ceil(64 / usize::from(self.bits))
+    }
+
+    /// The number of a campaign that asks.
+    pub(super) fn number(self, askers: &[u64], place: Place) -> Place {
+        let word = place / 64 * 64;
+        let before = (word..place).filter(|place| contains(askers, *place));
+        place / 64 * Place::from(self.bits) + before.count() as Place
+    }
+
+    /// Takes campaigns out of a set over the block.
+    pub(super) fn remove(self, set: &mut [u64], askers: &[u64], out: &[u64]) {
+        self.lay(set, askers, out, |word, out| *word &= !out);
+    }
+
+    /// Adds campaigns to a set over the block.
+    pub(super) fn insert(self, set: &mut [u64], askers: &[u64], added: &[u64]) {
+        self.lay(set, askers, added, |word, added| *word |= added);
+    }
+
+    fn lay(self, set: &mut [u64], askers: &[u64], members: &[u64], change: impl Fn(&mut u64, u64)) {
+        match self.bits {
+            8 => lay::<8, _>(set, askers, members, change),
+            16 => lay::<4, _>(set, askers, members, change),
+            _ => lay::<2, _>(set, askers, members, change),
+        }
+    }
+}
+
+/// A set of so many words is a cache line, which is not worth shortening.
+const WORDS_FEW: usize = 8;
+
+/// Changes each word by the members that are there, of which a word of theirs has `WORDS` words'.
+#[multiversion(targets("x86_64+bmi2"))]
+fn lay<const WORDS: usize, F: Fn(&mut u64, u64)>(
+    set: &mut [u64],
+    askers: &[u64],
+    members: &[u64],
+    change: F,
+) {
+    let lay_one = |words: &mut [u64], askers: &[u64], members: u64| {
+        let mut bits = members;
+        for (word, &askers) in words.iter_mut().zip(askers) {
+            let there = match_target! {
+                "x86_64+bmi2" => std::arch::x86_64::_pdep_u64(bits, askers),
+                _ => deposit(bits, askers),
+            };
+            change(word, there);
+            bits >>= 64 / WORDS;
+        }
+    };
+    // The length of these is known, so that their loop is unrolled.
+    let (wholes, rest) = set.as_chunks_mut::<WORDS>();
+    let (askers, askers_rest) = askers.as_chunks::<WORDS>();
+    let last = members.get(wholes.len()).copied().unwrap_or_default();
+    for ((words, askers), members) in wholes.iter_mut().zip(askers).zip(members) {
+        lay_one(words, askers, *members);
+    }
+    lay_one(rest, askers_rest, last);
+}
+
+/// The lowest of `bits`, one for each bit of `mask` and at its place.
+fn deposit(mut bits: u64, mut mask: u64) -> u64 {
+    let mut deposited = 0;
+    while mask != 0 {
+        let lowest = mask & mask.wrapping_neg();
+        if bits & 1 == 1 {
+            deposited |= lowest;
+        }
+        mask ^= lowest;
+        bits >>= 1;
+    }
+    deposited
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::super::sets::{insert, places};
+    use super::*;
+
+    /// Numbering campaigns and laying a set of the numbers over the block gives back the campaigns.
+    #[test]
+    fn a_set_over_those_who_ask_is_that_over_the_block() {
+        for (seed, words, share) in [(1_u64, 9, 20), (2, 30, 9), (3, 96, 5), (4, 11, 3)] {
+            let mut state = seed;
+            let mut is_one_of = |many: u64| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % many == 0
+            };
+            let (mut askers, mut members) = (vec![0; words], vec![0; words]);
+            for place in 0..words as Place * 64 {
+                if is_one_of(share) {
+                    insert(&mut askers, place);
+                    if is_one_of(2) {
+                        insert(&mut members, place);
+                    }
+                }
+            }
+            let spread = Spread::over(&askers).unwrap();
+            let mut few = vec![0; spread.words(words)];
+            for place in places(&members) {
+                insert(&mut few, spread.number(&askers, place));
+            }
+            let mut set = vec![0; words];
+            spread.insert(&mut set, &askers, &few);
+            assert_eq!(set, members, "seed {seed}");
+            spread.remove(&mut set, &askers, &few);
+            assert_eq!(set, vec![0; words], "seed {seed}");
+            let mut all = vec![u64::MAX; words];
+            spread.remove(&mut all, &askers, &few);
+            let others: Vec<u64> = members.iter().map(|word| !word).collect();
+            assert_eq!(all, others, "seed {seed}");
+            for (few, askers) in few.iter().zip(&askers) {
+                let twin = (0..64)
+                    .filter(|bit| askers >> bit & 1 == 1)
+                    .zip(0..)
+                    .filter(|(_, number)| few >> number & 1 == 1)
+                    .fold(0, |all, (bit, _)| all | 1 << bit);
+                assert_eq!(deposit(*few, *askers), twin, "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_most_ask_about_or_a_small_block_is_not_spread() {
+        assert!(Spread::over(&[u64::MAX; 20]).is_none());
+        assert!(Spread::over(&[1; WORDS_FEW]).is_none());
+        assert!(Spread::over(&[1; WORDS_FEW + 1]).is_some());
+    }
+}
