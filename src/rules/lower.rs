@@ -5,9 +5,10 @@
 //! - what is iterated over, and what is looked through in an iteration, passes a length check unless
 //!   it is a literal (which was checked when the rule was parsed), what is joined passes a check of
 //!   its size, and bodies that build values pass a memory check. These, and a check of what is
-//!   compared as a whole, count what an evaluation looks at ([`super::effort`]). Comparisons in a body
-//!   are left as they are, since the evaluator has shortcuts for them: what they can look at is a part
-//!   of the element, so the whole element is counted once for each node of the body;
+//!   compared as a whole but for the first few operands, count what an evaluation looks at
+//!   ([`super::effort`]). Comparisons in a body are left as they are, since the evaluator has
+//!   shortcuts for them: what they can look at is a part of the element, so the whole element is
+//!   counted once for each node of the body;
 //! - a body that is nothing but `===` or `!==` is wrapped in `!!`. The evaluator (5.4.0) has a
 //!   shortcut for such bodies that takes an absent member for something else than null.
 
@@ -19,6 +20,11 @@ use super::operators;
 
 /// What a path counts that is only known at run time: an object may have to be looked through for it.
 const PATH_LOOKS: usize = 1_000;
+
+/// So many operands outside of iterations are looked at without being counted, since counting costs as
+/// much as the rest of a short rule. Each is at most a person's traits and an event, 80 MiB and so 42
+/// million values: together these looks add about as much as an evaluation may look at in all.
+const FREE_LOOKS: usize = 3;
 
 /// What the evaluator compiles.
 pub(super) struct Lowered {
@@ -36,6 +42,7 @@ pub(super) fn lower<E>(
     let mut lowering = Lowering {
         max_array_len,
         iterations: 0,
+        free_looks: FREE_LOOKS,
         compile,
         patterns: Vec::new(),
     };
@@ -50,6 +57,8 @@ struct Lowering<F> {
     max_array_len: usize,
     /// How many iterations stand around what is lowered.
     iterations: usize,
+    /// How many of [`FREE_LOOKS`] are left.
+    free_looks: usize,
     compile: F,
     patterns: Vec<Regex>,
 }
@@ -73,8 +82,11 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 if let Some(default) = default {
                     args.push(self.expr(default)?);
                 }
+                let is_free = looks == 1 && self.iterations == 0 && self.free_looks > 0;
+                self.free_looks -= usize::from(is_free);
                 match looks {
                     0 => call("var", args),
+                    _ if is_free => call("var", args),
                     _ => bounded_look(call("var", args), looks),
                 }
             }

@@ -5,7 +5,7 @@
 //! fewer cache lines; who asks is the same for every value, and so is rather in the cache.
 //!
 //! Such a set has the same number of bits for each word of the block, as many as the word with the
-//! most askers needs: 8, 16 or 32. The lowest is for the word's lowest campaign that asks, and so on.
+//! most askers needs, 8 or 16. The lowest is for the word's lowest campaign that asks, and so on.
 //! Laying them over the word is what processors call a parallel bit deposit: BMI2's `pdep`. Where
 //! there is none it is done bit by bit, which takes a decision on many campaigns about twice the time.
 
@@ -22,15 +22,14 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// For those of a block that ask. `None` if sets over all of the block are not much longer.
+    /// For those of a block that ask. `None` if sets over all of the block are not much longer: with 32
+    /// bits, half of a word, nothing was gained.
     pub(super) fn over(askers: &[u64]) -> Option<Spread> {
         if askers.len() <= WORDS_FEW {
             return None;
         }
         let most = askers.iter().map(|word| word.count_ones()).max()?;
-        let bits = [8, 16, 32]
-            .into_iter()
-            .find(|bits| most <= u32::from(*bits))?;
+        let bits = [8, 16].into_iter().find(|bits| most <= u32::from(*bits))?;
         Some(Spread { bits })
     }
 
@@ -59,8 +58,7 @@ impl Spread {
     fn lay(self, set: &mut [u64], askers: &[u64], members: &[u64], change: impl Fn(&mut u64, u64)) {
         match self.bits {
             8 => lay::<8, _>(set, askers, members, change),
-            16 => lay::<4, _>(set, askers, members, change),
-            _ => lay::<2, _>(set, askers, members, change),
+            _ => lay::<4, _>(set, askers, members, change),
         }
     }
 }
@@ -120,7 +118,7 @@ mod tests {
     /// Numbering campaigns and laying a set of the numbers over the block gives back the campaigns.
     #[test]
     fn a_set_over_those_who_ask_is_that_over_the_block() {
-        for (seed, words, share) in [(1_u64, 9, 20), (2, 30, 9), (3, 96, 5), (4, 11, 3)] {
+        for (seed, words, share) in [(1_u64, 9, 20), (2, 30, 9), (3, 96, 12), (4, 11, 8)] {
             let mut state = seed;
             let mut is_one_of = |many: u64| {
                 state = state
