@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::attribute::{AttributeIndex, Memory};
 use super::sets::{Place, contains, insert, offset, remove};
-use super::spread::Spread;
+use super::spread::{self, Spread};
 use super::{Block, CommonAttribute, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::Campaign;
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
@@ -136,7 +136,7 @@ impl<'c> Common<'c> {
         for (place, _) in &asking {
             insert(&mut askers, *place);
         }
-        let spread = Spread::over(&askers);
+        let spread = Spread::over(&askers).filter(|_| spread::is_fast());
         if let Some(spread) = spread {
             for (place, _) in &mut asking {
                 *place = spread.number(&askers, *place);

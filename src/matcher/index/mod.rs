@@ -6,8 +6,8 @@
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
 //! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
-//! out. Sets of an attribute are over those campaigns only that ask about it, where that makes them
-//! shorter ([`spread`]). A segment is looked up only if a campaign that names it is still there.
+//! out. Sets of an attribute are over those campaigns only that ask about it, where that pays
+//! ([`spread`]). A segment is looked up only if a campaign that names it is still there.
 //!
 //! What is left has passed every condition that is about one attribute or a segment. For most
 //! campaigns that is everything, and they match. The others are tried one by one: those with

@@ -6,8 +6,9 @@
 //!
 //! Such a set has the same number of bits for each word of the block, as many as the word with the
 //! most askers needs, 8 or 16. The lowest is for the word's lowest campaign that asks, and so on.
-//! Laying them over the word is what processors call a parallel bit deposit: BMI2's `pdep`. Where
-//! there is none it is done bit by bit, which takes a decision on many campaigns about twice the time.
+//! Laying them over the word is what processors call a parallel bit deposit: BMI2's `pdep`. Bit by bit
+//! it takes four times as long as sets over the whole block, so these are used where there is no fast
+//! one ([`is_fast`]).
 
 use multiversion::multiversion;
 use multiversion::target::match_target;
@@ -61,6 +62,18 @@ impl Spread {
             _ => lay::<4, _>(set, askers, members, change),
         }
     }
+}
+
+/// Whether this processor lays a set over a block fast. AMD's before Zen 3 have a `pdep` that takes
+/// hundreds of cycles; what they do not have is either of the other two.
+pub(super) fn is_fast() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("bmi2")
+            && (is_x86_feature_detected!("avx512f") || is_x86_feature_detected!("vaes"))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// A set of so many words is a cache line, which is not worth shortening.
