@@ -5,8 +5,9 @@
 //! always room for one more. Who waits is not the only thing that counts: what a transaction writes
 //! just now holds its place until it is committed.
 //!
-//! Waiting is of no use for a call that would be too late, so a project whose oldest call has
-//! waited for half its time is refused until that one's turn has come.
+//! Waiting is of no use for a call that would be too late, so a project whose first call has stood
+//! in the queue for half of the deadline is refused until that one's turn has come. What a call
+//! waited for before, its key or whom it is about, says nothing of the queue.
 
 use std::time::{Duration, Instant};
 
@@ -52,20 +53,21 @@ pub(super) struct Standing {
     pub(super) all: Load,
     /// What the request's project holds.
     pub(super) own: Load,
-    /// When the caller gives up that waits longest among the project's.
-    pub(super) oldest_gives_up_at: Option<Instant>,
+    /// Since when the first of the project's calls stands in the queue.
+    pub(super) waits_since: Option<Instant>,
 }
 
 impl Bounds {
     /// Whether a request of this size may join. An empty queue takes anything, so that no request
     /// is too large for ever.
     pub(super) fn check(&self, request: Load, at: Standing, now: Instant) -> Result<(), Error> {
-        if let Some(gives_up_at) = at.oldest_gives_up_at {
-            if gives_up_at <= now {
+        if let Some(since) = at.waits_since {
+            let waits = now.saturating_duration_since(since);
+            if waits >= self.deadline {
                 // Its turn should have come long ago: the shard is not getting on.
                 return Err(Error::DatabaseUnavailable);
             }
-            if gives_up_at < now + self.deadline / 2 {
+            if waits > self.deadline / 2 {
                 return Err(overloaded());
             }
         }
@@ -117,7 +119,7 @@ mod tests {
         let at = Standing {
             all: rows(all),
             own: rows(own),
-            oldest_gives_up_at: None,
+            waits_since: None,
         };
         BOUNDS.check(rows(request), at, Instant::now())
     }
@@ -172,7 +174,7 @@ mod tests {
                 rows: 1,
                 bytes: 6_000,
             },
-            oldest_gives_up_at: None,
+            waits_since: None,
         };
         let request = Load { rows: 1, bytes: 1 };
         let refused = BOUNDS.check(request, at, Instant::now());
@@ -180,20 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_behind_a_call_that_has_waited_for_half_its_time() {
-        let now = Instant::now();
-        let with_left = |left: Duration| {
+    fn nobody_waits_behind_a_call_that_has_waited_for_half_of_the_deadline() {
+        let since = Instant::now();
+        let after = |waited_ms: u64| {
             let at = Standing {
                 all: rows(1),
                 own: rows(1),
-                oldest_gives_up_at: Some(now + left),
+                waits_since: Some(since),
             };
-            BOUNDS.check(rows(1), at, now)
+            BOUNDS.check(rows(1), at, since + Duration::from_millis(waited_ms))
         };
-        assert!(with_left(Duration::from_millis(1_001)).is_ok());
-        let late = with_left(Duration::from_millis(999));
+        assert!(after(0).is_ok());
+        assert!(after(1_000).is_ok());
+        let late = after(1_001);
         assert!(matches!(late, Err(Error::Overloaded { .. })));
-        let stuck = with_left(Duration::ZERO);
+        let stuck = after(2_000);
         assert!(matches!(stuck, Err(Error::DatabaseUnavailable)));
     }
 }

@@ -157,7 +157,7 @@ struct Job {
     /// How many events the decoder says these are, for the ledger.
     received: i64,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
-    submitted_at: Instant,
+    queued_at: Instant,
     give_up_at: Instant,
     permit: Permit,
 }
@@ -251,9 +251,8 @@ impl Ingest {
         if request.items.is_empty() {
             return Ok(Vec::new());
         }
-        let submitted_at = Instant::now();
-        let give_up_at = submitted_at + self.0.options.deadline.saturating_sub(waited);
-        let settled = self.settle(request, submitted_at, give_up_at);
+        let give_up_at = Instant::now() + self.0.options.deadline.saturating_sub(waited);
+        let settled = self.settle(request, give_up_at);
         tokio::time::timeout_at(give_up_at.into(), settled)
             .await
             .unwrap_or(Err(Error::DatabaseUnavailable))
@@ -262,7 +261,6 @@ impl Ingest {
     async fn settle(
         &self,
         request: Submission,
-        submitted_at: Instant,
         give_up_at: Instant,
     ) -> Result<Vec<Outcome>, Error> {
         if !self.0.targeting.is_ready() {
@@ -277,11 +275,13 @@ impl Ingest {
         } = request;
         let count = items.len();
         let Split { parts, known } = split(&self.0.targeting, project, items, queues.len()).await?;
+        // Who these are about may have taken its time to find out.
+        let queued_at = Instant::now();
         // Every permit is taken before anything is sent, so a full queue costs nothing.
         let mut admitted = Vec::with_capacity(parts.len());
         for (shard, items) in parts {
             let queue = queues.get(shard).ok_or(Error::ShuttingDown)?;
-            let permit = queue.admit(project, &items, submitted_at)?;
+            let permit = queue.admit(project, &items, queued_at)?;
             admitted.push((queue, items, permit));
         }
         let mut replies = Vec::with_capacity(admitted.len());
@@ -303,7 +303,7 @@ impl Ingest {
                 known: known.clone(),
                 received,
                 reply,
-                submitted_at,
+                queued_at,
                 give_up_at,
                 permit,
             };
@@ -342,6 +342,17 @@ impl Ingest {
             }
         }
         outcome
+    }
+
+    /// Whether a shard does not get on: something waits there for longer than any caller does.
+    pub fn is_stuck(&self) -> bool {
+        let queues = self.0.queues.load();
+        let mut queues = queues.iter().flat_map(|queues| queues.iter());
+        let deadline = self.0.options.deadline;
+        queues.any(|queue| {
+            let (_, waits_since) = queue.held();
+            waits_since.is_some_and(|since| since.elapsed() >= deadline)
+        })
     }
 
     /// How many events the fullest shard holds, waiting or being written.

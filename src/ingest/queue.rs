@@ -179,11 +179,11 @@ impl Entrance {
         self.held().0.rows
     }
 
-    /// What holds a place, and when the job was submitted that has waited longest.
+    /// What holds a place, and since when the job waits that has waited longest.
     pub(super) fn held(&self) -> (Load, Option<Instant>) {
         let state = self.0.lock();
         let lanes = state.lanes.values();
-        let oldest = lanes.filter_map(|lane| Some(lane.jobs.front()?.submitted_at));
+        let oldest = lanes.filter_map(|lane| Some(lane.jobs.front()?.queued_at));
         (state.held, oldest.min())
     }
 }
@@ -252,7 +252,7 @@ impl State {
         Standing {
             all: self.held,
             own: lane.map_or_else(Load::default, |lane| lane.held),
-            oldest_gives_up_at: oldest.map(|job| job.give_up_at),
+            waits_since: oldest.map(|job| job.queued_at),
         }
     }
 

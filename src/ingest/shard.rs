@@ -22,7 +22,8 @@ use crate::store::{self, nodes};
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
 
-/// How long after an attempt to connect that failed a shard tries again; until then it refuses work.
+/// How long after an attempt to connect that failed a shard tries again. Work waits for that: it would
+/// be refused for nothing where the database has just come back.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// A shard's statements find rows by their keys and nothing else, and are planned once. Without this
 /// a plan made while a table was empty would go on reading the whole of it when it has grown.
@@ -119,7 +120,7 @@ impl Shard {
             Taken::Nothing => Vec::new(),
             Taken::Closed => return false,
         };
-        if let Some(first) = jobs.iter().map(|job| job.submitted_at).min() {
+        if let Some(first) = jobs.iter().map(|job| job.queued_at).min() {
             self.metrics.batch_taken(first);
         }
         self.work(jobs);
@@ -335,12 +336,16 @@ impl Shard {
     }
 
     /// The connection, or a new one. Whoever works on it has to put it back.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "runs on the shard's own thread, which may block"
+    )]
     pub(super) fn connection(&mut self) -> Result<PgConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
-            return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
+        if let Some(at) = self.retry_connect_at {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
         }
         let began = Instant::now();
         match self.connect() {

@@ -73,8 +73,8 @@ pub(super) struct Ready {
 
 /// Says whether the server can do its work.
 ///
-/// The database answers, it is set up to be durable, the campaigns are loaded, and the server is
-/// not stopping. Fails within the database's deadline of two seconds.
+/// The database answers, it is set up to be durable, the campaigns are loaded, no event has waited
+/// for longer than its caller did, and the server is not stopping. Fails within the database's deadline of two seconds.
 #[utoipa::path(tag = "service", operation_id = "get_ready",
     responses((status = 200, description = "The server is ready.", body = Ready)))]
 #[get("/readyz")]
@@ -90,6 +90,9 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
     }
     if !state.targeting.is_ready() {
         return Err(not_ready(Error::DatabaseUnavailable, "campaigns"));
+    }
+    if state.ingest.is_stuck() {
+        return Err(not_ready(Error::DatabaseUnavailable, "ingest"));
     }
     if let Some(reason) = state.readiness.blocked() {
         tracing::warn!(reason = reason.as_str(), "the server is not ready");
