@@ -84,10 +84,11 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 }
                 let is_free = looks == 1 && self.iterations == 0 && self.free_looks > 0;
                 self.free_looks -= usize::from(is_free);
-                match looks {
-                    0 => call("var", args),
-                    _ if is_free => call("var", args),
-                    _ => bounded_look(call("var", args), looks),
+                let value = call("var", args);
+                if looks == 0 || is_free {
+                    value
+                } else {
+                    bounded_look(value, looks)
                 }
             }
             Expr::Exists(value) => call(operators::EXISTS, vec![self.expr(value)?]),

@@ -64,8 +64,8 @@ impl Spread {
     }
 }
 
-/// Whether this processor lays a set over a block fast. AMD's before Zen 3 have a `pdep` that takes
-/// hundreds of cycles; what they do not have is either of the other two.
+/// Whether this processor lays a set over a block fast. AMD's before Zen 3 have a `pdep` in microcode,
+/// which goes bit by bit; what they do not have is either of the other two.
 pub(super) fn is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
