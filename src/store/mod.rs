@@ -196,6 +196,11 @@ impl Store {
         &self.options.url
     }
 
+    /// How long a call waits for the database.
+    pub fn deadline(&self) -> Duration {
+        self.options.deadline
+    }
+
     /// Runs a query on a blocking thread and answers by the deadline, with
     /// [`Error::DatabaseUnavailable`] when there is no answer. The query itself may still finish.
     pub async fn run<T, F>(&self, query: F) -> Result<T, Error>

@@ -1,11 +1,13 @@
 //! Keys: where clients put them, and how they begin and end.
 
+use std::thread;
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use serde_json::{Value, json};
 
 use crate::support::sql::{self, KeyRow, default_project, quoted};
-use crate::support::{ADMIN_KEY, CLIENT_KEY, TestApp, eventually};
+use crate::support::{ADMIN_KEY, CLIENT_KEY, TestApp, eventually, pause};
 
 #[test]
 fn a_key_is_found_wherever_an_sdk_puts_it() {
@@ -195,6 +197,25 @@ fn a_token_of_somebody_elses_does_not_cost_a_good_key_its_calls() {
     guess
         .get("/v1/campaigns")
         .expect_problem(429, "rate_limited");
+}
+
+/// As after a start, when all of an application's connections come back at once.
+#[test]
+fn many_calls_with_a_key_that_is_not_known_yet_are_one_guess() {
+    let app = TestApp::start_with(&[("BECKON_KEY_MISSES_PER_MINUTE", "3")]);
+    let mut lock = app.sql();
+    lock.batch_execute("BEGIN; LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| app.client().get("/v1/campaigns").status))
+            .collect();
+        pause(Duration::from_millis(500));
+        lock.batch_execute("COMMIT").unwrap();
+        for call in calls {
+            assert_eq!(call.join().unwrap(), 200);
+        }
+    });
 }
 
 #[test]

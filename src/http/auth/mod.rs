@@ -11,6 +11,7 @@
 
 mod credentials;
 mod guard;
+mod look_ups;
 mod origins;
 mod secret;
 
@@ -32,6 +33,7 @@ use crate::http::settings::HttpSettings;
 use crate::model::{KeyId, ProjectId};
 use crate::store::{Store, keys};
 pub use guard::{Admin, Authorized, Client, Read, Requirement};
+use look_ups::LookUps;
 use origins::Origins;
 pub use secret::Secret;
 
@@ -143,9 +145,12 @@ pub struct Authenticator {
     store: Store,
     clock: Clock,
     cache: Arc<Cache<[u8; 32], Arc<Entry>>>,
+    look_ups: Arc<LookUps>,
     /// Counts changes of keys, so that a reading that began before one is not kept after it.
     changes: Arc<AtomicU64>,
     misses: Arc<KeyMisses>,
+    /// Whether the last key that was looked for could not be read, nor any other.
+    is_cut_off: Arc<AtomicBool>,
     origins: Origins,
     trusted_proxy_hops: usize,
 }
@@ -158,8 +163,10 @@ impl Authenticator {
             store,
             clock,
             cache: Arc::new(Cache::new(CACHED_KEYS_MAX)),
+            look_ups: Arc::default(),
             changes: Arc::default(),
             misses: Arc::new(KeyMisses::new(settings)),
+            is_cut_off: Arc::default(),
             trusted_proxy_hops: settings.trusted_proxy_hops,
         }
     }
@@ -168,6 +175,7 @@ impl Authenticator {
     pub fn invalidate(&self, hash: &[u8]) {
         if let Ok(digest) = <[u8; 32]>::try_from(hash) {
             self.changes.fetch_add(1, Ordering::AcqRel);
+            self.look_ups.forget(&digest);
             self.cache.remove(&digest);
         }
     }
@@ -210,11 +218,20 @@ impl Authenticator {
                 _ => Ok(entry),
             };
         }
-        if let Some(address) = limits::client_address(request, self.trusted_proxy_hops) {
-            // Counted before the query, so that guessing is slow and costs the database little.
-            self.misses.check(address)?;
-        }
-        self.look_up(digest, None).await
+        let address = limits::client_address(request, self.trusted_proxy_hops);
+        let begin = || match address {
+            // Without the database a good key is as unknown as any other, and nobody learns anything.
+            Some(address) if !self.is_cut_off.load(Ordering::Relaxed) => {
+                // Counted before the query, so that guessing is slow and costs the database little.
+                self.misses.check(address)
+            }
+            _ => Ok(()),
+        };
+        let look_up = self.look_up(digest, None);
+        let shared = self.look_ups.share(digest, begin, look_up);
+        // Who takes over from one that gave up would wait for longer than a look-up does.
+        let found = timeout(self.store.deadline(), shared).await;
+        found.unwrap_or(Err(Error::DatabaseUnavailable))
     }
 
     async fn look_up(
@@ -227,6 +244,7 @@ impl Authenticator {
             .store
             .run(move |connection| keys::find_by_hash(connection, &digest))
             .await;
+        self.is_cut_off.store(found.is_err(), Ordering::Relaxed);
         let entry = match (found, known_good) {
             (Ok(row), _) => Entry::new(row.and_then(|row| known_key(&row, &digest)).map(Arc::new)),
             (Err(_), Some(key)) => Entry::new(Some(key)),
