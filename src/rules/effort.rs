@@ -4,6 +4,9 @@
 //! reads a long text as a number, takes as long as these are large, and inside an iteration it does
 //! so again and again. So one evaluation may look at only so much. The count is of values and bytes
 //! and never of time: the same rule fails on the same data everywhere.
+//!
+//! An object counts for the square of its members: where two are compared the evaluator looks for each
+//! member of one among all of the other's.
 
 use std::cell::Cell;
 
@@ -84,6 +87,8 @@ fn size(value: &DataValue<'_>, most: u64) -> u64 {
             }
         }
         DataValue::Object(members) => {
+            let count = to_steps(members.len());
+            sum = sum.saturating_add(count.saturating_mul(count) / 2);
             for (name, member) in *members {
                 if sum > most {
                     break;

@@ -4,8 +4,8 @@
 //! Everything official is passed on as it is, with two exceptions that do not change an answer:
 //! - what is iterated over, and what is looked through in an iteration, passes a length check unless
 //!   it is a literal (which was checked when the rule was parsed), what is joined passes a check of
-//!   its size, and bodies that build values pass a memory check. These, and a check of what is
-//!   compared as a whole but for the first few operands, count what an evaluation looks at
+//!   its size, and bodies that build values pass a memory check. These, and a check of what an
+//!   operator looks at as a whole (see [`Looks`]), count what an evaluation looks at
 //!   ([`super::effort`]). Comparisons in a body are left as they are, since the evaluator has
 //!   shortcuts for them: what they can look at is a part of the element, so the whole element is
 //!   counted once for each node of the body;
@@ -21,10 +21,20 @@ use super::operators;
 /// What a path counts that is only known at run time: an object may have to be looked through for it.
 const PATH_LOOKS: usize = 1_000;
 
-/// So many operands outside of iterations are looked at without being counted, since counting costs as
-/// much as the rest of a short rule. Each is at most a person's traits and an event, 80 MiB and so 42
-/// million values: together these looks add about as much as an evaluation may look at in all.
+/// So many operands of arithmetic outside of iterations are not counted, since counting costs as much
+/// as the rest of a short rule. Each is at most a person's traits and an event, 80 MiB and so 42 million
+/// values: together these looks add about as much as an evaluation may look at in all.
 const FREE_LOOKS: usize = 3;
+
+/// How often the whole of an operand is looked at, beyond what a body counts for.
+#[derive(Clone, Copy)]
+enum Looks {
+    Never,
+    /// Once, from one end to the other. [`FREE_LOOKS`] of these are not counted.
+    Once,
+    /// So many times, or once in a way that may take longer than from one end to the other.
+    Counted(usize),
+}
 
 /// What the evaluator compiles.
 pub(super) struct Lowered {
@@ -65,11 +75,11 @@ struct Lowering<F> {
 
 impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
     fn expr(&mut self, expr: &Expr) -> Result<OwnedDataValue, E> {
-        self.looked_at(expr, 0)
+        self.looked_at(expr, Looks::Never)
     }
 
-    /// Lowers what is looked at as a whole so many times, beyond what a body counts for.
-    fn looked_at(&mut self, expr: &Expr, looks: usize) -> Result<OwnedDataValue, E> {
+    /// Lowers what is looked at as a whole.
+    fn looked_at(&mut self, expr: &Expr, looks: Looks) -> Result<OwnedDataValue, E> {
         Ok(match expr {
             Expr::Literal(value) => OwnedDataValue::from(value),
             Expr::List(items) => OwnedDataValue::Array(self.all(items)?),
@@ -82,13 +92,15 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 if let Some(default) = default {
                     args.push(self.expr(default)?);
                 }
-                let is_free = looks == 1 && self.iterations == 0 && self.free_looks > 0;
-                self.free_looks -= usize::from(is_free);
                 let value = call("var", args);
-                if looks == 0 || is_free {
-                    value
-                } else {
-                    bounded_look(value, looks)
+                match looks {
+                    Looks::Never => value,
+                    Looks::Once if self.iterations == 0 && self.free_looks > 0 => {
+                        self.free_looks -= 1;
+                        value
+                    }
+                    Looks::Once => bounded_look(value, 1),
+                    Looks::Counted(times) => bounded_look(value, times),
                 }
             }
             Expr::Exists(value) => call(operators::EXISTS, vec![self.expr(value)?]),
@@ -152,7 +164,7 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
         &mut self,
         operator: Operator,
         args: &[Expr],
-        looks_after: usize,
+        looks_after: Looks,
     ) -> Result<OwnedDataValue, E> {
         let is_reduce = operator == Operator::Reduce;
         let is_kept = matches!(operator, Operator::Map | Operator::Filter);
@@ -163,7 +175,7 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             let looks_at_it = if index == 0 && is_kept {
                 looks_after
             } else {
-                0
+                Looks::Never
             };
             self.iterations += usize::from(is_body);
             let value = self.looked_at(arg, looks_at_it)?;
@@ -202,18 +214,19 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
 }
 
 /// How often an operator looks at the whole of what it is given, beyond what a body counts for.
-fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> usize {
+fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> Looks {
     match operator {
-        Operator::Missing | Operator::MissingSome => PATH_LOOKS,
-        _ if in_iteration => 0,
+        Operator::Missing | Operator::MissingSome => Looks::Counted(PATH_LOOKS),
+        _ if in_iteration => Looks::Never,
         Operator::Equal
         | Operator::StrictEqual
         | Operator::NotEqual
         | Operator::StrictNotEqual
+        | Operator::In
             // Next to a constant it is a native test, which has no bound.
             if !args.iter().any(Expr::is_constant) =>
         {
-            1
+            Looks::Counted(1)
         }
         Operator::Max
         | Operator::Min
@@ -221,8 +234,8 @@ fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> usize 
         | Operator::Subtract
         | Operator::Multiply
         | Operator::Divide
-        | Operator::Modulo => 1,
-        _ => 0,
+        | Operator::Modulo => Looks::Once,
+        _ => Looks::Never,
     }
 }
 

@@ -10,6 +10,11 @@ fn object(name: &str, value: Value) -> Value {
     Value::Object([(name.to_owned(), value)].into_iter().collect())
 }
 
+/// With so many members.
+fn numbered(members: usize) -> Value {
+    Value::Object((0..members).map(|n| (n.to_string(), json!(n))).collect())
+}
+
 fn nested(levels: usize) -> Value {
     let mut rule = json!(true);
     for _ in 0..levels {
@@ -236,6 +241,47 @@ fn what_a_condition_looks_at_is_counted() {
             &rule.to_string()[..60]
         );
     }
+}
+
+/// The evaluator looks for each member of one among all of the other's.
+#[test]
+fn objects_that_are_compared_count_for_their_square() {
+    let traits =
+        |count| json!({"a": numbered(count), "b": numbered(count), "c": [numbered(count)]});
+    for operator in ["===", "!=="] {
+        let rule = object(operator, json!([var("a"), var("b")]));
+        let is_equal = operator == "===";
+        assert_eq!(on_traits(&rule, &traits(1_000)), Ok(is_equal));
+        assert_eq!(
+            kind(on_traits(&rule, &traits(15_000))),
+            EvalErrorKind::Limit
+        );
+    }
+    let one_of = json!({"in": [var("a"), var("c")]});
+    assert_eq!(on_traits(&one_of, &traits(1_000)), Ok(true));
+    assert_eq!(
+        kind(on_traits(&one_of, &traits(15_000))),
+        EvalErrorKind::Limit
+    );
+    let element = json!({"var": ""});
+    let each = json!({"some": [var("c"), {"===": [element, element]}]});
+    assert_eq!(on_traits(&each, &traits(1_000)), Ok(true));
+    assert_eq!(
+        kind(on_traits(&each, &traits(15_000))),
+        EvalErrorKind::Limit
+    );
+}
+
+#[test]
+fn the_first_three_operands_of_arithmetic_are_not_counted() {
+    let traits = json!({"n": 1, "large": numbered(15_000)});
+    let max_after = |small: usize| {
+        let mut operands = vec![var("n"); small];
+        operands.push(var("large"));
+        kind(on_traits(&json!({"==": [{"max": operands}, 1]}), &traits))
+    };
+    assert_eq!(max_after(2), EvalErrorKind::Type);
+    assert_eq!(max_after(3), EvalErrorKind::Limit);
 }
 
 #[test]
