@@ -89,8 +89,11 @@ impl AppState {
         let readiness = Readiness::default();
         metrics.before_each_scrape({
             let (requests, readiness) = (Arc::clone(&requests), readiness.clone());
-            let targeting = targeting.clone();
-            move || requests.set_ready(readiness.is_good() && targeting.is_ready())
+            let (targeting, ingest) = (targeting.clone(), ingest.clone());
+            move || {
+                let is_well = targeting.is_ready() && !ingest.is_stuck();
+                requests.set_ready(readiness.is_good() && is_well);
+            }
         });
         Self {
             store,

@@ -236,13 +236,13 @@ pub(super) struct ShardMetrics {
     bytes: IntGauge,
     oldest: Gauge,
     since: Instant,
-    /// When the first event of the batch in work was submitted, in milliseconds after `since` and
-    /// one; 0 while the shard is idle.
+    /// When the first event of the batch in work was queued, in milliseconds after `since` and one;
+    /// 0 while the shard is idle.
     oldest_ms: Arc<AtomicU64>,
 }
 
 impl ShardMetrics {
-    /// A batch was taken whose first event was submitted then.
+    /// A batch was taken whose first event was queued then.
     pub(super) fn batch_taken(&self, first: Instant) {
         self.all.0.wait.observe(first.elapsed().as_secs_f64());
         let after = first.saturating_duration_since(self.since).as_millis();

@@ -48,6 +48,7 @@ mod statements;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -172,6 +173,8 @@ struct Inner {
     queues: ArcSwapOption<Vec<Entrance>>,
     /// What counts, for each of the queues.
     shards: Vec<ShardMetrics>,
+    /// Which shards lost their connection and have no other yet.
+    cut_off: Vec<Arc<AtomicBool>>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
 }
@@ -196,6 +199,7 @@ impl Ingest {
     pub fn start(targeting: Targeting, options: IngestOptions) -> std::io::Result<Self> {
         let mut queues = Vec::with_capacity(options.shards);
         let mut shards = Vec::with_capacity(options.shards);
+        let mut cut_off = Vec::with_capacity(options.shards);
         options
             .metrics
             .bounds(options.queue_rows_max, options.queue_bytes_max);
@@ -215,8 +219,14 @@ impl Ingest {
             };
             let (entrance, waiting) = queue::queue(bounds, batch);
             let metrics = options.metrics.shard(number);
-            let shard =
-                shard::Shard::new(targeting.clone(), options.clone(), waiting, metrics.clone());
+            let is_cut_off = Arc::new(AtomicBool::new(false));
+            let shard = shard::Shard::new(
+                targeting.clone(),
+                options.clone(),
+                waiting,
+                metrics.clone(),
+                Arc::clone(&is_cut_off),
+            );
             let works = works.clone();
             std::thread::Builder::new()
                 .name(format!("beckon-shard-{number}"))
@@ -226,12 +236,14 @@ impl Ingest {
                 })?;
             queues.push(entrance);
             shards.push(metrics);
+            cut_off.push(is_cut_off);
         }
         Ok(Self(Arc::new(Inner {
             targeting,
             options,
             queues: ArcSwapOption::from_pointee(queues),
             shards,
+            cut_off,
             working: std::sync::Mutex::new(working),
         })))
     }
@@ -344,15 +356,15 @@ impl Ingest {
         outcome
     }
 
-    /// Whether a shard does not get on: something waits there for longer than any caller does.
+    /// Whether a shard does not get on: it lost its connection and has no other yet, or nothing moves
+    /// there for longer than callers wait.
     pub fn is_stuck(&self) -> bool {
         let queues = self.0.queues.load();
         let mut queues = queues.iter().flat_map(|queues| queues.iter());
-        let deadline = self.0.options.deadline;
-        queues.any(|queue| {
-            let (_, waits_since) = queue.held();
-            waits_since.is_some_and(|since| since.elapsed() >= deadline)
-        })
+        let is_cut_off = |cut_off: &Arc<AtomicBool>| cut_off.load(Ordering::Relaxed);
+        let is_late = |since: Instant| since.elapsed() >= self.0.options.deadline;
+        self.0.cut_off.iter().any(is_cut_off)
+            || queues.any(|queue| queue.stands_still_since().is_some_and(is_late))
     }
 
     /// How many events the fullest shard holds, waiting or being written.

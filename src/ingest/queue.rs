@@ -68,6 +68,8 @@ struct State {
     /// The projects with jobs that wait; the first one's turn is next.
     turns: VecDeque<ProjectId>,
     held: Load,
+    /// When something last came in while nothing was held, was taken, or was done with.
+    moved_at: Option<Instant>,
     closed: bool,
     /// Whether the outlet sleeps, and so has to be woken.
     sleeps: bool,
@@ -133,6 +135,9 @@ impl Entrance {
         };
         let mut state = self.0.lock();
         self.0.bounds.check(load, state.standing(project), now)?;
+        if state.held.rows == 0 {
+            state.moved_at = Some(now);
+        }
         state.held.add(load);
         state.lanes.entry(project).or_default().held.add(load);
         drop(state);
@@ -177,6 +182,12 @@ impl Entrance {
     /// How many items hold a place.
     pub(super) fn rows(&self) -> usize {
         self.held().0.rows
+    }
+
+    /// Since when nothing has moved though something holds a place.
+    pub(super) fn stands_still_since(&self) -> Option<Instant> {
+        let state = self.0.lock();
+        state.moved_at.filter(|_| state.held.rows > 0)
     }
 
     /// What holds a place, and since when the job waits that has waited longest.
@@ -259,6 +270,7 @@ impl State {
     /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
     fn gather(&mut self, turns: Turns, rows_max: usize, bytes_max: usize) -> (Vec<Job>, Vec<Job>) {
         let now = Instant::now();
+        self.moved_at = Some(now);
         let (mut jobs, mut given_up) = (Vec::new(), Vec::new());
         let mut taken = Load::default();
         while taken.rows < rows_max && taken.bytes < bytes_max {
@@ -302,6 +314,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.held.take(self.load);
+        state.moved_at = Some(Instant::now());
         if let Some(lane) = state.lanes.get_mut(&self.project) {
             lane.held.take(self.load);
             if lane.held.rows == 0 && lane.jobs.is_empty() {

@@ -1,6 +1,8 @@
 //! One shard: a thread that owns a connection and commits what waits, batch after batch.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -22,8 +24,7 @@ use crate::store::{self, nodes};
 use crate::targeting::Targeting;
 use crate::targeting::people::Change;
 
-/// How long after an attempt to connect that failed a shard tries again. Work waits for that: it would
-/// be refused for nothing where the database has just come back.
+/// How long after an attempt to connect that failed a shard tries again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 /// A shard's statements find rows by their keys and nothing else, and are planned once. Without this
 /// a plan made while a table was empty would go on reading the whole of it when it has grown.
@@ -44,7 +45,10 @@ pub(super) struct Shard {
     jobs: Outlet,
     metrics: ShardMetrics,
     pub(super) connection: Option<PgConnection>,
+    /// When to try again after an attempt to connect that failed.
     retry_connect_at: Option<Instant>,
+    /// Whether the last attempt failed.
+    is_cut_off: Arc<AtomicBool>,
     /// The bucket of message ids that is current, as far as this shard knows.
     pub(super) bucket: i16,
     /// Numbers for new people, taken from the sequence in blocks.
@@ -72,6 +76,7 @@ impl Shard {
         options: IngestOptions,
         jobs: Outlet,
         metrics: ShardMetrics,
+        is_cut_off: Arc<AtomicBool>,
     ) -> Self {
         Self {
             targeting,
@@ -80,6 +85,7 @@ impl Shard {
             metrics,
             connection: None,
             retry_connect_at: None,
+            is_cut_off,
             bucket: 0,
             person_ids: 0..0,
             unsettled: Vec::new(),
@@ -115,7 +121,12 @@ impl Shard {
     /// Works off one batch, and what is due beside it; false when there will be no other.
     fn turn(&mut self) -> bool {
         let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
-        let jobs = match self.jobs.take(rows_max, bytes_max, self.seen.due_at()) {
+        let until = match self.reconnects() {
+            true => self.seen.due_at(),
+            // Whoever waits now hears that there is no database.
+            false => Some(Instant::now()),
+        };
+        let jobs = match self.jobs.take(rows_max, bytes_max, until) {
             Taken::Jobs(jobs) => jobs,
             Taken::Nothing => Vec::new(),
             Taken::Closed => return false,
@@ -335,27 +346,41 @@ impl Shard {
         self.connection = Some(connection);
     }
 
-    /// The connection, or a new one. Whoever works on it has to put it back.
+    /// Tries again to connect where that failed; false if it does so once more. What comes meanwhile
+    /// stays in the queue, since it need not be refused if the database has just come back, and need
+    /// not be written if its caller gives up before.
     #[expect(
         clippy::disallowed_methods,
         reason = "runs on the shard's own thread, which may block"
     )]
+    fn reconnects(&mut self) -> bool {
+        let Some(at) = self.retry_connect_at else {
+            return true;
+        };
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let connection = self.connection();
+        self.connection = connection.ok();
+        self.connection.is_some()
+    }
+
+    /// The connection, or a new one. Whoever works on it has to put it back.
     pub(super) fn connection(&mut self) -> Result<PgConnection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        if let Some(at) = self.retry_connect_at {
-            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        if self.retry_connect_at.is_some_and(|at| at > Instant::now()) {
+            return Err(Failure::Unavailable("waiting to reconnect".to_owned()));
         }
-        let began = Instant::now();
-        match self.connect() {
+        let connected = self.connect();
+        self.is_cut_off.store(connected.is_err(), Ordering::Relaxed);
+        match connected {
             Ok(connection) => {
                 self.retry_connect_at = None;
                 self.metrics.connected();
                 Ok(connection)
             }
             Err(error) => {
-                self.retry_connect_at = Some(began + RECONNECT_DELAY);
+                self.retry_connect_at = Some(Instant::now() + RECONNECT_DELAY);
                 Err(Failure::Unavailable(error))
             }
         }

@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection;
 use serde_json::json;
 
 use crate::support::app::{Launch, Server};
@@ -255,12 +256,42 @@ fn a_killed_postgres_is_used_again_when_it_is_back() {
 }
 
 #[test]
+fn a_server_whose_events_are_not_written_is_not_ready() {
+    let app = TestApp::start();
+    let ready = || {
+        let answer = app.nobody().get("/readyz");
+        let metrics = app.admin().get("/metrics").text();
+        let is_good = metrics.lines().any(|line| line == "beckon_ready 1");
+        (answer.status, is_good, answer)
+    };
+    let (status, is_good, _) = ready();
+    assert_eq!((status, is_good), (200, true));
+    let mut lock = app.sql();
+    lock.batch_execute("BEGIN; LOCK TABLE message_ids_0, message_ids_1 IN ACCESS EXCLUSIVE MODE")
+        .unwrap();
+    let event = json!({"userId": "u", "event": "e", "messageId": "m"});
+    let written = || app.client().post("/v1/track", &event).status;
+    assert_eq!(written(), 503);
+    eventually("not ready", LONG, || (ready().0 == 503).then_some(()));
+    let (_, is_good, answer) = ready();
+    assert_eq!(answer.json()["failed"], "ingest", "{}", answer.text());
+    assert!(!is_good);
+    lock.batch_execute("COMMIT").unwrap();
+    eventually("ready again", LONG, || {
+        let (status, is_good, _) = ready();
+        (status == 200 && is_good).then_some(())
+    });
+    assert_eq!(written(), 200);
+}
+
+#[test]
 fn a_postgres_that_comes_later_is_found() {
     let mut postgres = postgres_server();
     postgres.kill();
-    let server = Server::start(&Launch::new(&postgres.url()));
+    let launch = Launch::new(&postgres.url()).set("BECKON_KEY_MISSES_PER_MINUTE", "40");
+    let server = Server::start(&launch);
     check_probes(&server, 503);
-    // Nobody's key can be checked, so nobody is told that it is bad.
+    // Nobody's key can be checked, so nobody is told that it is bad, or one of too many.
     let load = Load::mixed(server.base(), 16, "later");
     let client = Client::new(server.base()).key(CLIENT_KEY);
     let started = Instant::now();

@@ -73,8 +73,9 @@ pub(super) struct Ready {
 
 /// Says whether the server can do its work.
 ///
-/// The database answers, it is set up to be durable, the campaigns are loaded, no event has waited
-/// for longer than its caller did, and the server is not stopping. Fails within the database's deadline of two seconds.
+/// The database answers, it is set up to be durable, the campaigns are loaded, events are being
+/// written if there are any, and the server is not stopping. Fails within the database's deadline;
+/// `failed` names what does not hold: `database`, `campaigns`, `ingest`, `settings` or `shutdown`.
 #[utoipa::path(tag = "service", operation_id = "get_ready",
     responses((status = 200, description = "The server is ready.", body = Ready)))]
 #[get("/readyz")]

@@ -215,6 +215,28 @@ fn a_place_is_held_until_the_answer() {
 }
 
 #[test]
+fn a_queue_stands_still_while_nothing_moves_that_is_held() {
+    let (entrance, outlet) = open(MANY);
+    let since = || entrance.stands_still_since();
+    assert_eq!(since(), None, "nothing is held");
+    let before = Instant::now();
+    let answer = send(&entrance, 1, 1, 0).unwrap();
+    let came = since().unwrap();
+    assert!(came >= before);
+    let next = send(&entrance, 1, 1, 1).unwrap();
+    assert_eq!(since(), Some(came), "what comes moves nothing");
+    let first = jobs_of(&outlet, 1);
+    let taken = since().unwrap();
+    assert!(taken > came);
+    let second = jobs_of(&outlet, 1);
+    drop(first);
+    assert!(since().unwrap() > taken, "what is being written is held");
+    drop(second);
+    assert_eq!(since(), None);
+    drop((answer, next));
+}
+
+#[test]
 fn callers_that_gave_up_cost_no_room_in_a_batch() {
     let (entrance, outlet) = open(MANY);
     let soon = Instant::now() + Duration::from_millis(20);
