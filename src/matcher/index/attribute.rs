@@ -83,8 +83,8 @@ impl Default for Standing {
     }
 }
 
-/// Conditions on flags have cuts around 0 and around 1, which flags are equal to.
-const FLAG_SEGMENTS: u32 = 5;
+/// Conditions on flags begin and end to hold around 0 and around 1, which flags are equal to.
+const FLAG_PLACES: usize = 4;
 
 impl Memory {
     /// Gives back what was taken for growing.
@@ -276,7 +276,7 @@ impl AttributeIndex {
     pub(super) fn mean_out(&self, memory: &Memory) -> usize {
         let words = self.words();
         let count = |set| memory.sets.members(set, words).count();
-        if self.numbers.count() > FLAG_SEGMENTS {
+        if memory.lines.places(self.numbers, words) > FLAG_PLACES {
             return memory.lines.mean_out(self.numbers, words);
         }
         let mut texts = memory.tables.changes(self.texts).peekable();

@@ -40,13 +40,6 @@ pub(super) struct Spot {
     passed: u32,
 }
 
-impl Line {
-    /// How many segments there are.
-    pub(super) fn count(self) -> u32 {
-        self.count
-    }
-}
-
 /// How many flips a segment has room for in a set of so many words: about as many as it takes to
 /// cost what the set does.
 fn room(words: usize) -> usize {
@@ -163,6 +156,24 @@ impl Lines {
                 .get(flips..flips + spot.passed as usize)
                 .unwrap_or_default(),
         )
+    }
+
+    /// At how many places of a line somebody is flipped.
+    pub(super) fn places(&self, line: Line, words: usize) -> usize {
+        let room = room(words);
+        let (first, count) = (line.begins as usize, line.count as usize);
+        // The first begins before every number.
+        let begins = self.begins.get(first..first + count).unwrap_or_default();
+        let begins = begins.iter().skip(1).map(|cut| cut.to_bits());
+        let start = line.segments as usize;
+        let segments = self.segments.get(start..start + count * (room + words));
+        let segments = segments.unwrap_or_default().chunks_exact(room + words);
+        let inside = segments.flat_map(|segment| segment.iter().take(room).copied());
+        let flips = inside.filter(|bits| *bits != Cut::NEVER_PASSED.to_bits());
+        let mut places: Vec<u64> = begins.chain(flips).collect();
+        places.sort_unstable();
+        places.dedup();
+        places.len()
     }
 
     /// How many campaigns a number rules out, on average over the segments.

@@ -168,9 +168,10 @@ impl Members<'_> {
     }
 }
 
-/// Reads a word of each cache line, so that waiting for one line is waiting for all of them.
+/// Reads a word of each cache line, so that waiting for one line is waiting for all of them. Rows begin
+/// anywhere in a line, so the last word may be in one more.
 pub(super) fn touch<T: Copy + Default + BitOr<Output = T>>(row: &[T]) {
-    let all = row.iter().step_by(LINE / size_of::<T>());
+    let all = row.iter().step_by(LINE / size_of::<T>()).chain(row.last());
     std::hint::black_box(all.fold(T::default(), |read, word| read | *word));
 }
 
