@@ -363,9 +363,6 @@ fn load_campaigns(
             let campaign = definitions::current(connection, *project, snapshot, id, limits)?;
             Ok((vec![campaign], DefinitionsAsOf::CURRENT))
         }
-        (None, None) => Ok((
-            snapshot.campaigns().iter().cloned().collect(),
-            DefinitionsAsOf::CURRENT,
-        )),
+        (None, None) => definitions::all_current(connection, *project, snapshot, limits),
     }
 }

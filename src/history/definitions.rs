@@ -55,6 +55,36 @@ pub(super) fn current(
         })
 }
 
+/// All campaigns that are active now, with those in quarantine.
+pub(super) fn all_current(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    snapshot: &Snapshot,
+    limits: &Limits,
+) -> Result<(Vec<Arc<Campaign>>, DefinitionsAsOf), Error> {
+    let mut as_of = DefinitionsAsOf::CURRENT;
+    let mut campaigns: Vec<_> = snapshot.campaigns().iter().cloned().collect();
+    for stored in live::quarantined_campaigns(connection, project.0)? {
+        // It may have gone out of service just now.
+        if snapshot.campaigns().get(&stored.id).is_some() {
+            continue;
+        }
+        let row = CampaignRow {
+            id: stored.id,
+            seq: stored.seq,
+            version: stored.version,
+            body: object(stored.body),
+            created_at: stored.created_at,
+            updated_at: stored.updated_at,
+        };
+        match Campaign::compile(&row, limits) {
+            Ok(campaign) => campaigns.push(Arc::new(campaign.out_of_service())),
+            Err(_) => as_of.left_out += 1,
+        }
+    }
+    Ok((campaigns, as_of))
+}
+
 /// The campaigns that were active at a moment, or one of them whatever its status was.
 pub(super) fn as_of(
     connection: &mut PgConnection,
@@ -100,7 +130,7 @@ pub(super) fn as_of(
     let mut compile = |version: &PastVersion, body: Value| {
         let body = object(body);
         let is_live = body.get("status").and_then(Value::as_str) == Some("active");
-        if only.is_none() && (version.is_quarantined || !is_live) {
+        if only.is_none() && !is_live {
             return;
         }
         let row = CampaignRow {

@@ -181,12 +181,12 @@ pub fn find_many(
         .load(connection)
 }
 
-/// Takes a campaign out of service that is live in this version; false when there is none.
+/// Takes a campaign out of service that is live in this version, and returns it if there is one.
 pub fn quarantine(
     connection: &mut PgConnection,
     change: &Change<'_>,
     quarantine: &Quarantine<'_>,
-) -> QueryResult<bool> {
+) -> QueryResult<Option<StoredCampaign>> {
     let live = campaigns::table
         .find((change.project.0, change.object_id))
         .filter(campaigns::seq.eq(quarantine.stored.0))
@@ -200,8 +200,22 @@ pub fn quarantine(
             campaigns::quarantine_reason.eq(quarantine.reason),
             campaigns::quarantine_failures.eq(failures),
         ))
-        .execute(connection)
-        .map(|rows| rows > 0)
+        .returning(StoredCampaign::as_returning())
+        .get_result(connection)
+        .optional()
+}
+
+/// Whether the history has anything of a campaign. One without any is taken to have been always as it
+/// is.
+pub fn has_history(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    id: &str,
+) -> QueryResult<bool> {
+    let of_it = campaign_history::table
+        .filter(campaign_history::project_id.eq(project.0))
+        .filter(campaign_history::campaign_id.eq(id));
+    diesel::select(diesel::dsl::exists(of_it)).get_result(connection)
 }
 
 /// Replaces a campaign that the transaction has locked, and ends its quarantine.
@@ -240,7 +254,7 @@ pub fn delete(
         .optional()
 }
 
-/// Keeps what a campaign was after a change (`create`, `update`), or before a `delete`.
+/// Keeps what a campaign was after a change (`create`, `update`, `quarantine`), or before a `delete`.
 pub fn record_history(
     connection: &mut PgConnection,
     project: ProjectId,

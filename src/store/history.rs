@@ -159,7 +159,7 @@ pub struct PastVersion {
     /// Whether it has not changed since.
     #[diesel(sql_type = Bool)]
     pub is_current: bool,
-    /// Whether it was in quarantine at that moment and still is.
+    /// Whether it was in quarantine at that moment.
     #[diesel(sql_type = Bool)]
     pub is_quarantined: bool,
     /// The order of creation, if the campaign still exists.
@@ -188,8 +188,7 @@ pub fn campaign_versions(
                     SELECT FROM campaign_history later WHERE later.project_id = $1 \
                     AND later.campaign_id = past.campaign_id AND later.id > past.id) \
                   AS is_current, \
-                coalesce(c.version = past.version AND c.quarantined_at <= $2, false) \
-                  AS is_quarantined, \
+                past.action = 'quarantine' AS is_quarantined, \
                 c.seq, coalesce(c.created_at, (SELECT min(first.at) FROM campaign_history first \
                     WHERE first.project_id = $1 AND first.campaign_id = past.campaign_id)) \
                   AS created_at \

@@ -95,6 +95,18 @@ pub fn quarantined(connection: &mut PgConnection, project: i64) -> QueryResult<i
         .get_result(connection)
 }
 
+/// The campaigns in quarantine.
+pub fn quarantined_campaigns(
+    connection: &mut PgConnection,
+    project: i64,
+) -> QueryResult<Vec<LiveRow>> {
+    campaigns::table
+        .filter(campaigns::project_id.eq(project))
+        .filter(campaigns::quarantined_at.is_not_null())
+        .select(LiveRow::as_select())
+        .load(connection)
+}
+
 /// A campaign's row as a snapshot needs it.
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = campaigns)]

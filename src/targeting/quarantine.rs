@@ -68,8 +68,11 @@ impl Targeting {
                     reason: failing.kind.as_str(),
                     failures: failing.count,
                 };
-                if !campaigns::quarantine(connection, &change, &quarantine)? {
-                    return Err(DieselError::RollbackTransaction);
+                let stored = campaigns::quarantine(connection, &change, &quarantine)?;
+                let stored = stored.ok_or(DieselError::RollbackTransaction)?;
+                if campaigns::has_history(connection, project, &stored.id)? {
+                    let (action, actor) = (change.action, change.actor);
+                    campaigns::record_history(connection, project, &stored, action, actor, at)?;
                 }
                 audit::record(connection, &change)?;
                 rows::notify_change(connection, project.0)

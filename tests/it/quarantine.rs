@@ -123,6 +123,21 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
         "{answer}"
     );
 
+    let all = json!({"user_id": "u", "event": "buy"});
+    let closed = |question: &Value| {
+        let answer = admin.post("/v1/admin/explain", question).expect(200);
+        let gates = &answer["summary"]["first_closed"];
+        assert_eq!(gates["status"], 1, "{answer}");
+        let campaigns = answer["campaigns"].as_array().unwrap();
+        assert_eq!(campaigns.len(), 2, "{answer}");
+    };
+    closed(&all);
+    let event = client
+        .post("/v1/track", &json!({"user_id": "u", "event": "buy"}))
+        .expect(200);
+    let stored = json!({"event_id": event["event"]["id"]});
+    closed(&stored);
+
     // Saving it again is a new start.
     let saved = admin
         .put(&format!("/v1/admin/campaigns/{id}"), &json!({}))
@@ -133,6 +148,8 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
         (sorted(&elsewhere) == both).then_some(())
     });
     shows(&admin, "beckon_snapshot_quarantined_campaigns", 0.0);
+    // It was out of service then all the same.
+    closed(&stored);
     fail(&client, 4);
     pause(TWO_TURNS);
     assert_eq!(sorted(&client), both);
