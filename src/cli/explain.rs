@@ -338,7 +338,7 @@ fn print_part(part: &TracePart, depth: usize) {
 /// A condition and what it saw, on one line.
 fn condition(part: &TracePart) -> String {
     let rule = match &part.rule {
-        None | Some(Value::Null) => String::new(),
+        None | Some(Value::Null) => part.operator.to_string(),
         Some(rule) if part.operator == "is" => format!("is {rule}"),
         Some(rule @ Value::String(_)) => format!("{} {rule}", part.operator),
         Some(rule) => rule.to_string(),
@@ -364,12 +364,5 @@ fn shown(text: &str) -> String {
     let mut letters = text.chars();
     let begin: String = letters.by_ref().take(CONDITION_CHARS_MAX).collect();
     let more = if letters.next().is_some() { "…" } else { "" };
-    let escaped = begin.chars().map(|c| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
-    });
-    escaped.chain([more.to_owned()]).collect()
+    output::printable(&begin) + more
 }

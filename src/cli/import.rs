@@ -140,7 +140,7 @@ fn print(report: &Report) {
         ));
     }
     for note in report.notes.iter().take(LISTED_MAX) {
-        output::line(format_args!("note: {}", note.escape_debug()));
+        output::line(format_args!("note: {}", output::printable(note)));
     }
     let skipped: Vec<String> = report
         .skipped
@@ -218,10 +218,10 @@ fn print_verification(report: &Report) {
     }
 }
 
-/// Prints the first lines. Ids are free text; a control character must not reach the terminal.
+/// Prints the first lines.
 fn list(lines: &[String]) {
     for line in lines.iter().take(LISTED_MAX) {
-        output::line(line.escape_debug());
+        output::line(output::printable(line));
     }
     if lines.len() > LISTED_MAX {
         output::line(format_args!(

@@ -315,8 +315,7 @@ fn print_list(keys: &[Listed], json: bool) {
                 time(Some(key.created_at)),
                 time(key.expires_at),
                 time(key.revoked_at),
-                // A name is free text; a control character must not reach the terminal.
-                key.name.escape_debug().to_string(),
+                output::printable(&key.name),
             ]
         })
         .collect();

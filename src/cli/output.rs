@@ -27,6 +27,17 @@ pub(super) fn note(text: impl Display) {
     let _reader_gone = writeln!(out, "{text}");
 }
 
+/// Free text for one line of a terminal: no control character may reach that.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = (!c.is_control()).then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
 /// A table with aligned columns.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {

@@ -294,7 +294,7 @@ fn print_list(rows: &[ListedRejection], json: bool) {
 fn shown(text: &str) -> String {
     let short: String = text.chars().take(REASON_CHARS_MAX).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
-    format!("{}{dots}", short.escape_debug())
+    format!("{}{dots}", output::printable(&short))
 }
 
 #[derive(Serialize)]
@@ -324,22 +324,11 @@ fn print_one(row: &StoredRejection, json: bool) {
     for (name, value) in members {
         let text = match value {
             Value::Null => continue,
-            Value::String(text) if name != "payload" => text.escape_debug().to_string(),
-            other => printable(&other.to_string()),
+            Value::String(text) if name != "payload" => output::printable(&text),
+            other => output::printable(&other.to_string()),
         };
         output::line(format_args!("{name}: {text}"));
     }
-}
-
-/// JSON whose strings may hold control characters beyond those that JSON escapes.
-fn printable(json: &str) -> String {
-    json.chars()
-        .flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
-            let plain = (!c.is_control()).then_some(c);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 #[derive(Serialize)]

@@ -178,7 +178,7 @@ fn print(report: &Report) {
         .iter()
         .map(|it| {
             let user = it.user_id.as_deref().or(it.anonymous_id.as_deref());
-            let user = user.unwrap_or_default().escape_debug().to_string();
+            let user = output::printable(user.unwrap_or_default());
             vec![it.event_id.to_string(), user, it.received_at.to_rfc3339()]
         })
         .collect();

@@ -178,7 +178,7 @@ impl Segments {
             .and_then(|&index| self.list.get(index))
     }
 
-    /// The path by which `candidate` would contain itself, if it would, as ids.
+    /// The segments by way of which `candidate` would contain itself, if it would, by name.
     pub fn cycle_through(&self, candidate: &Segment) -> Option<Vec<String>> {
         let is_candidate = |reference: &str| {
             reference == candidate.id
@@ -191,7 +191,7 @@ impl Segments {
         let mut open: Vec<(&str, Vec<String>)> = candidate
             .references()
             .iter()
-            .map(|name| (name.as_str(), vec![candidate.id.clone()]))
+            .map(|name| (name.as_str(), Vec::new()))
             .collect();
         while let Some((reference, path)) = open.pop() {
             if is_candidate(reference) {
@@ -205,7 +205,7 @@ impl Segments {
             }
             seen.push(&segment.id);
             let mut path = path;
-            path.push(segment.id.clone());
+            path.push(segment.name.clone());
             open.extend(
                 segment
                     .references()

@@ -39,10 +39,13 @@ impl Targeting {
             return Err(Error::InvalidRule {
                 pointer: "/targeting".to_owned(),
                 code: "segment_cycle",
-                message: format!(
-                    "the segment would contain itself, by way of {}",
-                    path.join(" > ")
-                ),
+                message: match path.as_slice() {
+                    [] => "the segment would contain itself".to_owned(),
+                    path => format!(
+                        "the segment would contain itself, by way of {}",
+                        path.join(" > ")
+                    ),
+                },
             });
         }
         let found = segment.warnings(&self.0.options.rules);

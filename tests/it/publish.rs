@@ -295,3 +295,22 @@ fn every_warning_is_documented() {
         assert!(documented.contains(&code.as_str()), "{}", code.as_str());
     }
 }
+
+#[test]
+fn a_segment_that_would_contain_itself_is_refused_by_name() {
+    let app = TestApp::start();
+    let save = |name: &str, within: &str| {
+        let body = json!({"name": name, "targeting": {"in_segment": within}});
+        app.admin().post("/v1/admin/segments", &body)
+    };
+    let refused = |name: &str, within: &str| {
+        let problem = save(name, within).expect_problem(422, "invalid_rule");
+        problem.to_string()
+    };
+    let own = refused("A", "A");
+    assert!(own.contains("would contain itself\""), "{own}");
+    save("A", "B").expect(201);
+    save("B", "C").expect(201);
+    let around = refused("C", "A");
+    assert!(around.contains("itself, by way of A > B\""), "{around}");
+}

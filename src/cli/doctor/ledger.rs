@@ -9,6 +9,7 @@ use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult};
 
 use super::{Check, Verdict, unanswered};
+use crate::cli::output;
 use crate::config::Config;
 use crate::store::ledger::{self, Difference};
 use crate::store::partitions;
@@ -118,8 +119,7 @@ fn compared(
     let Some(first) = found.first() else {
         return Check::ok(name, fine);
     };
-    // A project's name is free text; a control character must not reach the terminal.
-    let project = first.project.escape_debug();
+    let project = output::printable(&first.project);
     let mut words = format!("project {project} on {}: {}", first.day, said(first));
     let others = found.len() - 1;
     if others > 0 {
