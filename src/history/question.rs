@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, FieldError};
 use crate::matcher::SHOWN_MAX;
-use crate::model::{EventName, Identity};
+use crate::model::{self, EventName, Identity};
 
 /// How many campaigns are shown in full unless it is said.
 pub const SHOWN_DEFAULT: usize = 100;
@@ -119,7 +119,9 @@ fn identity(body: &Map<String, Value>) -> Result<Option<Identity>, Error> {
         ("user_id", Identity::user as fn(&str) -> _),
         ("anonymous_id", Identity::anonymous),
     ] {
-        let id = text(body, name)?.map(str::trim).filter(|id| !id.is_empty());
+        let id = text(body, name)?
+            .map(model::trim)
+            .filter(|id| !id.is_empty());
         if let Some(id) = id {
             let identity =
                 make(id).map_err(|error| refuse(name, body.get(name), error.to_string()));
@@ -149,7 +151,7 @@ fn event(body: &Map<String, Value>) -> Result<Option<AskedEvent>, Error> {
             return Err(refuse("event", Some(other), reason));
         }
     };
-    let name = EventName::parse(name.unwrap_or_default().trim())
+    let name = EventName::parse(model::trim(name.unwrap_or_default()))
         .map_err(|error| refuse("event/name", body.get("event"), error.to_string()))?;
     let nothing = Map::new();
     let members = members.unwrap_or(&nothing);

@@ -187,9 +187,20 @@ fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
             Some(&other),
             "The body must be a JSON object",
         ))),
+        Err(error) if error.to_string().starts_with(DEPTH_EXCEEDED) => Err(Error::Validation {
+            code: Code::TooDeep,
+            fields: vec![FieldError::body(
+                "",
+                None,
+                "The body is nested more than 127 levels deep",
+            )],
+        }),
         Err(_) => Err(Error::MalformedJson),
     }
 }
+
+/// How the JSON library begins to say that a text is nested too deep; it has no other sign of it.
+const DEPTH_EXCEEDED: &str = "recursion limit exceeded";
 
 fn announced_length(request: &HttpRequest) -> Option<usize> {
     let value = request.headers().get(CONTENT_LENGTH)?;
@@ -226,6 +237,14 @@ mod tests {
         assert!(parse_object(b" ").unwrap().is_empty());
         assert_eq!(parse_object(br#"{"a":1}"#).unwrap().len(), 1);
         assert!(matches!(parse_object(b"{"), Err(Error::MalformedJson)));
+        let nested = |levels: usize| {
+            let lists = levels - 1;
+            format!("{{\"a\":{}{}}}", "[".repeat(lists), "]".repeat(lists))
+        };
+        assert!(parse_object(nested(127).as_bytes()).is_ok());
+        let too_deep = parse_object(nested(128).as_bytes());
+        let code = Code::TooDeep;
+        assert!(matches!(too_deep, Err(Error::Validation { code: found, .. }) if found == code));
         assert!(matches!(
             parse_object(b"[1]"),
             Err(Error::Validation { .. })

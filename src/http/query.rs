@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use crate::error::{Error, FieldError};
-use crate::model::Identity;
+use crate::model::{self, Identity};
 
 /// The deepest offset of a page; deeper ones are read by cursor.
 pub const OFFSET_MAX: i64 = 100_000;
@@ -41,6 +41,18 @@ impl Params {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
             .filter(|value| !value.is_empty())
+    }
+
+    /// Refuses parameters of other names, for a call whose effect a mistyped one would widen.
+    pub fn only(&self, known: &[&str]) -> Result<(), Error> {
+        let unknown = self
+            .0
+            .iter()
+            .find(|(name, _)| !known.contains(&name.as_str()));
+        unknown.map_or(Ok(()), |(name, value)| {
+            let reason = format!("unknown parameter; known are {}", known.join(", "));
+            Err(refuse(name, value, reason))
+        })
     }
 
     /// How many rows a page holds, clamped to `1..=max`.
@@ -122,10 +134,11 @@ impl Params {
             ("user_id", Identity::user as fn(&str) -> _),
             ("anonymous_id", Identity::anonymous),
         ] {
-            let Some(text) = self.get(name).filter(|text| !text.trim().is_empty()) else {
+            let text = self.get(name).map(model::trim);
+            let Some(text) = text.filter(|text| !text.is_empty()) else {
                 continue;
             };
-            return make(text.trim()).map(Some).map_err(|_| {
+            return make(text).map(Some).map_err(|_| {
                 let reason = if text.contains('\0') {
                     format!("{name} must not contain \\u0000")
                 } else {

@@ -155,8 +155,10 @@ impl Replayer {
             received,
             wants_matches: false,
         };
-        let submitted = self.ingest.submit(request).await?;
-        let mut submitted = submitted.into_iter();
+        let counted = self.ingest.metrics().received(self.project, received);
+        let submitted = self.ingest.submit(request).await;
+        counted.answered(&submitted);
+        let mut submitted = submitted?.into_iter();
         let mut replayed = Vec::with_capacity(outcomes.len());
         for (id, known) in outcomes {
             let outcome = match known {

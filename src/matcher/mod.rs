@@ -31,5 +31,5 @@ pub use findings::{Finding, FindingKind};
 pub use gates::Gate;
 pub use matches::Matches;
 pub use roster::Roster;
-pub use row::CampaignRow;
+pub use row::{CampaignRow, refused_fields};
 pub use snapshot::{Decision, Flag, Snapshot};

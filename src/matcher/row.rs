@@ -8,6 +8,9 @@ use std::ops::Range;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
+use crate::error::FieldError;
+use crate::model::unfit;
+
 /// A campaign as it is stored.
 #[derive(Debug, Clone)]
 pub struct CampaignRow {
@@ -23,6 +26,63 @@ pub struct CampaignRow {
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
     pub updated_at: Option<DateTime<Utc>>,
+}
+
+const NAME_CHARS_MAX: usize = 255;
+const TRIGGER_CHARS_MAX: usize = 200;
+const STATUSES: [&str; 3] = ["active", "paused", "draft"];
+
+/// The fields of a campaign as it is sent that cannot be stored, with `prefix` before their names.
+/// Whether its rules compile is not looked at.
+pub fn refused_fields(
+    body: &Map<String, Value>,
+    prefix: &str,
+    name_required: bool,
+) -> Vec<FieldError> {
+    let mut fields = Vec::new();
+    let mut refuse = |name: &str, message: &str| {
+        fields.push(FieldError::body(
+            &format!("{prefix}{name}"),
+            body.get(name),
+            message,
+        ));
+    };
+    match body.get("name") {
+        None if !name_required => {}
+        Some(Value::String(name)) if !name.trim().is_empty() => {
+            if let Some(reason) = unfit(name, NAME_CHARS_MAX) {
+                refuse("name", &format!("Campaign name {reason}"));
+            }
+        }
+        _ => refuse("name", "Campaign name is required"),
+    }
+    match body.get("status") {
+        None => {}
+        Some(Value::String(status)) if STATUSES.contains(&status.as_str()) => {}
+        Some(_) => refuse("status", "Invalid status"),
+    }
+    match body.get("trigger") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(trigger)) => {
+            if let Some(reason) = unfit(trigger, TRIGGER_CHARS_MAX) {
+                refuse("trigger", &format!("trigger {reason}"));
+            }
+        }
+        Some(_) => refuse("trigger", "trigger must be a string"),
+    }
+    if !matches!(
+        body.get("rules"),
+        None | Some(Value::Null | Value::Array(_))
+    ) {
+        refuse("rules", "rules must be an array");
+    }
+    if !matches!(
+        body.get("config"),
+        None | Some(Value::Null | Value::Object(_))
+    ) {
+        refuse("config", "config must be an object");
+    }
+    fields
 }
 
 #[cfg(test)]

@@ -352,6 +352,13 @@ fn others_are_as_missing_as_nobody_and_mistakes_are_refused() {
         explain(&app, &json!({"event_id": event}))["summary"]["campaigns"],
         1
     );
+    // Names and ids are cut as a track's are.
+    let spaced = json!({"user_id": "\u{feff} ada\n", "event": "\u{feff}Ordered "});
+    let answer = explain(&app, &spaced);
+    assert_eq!(answer["user"]["known"], true, "{answer}");
+    assert_eq!(answer["event"]["name"], "Ordered");
+    let listed = app.admin().get("/v1/admin/events?user_id=%EF%BB%BFada");
+    assert_eq!(listed.expect(200)["total"], 2);
     for odd in [
         json!({"userId": "ada"}),
         json!({"at": "soon"}),

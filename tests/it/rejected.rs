@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use crate::support::metrics::Scrape;
 use crate::support::sql::{self, default_project};
 use crate::support::{Client, TestApp, assert_ledger, now};
 
@@ -329,6 +330,12 @@ fn a_replay_by_filter_goes_on_where_the_last_one_ended() {
              FROM generate_series(1, 30) AS n"
         ),
     );
+    // A filter that is not understood must not be taken for none.
+    for (query, body) in [("?cod=x", json!({})), ("", json!({"code": "x"}))] {
+        let path = format!("/v1/admin/rejected/replay{query}");
+        let answer = app.admin().post(&path, &body);
+        answer.expect_problem(400, "invalid_field");
+    }
     let (mut stored, mut refused, mut calls) = (0, 0, 0);
     let mut query = "?limit=7".to_owned();
     loop {
@@ -345,6 +352,11 @@ fn a_replay_by_filter_goes_on_where_the_last_one_ended() {
     }
     assert_eq!((stored, refused, calls), (20, 10, 5));
     assert_eq!(count(&app, "events"), 20);
+    let metrics = Scrape::of(&app.admin());
+    for (name, events) in [("received", 20.0), ("stored", 20.0), ("rejected", 0.0)] {
+        let name = format!("beckon_ingest_{name}_events_total");
+        assert_eq!(metrics.sum(&name, ""), events, "{name}");
+    }
     assert_eq!(
         count(&app, "rejected_events"),
         30,

@@ -193,6 +193,17 @@ fn mistakes_are_refused_and_other_projects_are_not_seen() {
             400,
             "invalid_field",
         ),
+        // As saving it would.
+        (
+            json!({"campaign": {"trigger": "a\0b"}}),
+            400,
+            "invalid_field",
+        ),
+        (
+            json!({"campaign": {"trigger": "e", "status": "odd"}}),
+            400,
+            "invalid_field",
+        ),
         (
             json!({"campaign": draft, "form": soon}),
             400,
@@ -222,6 +233,9 @@ fn mistakes_are_refused_and_other_projects_are_not_seen() {
         let refused = app.admin().post(PATH, &odd).expect(status);
         assert_eq!(refused["code"], code, "{odd}");
     }
+    let metrics = app.admin().get("/metrics").text();
+    let route = "route=\"/v1/admin/campaigns/replay\",status=\"400\"";
+    assert!(metrics.contains(route), "{metrics}");
 }
 
 /// Opens a replay by hand, to read it line by line and to leave in the middle.

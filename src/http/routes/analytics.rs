@@ -11,13 +11,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::campaigns::draft::unfit;
 use super::events::TOTAL_MAX;
 use crate::error::Error;
 use crate::http::auth::{Authorized, Read};
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
+use crate::model::unfit;
 use crate::store::analytics::{self, DailyCount};
 use crate::store::events::{self, EventFilter};
 use crate::store::{campaigns, people};

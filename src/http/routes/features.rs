@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::author::Author;
-use super::campaigns::draft::unfit;
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
 use crate::http::body;
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::model::unfit;
 use crate::store::flags::{self, StoredFlag};
 use crate::targeting::{Targeting, Warning};
 

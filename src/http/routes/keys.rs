@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::author::Author;
-use super::campaigns::draft::{refuse_fields, unfit};
+use super::campaigns::draft::refuse_fields;
 use super::segments::Done;
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read, Scope, Secret};
@@ -15,6 +15,7 @@ use crate::http::body;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
+use crate::model::unfit;
 use crate::store::keys::{self, NewKey, StoredKey};
 
 const NAME_CHARS_MAX: usize = 200;

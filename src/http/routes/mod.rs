@@ -63,11 +63,12 @@ pub(super) fn configure(config: &mut ServiceConfig<'_>) {
         // What people manage.
         .service(campaigns::list_campaigns)
         .service(campaigns::create_campaign)
+        // Before the route that would take `replay` for an id.
         .service(campaigns::validate_campaign)
+        .service(campaigns::replay_campaign)
         .service(campaigns::get_campaign)
         .service(campaigns::update_campaign)
         .service(campaigns::delete_campaign)
-        .service(campaigns::replay_campaign)
         .service(segments::list_segments)
         .service(segments::create_segment)
         .service(segments::get_segment)

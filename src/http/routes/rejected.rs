@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::events::TOTAL_MAX;
 use crate::error::{Code, Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
+use crate::http::body;
 use crate::http::cursor;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
@@ -277,8 +278,19 @@ pub(super) async fn replay_rejected_events(
     request: HttpRequest,
     admin: Authorized<Admin>,
     params: Params,
+    payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
+    // What is not understood must not replay more than was meant.
+    params.only(&["limit", "cursor", "code", "message_id", "from", "to"])?;
+    if let Some((name, value)) = body::read_object(&request, payload, &state)
+        .await?
+        .iter()
+        .next()
+    {
+        let reason = "filters are parameters of the query; the body is to be empty";
+        return Err(Error::field(FieldError::body(name, Some(value), reason)).into());
+    }
     let filter = filter_of(&params)?;
     let limit = params.number("limit", REPLAYED_DEFAULT, 1, REPLAYED_MAX)?;
     let after = cursor_of(&params)?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
-use super::campaigns::draft::{check_size, drop_servers_own, refuse_fields, unfit};
+use super::campaigns::draft::{check_size, drop_servers_own, refuse_fields};
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
 use crate::http::body;
@@ -15,6 +15,7 @@ use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::request_id::new_uuid;
 use crate::http::state::AppState;
+use crate::model::unfit;
 use crate::store::segments::{self, StoredSegment};
 use crate::targeting::{Targeting, Warning};
 

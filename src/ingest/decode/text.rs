@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::members::{is_null, string};
+use crate::model::trim;
 
 /// The most characters of a refused value that are shown back.
 const SHOWN_CHARS_MAX: usize = 1_024;
@@ -91,11 +92,6 @@ pub(super) fn trimmed(value: Option<&RawValue>) -> Option<String> {
             _ => None,
         },
     }
-}
-
-/// JavaScript's notion of space at the ends of a text.
-fn trim(text: &str) -> &str {
-    text.trim_matches(|c: char| (c.is_whitespace() && c != '\u{85}') || c == '\u{feff}')
 }
 
 /// A refused value as it is shown back; a long or deep one as the beginning of its text.

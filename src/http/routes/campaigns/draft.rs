@@ -7,11 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Code, Error, FieldError};
 use crate::http::routes::author::seed_time;
+use crate::matcher;
 use crate::store::campaigns::StoredCampaign;
-
-const NAME_CHARS_MAX: usize = 255;
-const TRIGGER_CHARS_MAX: usize = 200;
-const STATUSES: [&str; 3] = ["active", "paused", "draft"];
 
 /// Members that the server gives; a client's are ignored. `warnings` is a part of the answer to a
 /// save, which a client may send back.
@@ -133,46 +130,7 @@ fn normalize(body: &mut Map<String, Value>) {
 }
 
 fn check_fields(body: &Map<String, Value>, name_required: bool) -> Result<(), Error> {
-    let mut fields = Vec::new();
-    let mut refuse = |name: &str, message: &str| {
-        fields.push(FieldError::body(name, body.get(name), message));
-    };
-    match body.get("name") {
-        None if !name_required => {}
-        Some(Value::String(name)) if !name.trim().is_empty() => {
-            if let Some(reason) = unfit(name, NAME_CHARS_MAX) {
-                refuse("name", &format!("Campaign name {reason}"));
-            }
-        }
-        _ => refuse("name", "Campaign name is required"),
-    }
-    match body.get("status") {
-        None => {}
-        Some(Value::String(status)) if STATUSES.contains(&status.as_str()) => {}
-        Some(_) => refuse("status", "Invalid status"),
-    }
-    match body.get("trigger") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(trigger)) => {
-            if let Some(reason) = unfit(trigger, TRIGGER_CHARS_MAX) {
-                refuse("trigger", &format!("trigger {reason}"));
-            }
-        }
-        Some(_) => refuse("trigger", "trigger must be a string"),
-    }
-    if !matches!(
-        body.get("rules"),
-        None | Some(Value::Null | Value::Array(_))
-    ) {
-        refuse("rules", "rules must be an array");
-    }
-    if !matches!(
-        body.get("config"),
-        None | Some(Value::Null | Value::Object(_))
-    ) {
-        refuse("config", "config must be an object");
-    }
-    refuse_fields(fields)
+    refuse_fields(matcher::refused_fields(body, "", name_required))
 }
 
 /// Fails when something was refused.
@@ -184,14 +142,6 @@ pub(in crate::http::routes) fn refuse_fields(fields: Vec<FieldError>) -> Result<
         code: Code::InvalidField,
         fields,
     })
-}
-
-/// Why a text cannot go into a column.
-pub(in crate::http::routes) fn unfit(text: &str, chars_max: usize) -> Option<&'static str> {
-    if text.contains('\0') {
-        return Some("must not contain \\u0000");
-    }
-    (text.chars().count() > chars_max).then_some("too long")
 }
 
 /// Many small changes must not add up to an object that no request could have sent.

@@ -18,6 +18,7 @@ use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::request_id::new_uuid;
 use crate::http::state::AppState;
+use crate::model::unfit;
 use crate::store::campaigns::{self, CampaignFields, CampaignFilter, StoredCampaign};
 use crate::targeting::Targeting;
 use draft::Draft;
@@ -299,7 +300,7 @@ pub(super) async fn delete_campaign(
 
 /// An id that cannot be one is as missing as one that is not there.
 fn checked_id(id: String) -> Result<String, Error> {
-    if draft::unfit(&id, 255).is_some() {
+    if unfit(&id, 255).is_some() {
         return Err(NOT_FOUND);
     }
     Ok(id)
