@@ -5,8 +5,8 @@
 //! so again and again. So one evaluation may look at only so much. The count is of values and bytes
 //! and never of time: the same rule fails on the same data everywhere.
 //!
-//! An object counts for the square of its members: where two are compared the evaluator looks for each
-//! member of one among all of the other's.
+//! Comparing counts apart: where two objects are compared the evaluator looks for each member of one
+//! among all of the other's, so each counts for the square of its members.
 
 use std::cell::Cell;
 
@@ -35,70 +35,107 @@ pub(super) fn spend(steps: u64) -> bool {
     left.is_some()
 }
 
-/// Counts that `value` is looked at so many times; whether that was still allowed.
-pub(super) fn look(value: &DataValue<'_>, times: u64) -> bool {
-    // Going through it only to count nothing would itself be a look.
-    let Some(most) = LEFT.get().checked_div(times) else {
-        return true;
-    };
-    spend(size(value, most).saturating_mul(times))
+/// How often something is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Looks {
+    /// From one end to the other.
+    pub(super) times: u64,
+    /// To be compared with something else of the data.
+    pub(super) compared: u64,
 }
 
-/// The same for what is iterated over, of which each element is looked at so many times. Where
-/// `is_kept` an element may be held while all others are, as a `reduce` does.
-pub(super) fn look_at_each(value: &DataValue<'_>, times: u64, is_kept: bool) -> bool {
-    if !look(value, times) {
+/// What one look at a value costs.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    /// The values in it, with texts by their length.
+    values: u64,
+    /// The steps of comparing its objects, beyond that.
+    compared: u64,
+}
+
+impl Size {
+    fn times(self, looks: Looks) -> u64 {
+        let values = self.values.saturating_mul(looks.times);
+        values.saturating_add(self.compared.saturating_mul(looks.compared))
+    }
+}
+
+/// Counts that `value` is looked at; whether that was still allowed.
+pub(super) fn look(value: &DataValue<'_>, looks: Looks) -> bool {
+    // Going through it only to count nothing would itself be a look.
+    if looks.times == 0 && looks.compared == 0 {
+        return true;
+    }
+    let left = LEFT.get();
+    let most = Size {
+        values: left.checked_div(looks.times).unwrap_or(left),
+        compared: left.checked_div(looks.compared).unwrap_or(u64::MAX),
+    };
+    spend(size(value, most).times(looks))
+}
+
+/// The same for what is iterated over, each element of which is looked at. Where `is_kept` an element
+/// may be held while all others are, as a `reduce` does.
+pub(super) fn look_at_each(value: &DataValue<'_>, looks: Looks, is_kept: bool) -> bool {
+    if !look(value, looks) {
         return false;
     }
     let (count, largest) = match value {
         _ if !is_kept => return true,
-        DataValue::Array(items) => (items.len(), largest(items.iter())),
+        DataValue::Array(items) => (items.len(), largest(items.iter(), looks)),
         DataValue::Object(members) => (
             members.len(),
-            largest(members.iter().map(|(_, member)| member)),
+            largest(members.iter().map(|(_, member)| member), looks),
         ),
         _ => return true,
     };
-    spend(
-        to_steps(count)
-            .saturating_mul(largest)
-            .saturating_mul(times),
-    )
+    spend(to_steps(count).saturating_mul(largest))
 }
 
-fn largest<'v, 'a: 'v>(values: impl Iterator<Item = &'v DataValue<'a>>) -> u64 {
+fn largest<'v, 'a: 'v>(values: impl Iterator<Item = &'v DataValue<'a>>, looks: Looks) -> u64 {
+    let most = Size {
+        values: EFFORT_MAX,
+        compared: EFFORT_MAX,
+    };
     values
-        .map(|value| size(value, EFFORT_MAX))
+        .map(|value| size(value, most).times(looks))
         .max()
         .unwrap_or(0)
 }
 
-/// The values in `value`, with texts by their length; it stops counting beyond `most`.
-fn size(value: &DataValue<'_>, most: u64) -> u64 {
-    let mut sum = 1_u64;
+/// What a look at `value` costs; it stops counting where either is beyond `most`.
+fn size(value: &DataValue<'_>, most: Size) -> Size {
+    let mut sum = Size::default();
+    add(value, most, &mut sum);
+    sum
+}
+
+fn add(value: &DataValue<'_>, most: Size, sum: &mut Size) {
+    sum.values += 1;
     match value {
-        DataValue::String(text) => sum += to_steps(text.len() / TEXT_BYTES),
+        DataValue::String(text) => sum.values += to_steps(text.len() / TEXT_BYTES),
         DataValue::Array(items) => {
             for item in *items {
-                if sum > most {
-                    break;
+                if sum.values > most.values || sum.compared > most.compared {
+                    return;
                 }
-                sum += size(item, most - sum);
+                add(item, most, sum);
             }
         }
         DataValue::Object(members) => {
             let count = to_steps(members.len());
-            sum = sum.saturating_add(count.saturating_mul(count) / 2);
+            let pairs = count.saturating_mul(count) / 2;
+            sum.compared = sum.compared.saturating_add(pairs);
             for (name, member) in *members {
-                if sum > most {
-                    break;
+                if sum.values > most.values || sum.compared > most.compared {
+                    return;
                 }
-                sum += to_steps(name.len() / TEXT_BYTES) + size(member, most - sum);
+                sum.values += to_steps(name.len() / TEXT_BYTES);
+                add(member, most, sum);
             }
         }
         DataValue::Null | DataValue::Bool(_) | DataValue::Number(_) => {}
     }
-    sum
 }
 
 fn to_steps(count: usize) -> u64 {

@@ -285,14 +285,38 @@ impl Expr {
 
     /// The nodes of a body that see the element; the bodies of iterations in it see theirs.
     pub(super) fn nodes_at_an_element(&self) -> usize {
+        self.count_at_an_element(|_| true)
+    }
+
+    /// Those of them that compare values of the data with each other.
+    pub(super) fn comparisons_at_an_element(&self) -> usize {
+        self.count_at_an_element(Expr::compares_data)
+    }
+
+    fn count_at_an_element(&self, counts: fn(&Expr) -> bool) -> usize {
         let iteration = matches!(self, Expr::Call(operator, _) if operator.is_iteration());
-        let mut nodes = 1_usize;
+        let mut count = usize::from(counts(self));
         for (index, child) in self.children().into_iter().enumerate() {
             if !(iteration && index == 1) {
-                nodes += child.nodes_at_an_element();
+                count += child.count_at_an_element(counts);
             }
         }
-        nodes
+        count
+    }
+
+    /// Whether it compares values of the data with each other, whatever these are.
+    pub(super) fn compares_data(&self) -> bool {
+        match self {
+            Expr::Call(
+                Operator::Equal
+                | Operator::StrictEqual
+                | Operator::NotEqual
+                | Operator::StrictNotEqual
+                | Operator::In,
+                args,
+            ) => !args.iter().any(Expr::is_constant),
+            _ => false,
+        }
     }
 
     /// Worst-case evaluation steps: each node is one, and a body counts once for each element that

@@ -32,8 +32,10 @@ enum Looks {
     Never,
     /// Once, from one end to the other. [`FREE_LOOKS`] of these are not counted.
     Once,
-    /// So many times, or once in a way that may take longer than from one end to the other.
-    Counted(usize),
+    /// So many times.
+    Times(usize),
+    /// Once, to be compared with something else of the data.
+    Compared,
 }
 
 /// What the evaluator compiles.
@@ -99,8 +101,9 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                         self.free_looks -= 1;
                         value
                     }
-                    Looks::Once => bounded_look(value, 1),
-                    Looks::Counted(times) => bounded_look(value, times),
+                    Looks::Once => bounded_look(value, 1, 0),
+                    Looks::Times(times) => bounded_look(value, times, 0),
+                    Looks::Compared => bounded_look(value, 1, 1),
                 }
             }
             Expr::Exists(value) => call(operators::EXISTS, vec![self.expr(value)?]),
@@ -141,7 +144,7 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             Expr::Call(operator, args) => {
                 let looks = match operator {
                     Operator::If | Operator::And | Operator::Or => looks,
-                    _ => looks_at_all(*operator, args, self.iterations > 0),
+                    _ => looks_at_all(expr, *operator, self.iterations > 0),
                 };
                 let mut lowered = Vec::with_capacity(args.len());
                 for arg in args {
@@ -152,7 +155,7 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                     && let Some(haystack) = lowered.get_mut(1)
                 {
                     let value = std::mem::replace(haystack, OwnedDataValue::Null);
-                    *haystack = self.bounded_array(value, 0, false);
+                    *haystack = self.bounded_array(value, 0, 0, false);
                 }
                 call(operator.name(), lowered)
             }
@@ -168,7 +171,11 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
     ) -> Result<OwnedDataValue, E> {
         let is_reduce = operator == Operator::Reduce;
         let is_kept = matches!(operator, Operator::Map | Operator::Filter);
-        let looks = args.get(1).map_or(0, Expr::nodes_at_an_element);
+        let body = args.get(1);
+        let looks = body.map_or(0, Expr::nodes_at_an_element);
+        let compared = body.map_or(0, Expr::comparisons_at_an_element);
+        let of_all = |count: usize| count.saturating_mul(self.max_array_len);
+        let (looks_of_all, compared_of_all) = (of_all(looks), of_all(compared));
         let mut lowered = Vec::with_capacity(args.len());
         for (index, arg) in args.iter().enumerate() {
             let is_body = index == 1;
@@ -182,29 +189,36 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
             self.iterations -= usize::from(is_body);
             lowered.push(match (index, arg) {
                 (0 | 2, arg) if arg.is_constant() => value,
-                (0, _) => self.bounded_array(value, looks, is_reduce),
-                (1, body) if is_reduce && body.builds_values() => {
-                    call(operators::BOUNDED_VALUE, vec![value, number(looks)])
-                }
+                (0, _) => self.bounded_array(value, looks, compared, is_reduce),
+                (1, body) if is_reduce && body.builds_values() => call(
+                    operators::BOUNDED_VALUE,
+                    vec![value, number(looks), number(compared)],
+                ),
                 (1, body) if body.builds_values() => bounded_memory(value),
                 (1, Expr::Call(Operator::StrictEqual | Operator::StrictNotEqual, _)) => {
                     call(Operator::Truthy.name(), vec![value])
                 }
                 // A body may hand on what it begins with from one element to the next.
-                (2, _) => bounded_look(value, looks.saturating_mul(self.max_array_len)),
+                (2, _) => bounded_look(value, looks_of_all, compared_of_all),
                 _ => value,
             });
         }
         Ok(call(operator.name(), lowered))
     }
 
-    /// What is iterated over, each element of which is looked at so many times.
-    fn bounded_array(&self, value: OwnedDataValue, looks: usize, is_kept: bool) -> OwnedDataValue {
+    /// What is iterated over, each element of which is looked at and compared so many times.
+    fn bounded_array(
+        &self,
+        value: OwnedDataValue,
+        looks: usize,
+        compared: usize,
+        is_kept: bool,
+    ) -> OwnedDataValue {
         let max = number(self.max_array_len);
         let is_kept = OwnedDataValue::Bool(is_kept);
         call(
             operators::BOUNDED_ARRAY,
-            vec![value, max, number(looks), is_kept],
+            vec![value, number(looks), number(compared), max, is_kept],
         )
     }
 
@@ -214,20 +228,12 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
 }
 
 /// How often an operator looks at the whole of what it is given, beyond what a body counts for.
-fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> Looks {
+fn looks_at_all(expr: &Expr, operator: Operator, in_iteration: bool) -> Looks {
     match operator {
-        Operator::Missing | Operator::MissingSome => Looks::Counted(PATH_LOOKS),
+        Operator::Missing | Operator::MissingSome => Looks::Times(PATH_LOOKS),
         _ if in_iteration => Looks::Never,
-        Operator::Equal
-        | Operator::StrictEqual
-        | Operator::NotEqual
-        | Operator::StrictNotEqual
-        | Operator::In
-            // Next to a constant it is a native test, which has no bound.
-            if !args.iter().any(Expr::is_constant) =>
-        {
-            Looks::Counted(1)
-        }
+        // Next to a constant it is a native test, which has no bound.
+        _ if expr.compares_data() => Looks::Compared,
         Operator::Max
         | Operator::Min
         | Operator::Add
@@ -239,8 +245,11 @@ fn looks_at_all(operator: Operator, args: &[Expr], in_iteration: bool) -> Looks 
     }
 }
 
-fn bounded_look(value: OwnedDataValue, looks: usize) -> OwnedDataValue {
-    call(operators::BOUNDED_LOOK, vec![value, number(looks)])
+fn bounded_look(value: OwnedDataValue, times: usize, compared: usize) -> OwnedDataValue {
+    call(
+        operators::BOUNDED_LOOK,
+        vec![value, number(times), number(compared)],
+    )
 }
 
 fn number(number: usize) -> OwnedDataValue {

@@ -279,7 +279,7 @@ impl CustomOperator for BoundedArray {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let [value, max, looks, is_kept] = args else {
+        let [value, times, compared, max, is_kept] = args else {
             return Err(arguments("iteration"));
         };
         let len = match value {
@@ -291,7 +291,7 @@ impl CustomOperator for BoundedArray {
             return Err(limit("an array to iterate over is too long"));
         }
         let is_kept = is_kept.as_bool().unwrap_or(false);
-        allowed(effort::look_at_each(value, bound(looks), is_kept))?;
+        allowed(effort::look_at_each(value, looks(times, compared), is_kept))?;
         Ok(value)
     }
 }
@@ -303,8 +303,10 @@ impl CustomOperator for BoundedLook {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let (value, times) = value_and_bound(args, "a comparison")?;
-        allowed(effort::look(value, times))?;
+        let [value, times, compared] = args else {
+            return Err(arguments("a comparison"));
+        };
+        allowed(effort::look(value, looks(times, compared)))?;
         Ok(value)
     }
 }
@@ -316,9 +318,15 @@ impl CustomOperator for BoundedPart {
         _ctx: &mut EvalContext<'_, 'a>,
         _arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let (value, parts) = value_and_bound(args, "cat and merge")?;
-        allowed(effort::look(value, 1))?;
-        let parts = usize::try_from(parts).unwrap_or(usize::MAX);
+        let [value, parts] = args else {
+            return Err(arguments("cat and merge"));
+        };
+        let once = effort::Looks {
+            times: 1,
+            compared: 0,
+        };
+        allowed(effort::look(value, once))?;
+        let parts = usize::try_from(bound(parts)).unwrap_or(usize::MAX);
         check_part(value, ARENA_BYTES_MAX / parts.max(1))?;
         Ok(value)
     }
@@ -346,20 +354,22 @@ impl CustomOperator for BoundedValue {
         _ctx: &mut EvalContext<'_, 'a>,
         arena: &'a Bump,
     ) -> Result<Value<'a>> {
-        let (value, looks) = value_and_bound(args, "reduce")?;
+        let [value, times, compared] = args else {
+            return Err(arguments("reduce"));
+        };
         check_memory(arena)?;
         check_accumulator(value)?;
-        allowed(effort::look(value, looks))?;
+        allowed(effort::look(value, looks(times, compared)))?;
         Ok(value)
     }
 }
 
-/// A value and the number that lowering wrote beside it.
-fn value_and_bound<'v, 'a>(args: Args<'v, 'a>, operator: &str) -> Result<(Value<'a>, u64)> {
-    let [value, number] = args else {
-        return Err(arguments(operator));
-    };
-    Ok((value, bound(number)))
+/// Looks that lowering wrote beside a value.
+fn looks(times: &DataValue<'_>, compared: &DataValue<'_>) -> effort::Looks {
+    effort::Looks {
+        times: bound(times),
+        compared: bound(compared),
+    }
 }
 
 /// A number that lowering wrote.

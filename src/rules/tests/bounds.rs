@@ -270,18 +270,33 @@ fn objects_that_are_compared_count_for_their_square() {
         kind(on_traits(&each, &traits(15_000))),
         EvalErrorKind::Limit
     );
+    let held = json!({"if": [
+        {"!==": [{"var": "accumulator"}, {"var": "accumulator"}]}, 1, {"var": "accumulator"},
+    ]});
+    let reduce = json!({"!!": {"reduce": [vec![1; 1_000], held, var("a")]}});
+    assert_eq!(on_traits(&reduce, &traits(300)), Ok(true));
+    assert_eq!(kind(on_traits(&reduce, &traits(500))), EvalErrorKind::Limit);
+    // What is not compared costs no more than its length.
+    let wide: Vec<Value> = vec![numbered(500); 1_000];
+    let member = json!({"==": [{"var": "7"}, 8]});
+    let rule = json!({"some": [var("a"), {"or": vec![member; 20]}]});
+    assert_eq!(on_traits(&rule, &json!({"a": wide})), Ok(false));
 }
 
 #[test]
 fn the_first_three_operands_of_arithmetic_are_not_counted() {
-    let traits = json!({"n": 1, "large": numbered(15_000)});
-    let max_after = |small: usize| {
+    // Comparing these leaves too little for another look at the list.
+    let same = numbered(9_990);
+    let traits = json!({"a": same, "b": same, "n": 1, "list": vec![1; 300_000]});
+    let after = |small: usize| {
         let mut operands = vec![var("n"); small];
-        operands.push(var("large"));
-        kind(on_traits(&json!({"==": [{"max": operands}, 1]}), &traits))
+        operands.push(var("list"));
+        let compared = json!({"===": [var("a"), var("b")]});
+        let rule = json!({"and": [compared, {"==": [{"max": operands}, 1]}]});
+        kind(on_traits(&rule, &traits))
     };
-    assert_eq!(max_after(2), EvalErrorKind::Type);
-    assert_eq!(max_after(3), EvalErrorKind::Limit);
+    assert_eq!(after(2), EvalErrorKind::Type);
+    assert_eq!(after(3), EvalErrorKind::Limit);
 }
 
 #[test]
