@@ -25,8 +25,10 @@ demo: setup ## Build Beckon and run it with a private PostgreSQL and sample data
 		$(CARGO) build --release $(LOCKED)
 	./target/release/beckon demo
 
+# What an overload leaves of the speed is measured, so these tests run one by one and beside nothing.
 test: setup promtool ## Run all tests but the SDKs', on a PostgreSQL they start themselves
-	$(CARGO) test $(LOCKED)
+	$(CARGO) test $(LOCKED) -- --skip overload::
+	$(CARGO) test $(LOCKED) --test it overload:: -- --test-threads 1
 
 ci: setup fmt-check lint fuzz-check doc deny deploy-check test sdk-test ## Everything a change must pass
 

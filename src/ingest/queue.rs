@@ -68,7 +68,7 @@ struct State {
     /// The projects with jobs that wait; the first one's turn is next.
     turns: VecDeque<ProjectId>,
     held: Load,
-    /// When something last came in while nothing was held, was taken, or was done with.
+    /// When something was last taken, or came in while nothing was held.
     moved_at: Option<Instant>,
     closed: bool,
     /// Whether the outlet sleeps, and so has to be woken.
@@ -314,7 +314,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.held.take(self.load);
-        state.moved_at = Some(Instant::now());
         if let Some(lane) = state.lanes.get_mut(&self.project) {
             lane.held.take(self.load);
             if lane.held.rows == 0 && lane.jobs.is_empty() {

@@ -227,11 +227,10 @@ fn a_queue_stands_still_while_nothing_moves_that_is_held() {
     assert_eq!(since(), Some(came), "what comes moves nothing");
     let first = jobs_of(&outlet, 1);
     let taken = since().unwrap();
-    assert!(taken > came);
+    assert!(taken > came, "what is being written is held");
     let second = jobs_of(&outlet, 1);
-    drop(first);
-    assert!(since().unwrap() > taken, "what is being written is held");
-    drop(second);
+    assert!(since().unwrap() > taken);
+    drop((first, second));
     assert_eq!(since(), None);
     drop((answer, next));
 }
