@@ -335,6 +335,17 @@ impl Error {
         }
     }
 
+    /// Fails where fields were refused.
+    pub fn if_refused(fields: Vec<FieldError>) -> Result<(), Self> {
+        if fields.is_empty() {
+            return Ok(());
+        }
+        Err(Self::Validation {
+            code: Code::InvalidField,
+            fields,
+        })
+    }
+
     /// The stable code.
     pub fn code(&self) -> Code {
         match self {

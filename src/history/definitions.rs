@@ -69,15 +69,7 @@ pub(super) fn all_current(
         if snapshot.campaigns().get(&stored.id).is_some() {
             continue;
         }
-        let row = CampaignRow {
-            id: stored.id,
-            seq: stored.seq,
-            version: stored.version,
-            body: object(stored.body),
-            created_at: stored.created_at,
-            updated_at: stored.updated_at,
-        };
-        match Campaign::compile(&row, limits) {
+        match Campaign::compile(&stored.into(), limits) {
             Ok(campaign) => campaigns.push(Arc::new(campaign.out_of_service())),
             Err(_) => as_of.left_out += 1,
         }

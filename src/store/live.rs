@@ -4,10 +4,11 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::schema::{campaigns, feature_flags, project_revisions, segments};
 use super::stored_json::OfFlag;
+use crate::matcher::CampaignRow;
 use chrono::{DateTime, Utc};
 
 /// The revision of one project; `None` when there is no such project.
@@ -123,6 +124,22 @@ pub struct LiveRow {
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
     pub updated_at: Option<DateTime<Utc>>,
+}
+
+impl From<LiveRow> for CampaignRow {
+    fn from(row: LiveRow) -> Self {
+        Self {
+            id: row.id,
+            seq: row.seq,
+            version: row.version,
+            body: match row.body {
+                Value::Object(members) => members,
+                _ => Map::new(),
+            },
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
 }
 
 /// Those of the campaigns with these ids that are active.

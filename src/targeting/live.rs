@@ -123,14 +123,7 @@ fn compile_campaign(
     row: rows::LiveRow,
     limits: &Limits,
 ) -> Option<Arc<Campaign>> {
-    let row = CampaignRow {
-        id: row.id,
-        seq: row.seq,
-        version: row.version,
-        body: object(row.body),
-        created_at: row.created_at,
-        updated_at: row.updated_at,
-    };
+    let row = CampaignRow::from(row);
     match Campaign::compile(&row, limits) {
         Ok(campaign) => Some(Arc::new(campaign)),
         Err(error) => {

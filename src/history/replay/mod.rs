@@ -18,7 +18,7 @@ use diesel::PgConnection;
 use serde_json::{Map, Value, json};
 
 use super::question::{refuse, time};
-use crate::error::{Code, Error, FieldError};
+use crate::error::{Error, FieldError};
 use crate::matcher::{self, Asked, Campaign, CampaignRow, Refusal, Snapshot, first_closed_gate};
 use crate::model::ProjectId;
 use crate::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
@@ -77,14 +77,7 @@ impl Plan {
                 return Err(refuse("keep_schedule", Some(other), reason));
             }
         };
-        let refused = matcher::refused_fields(draft, "campaign/", false);
-        if !refused.is_empty() {
-            let code = Code::InvalidField;
-            return Err(Error::Validation {
-                code,
-                fields: refused,
-            });
-        }
+        Error::if_refused(matcher::refused_fields(draft, "campaign/", false))?;
         let draft = compile(draft, keep_schedule, limits)?;
         let Some(trigger) = draft.trigger().map(str::to_owned) else {
             let reason = "a campaign without a trigger is for fetches, which are not stored";

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::author::Author;
-use super::campaigns::draft::refuse_fields;
 use super::segments::Done;
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read, Scope, Secret};
@@ -222,7 +221,7 @@ impl Wanted {
                 time
             }
         };
-        refuse_fields(fields)?;
+        Error::if_refused(fields)?;
         Ok(Self {
             // A missing scope was refused above.
             scope: scope.unwrap_or(Scope::Client),

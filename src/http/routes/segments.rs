@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
-use super::campaigns::draft::{check_size, drop_servers_own, refuse_fields};
+use super::campaigns::draft::{check_size, drop_servers_own};
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
 use crate::http::body;
@@ -259,7 +259,7 @@ fn check_fields(body: &Map<String, Value>, name_required: bool) -> Result<Option
     ) {
         refuse("rules", "rules must be an array");
     }
-    refuse_fields(fields)?;
+    Error::if_refused(fields)?;
     Ok(checked)
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Code, Error, FieldError};
+use crate::error::{Code, Error};
 use crate::http::routes::author::seed_time;
 use crate::matcher;
 use crate::store::campaigns::StoredCampaign;
@@ -130,18 +130,7 @@ fn normalize(body: &mut Map<String, Value>) {
 }
 
 fn check_fields(body: &Map<String, Value>, name_required: bool) -> Result<(), Error> {
-    refuse_fields(matcher::refused_fields(body, "", name_required))
-}
-
-/// Fails when something was refused.
-pub(in crate::http::routes) fn refuse_fields(fields: Vec<FieldError>) -> Result<(), Error> {
-    if fields.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Validation {
-        code: Code::InvalidField,
-        fields,
-    })
+    Error::if_refused(matcher::refused_fields(body, "", name_required))
 }
 
 /// Many small changes must not add up to an object that no request could have sent.
