@@ -103,6 +103,12 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
+/// Whether a route says in the log by itself why it fails: readiness does when that changes, since it
+/// is asked every few seconds.
+fn logs_itself(path: &str) -> bool {
+    path == "/readyz"
+}
+
 /// Writes an error's final form, which names the request, and logs a defect once. True when the
 /// connection will be closed without an answer.
 fn finish_error(
@@ -119,6 +125,7 @@ fn finish_error(
         Some(problem) => {
             hung_up = problem.is_hangup();
             if status.is_server_error()
+                && !logs_itself(response.request().path())
                 && let Some(held_back) = log.failures.admit()
             {
                 let code = problem.code().as_str();

@@ -1,7 +1,7 @@
 //! What every handler shares. Cheap to clone; one clone lives in each worker.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
@@ -129,6 +129,8 @@ pub struct Readiness {
 struct ReadinessState {
     blocked: ArcSwapOption<String>,
     shutting_down: AtomicBool,
+    /// The check that failed when somebody last asked.
+    failed: Mutex<Option<&'static str>>,
 }
 
 impl Readiness {
@@ -152,6 +154,14 @@ impl Readiness {
         self.blocked().is_none() && !self.is_shutting_down()
     }
 
+    /// Remembers which check failed as somebody asked, if one did; true when it is another than the
+    /// time before, which is worth a line in the log.
+    pub fn changes_to(&self, failed: Option<&'static str>) -> bool {
+        let before = self.shared.failed.lock();
+        let mut before = before.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *before, failed) != failed
+    }
+
     /// Says that the server is stopping: it is no longer ready, but finishes what it has.
     pub fn start_shutdown(&self) {
         self.shared.shutting_down.store(true, Ordering::Release);
@@ -160,5 +170,21 @@ impl Readiness {
     /// True once the server is stopping.
     pub fn is_shutting_down(&self) -> bool {
         self.shared.shutting_down.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_readiness_is_told_once() {
+        let readiness = Readiness::default();
+        assert!(!readiness.changes_to(None), "it starts ready");
+        assert!(readiness.changes_to(Some("database")));
+        assert!(!readiness.clone().changes_to(Some("database")));
+        assert!(readiness.changes_to(Some("campaigns")));
+        assert!(readiness.changes_to(None));
+        assert!(!readiness.changes_to(None));
     }
 }

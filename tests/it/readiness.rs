@@ -299,6 +299,16 @@ fn a_postgres_that_comes_later_is_found() {
     assert!(started.elapsed() < ANSWER_BOUND);
     pause(Duration::from_secs(1));
     assert_eq!(load.acknowledged(), 0, "without a database");
+    let lines = |text: &str| {
+        let log = server.log();
+        log.lines().filter(|line| line.contains(text)).count()
+    };
+    // However often it is asked, the log says once why.
+    for _ in 0..3 {
+        assert_eq!(client.get("/readyz").status, 503);
+    }
+    assert_eq!(lines("the server is not ready"), 1, "{}", server.log());
+    assert_eq!(lines(r#""failed":"database""#), 1, "{}", server.log());
     postgres.start_again();
     check_recovery(&server);
     check_load(load, &postgres, &server, "later");

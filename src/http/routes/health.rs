@@ -80,30 +80,69 @@ pub(super) struct Ready {
     responses((status = 200, description = "The server is ready.", body = Ready)))]
 #[get("/readyz")]
 pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse, Problem> {
-    if state.readiness.is_shutting_down() {
-        return Err(not_ready(Error::ShuttingDown, "shutdown"));
+    let checked = check(&state).await;
+    let failed = checked.as_ref().err().map(|failure| failure.check);
+    if state.readiness.changes_to(failed) {
+        match &checked {
+            Ok(()) => tracing::info!("the server is ready again"),
+            Err(Failed { check, reason, .. }) => {
+                tracing::warn!(failed = check, reason, "the server is not ready");
+            }
+        }
     }
-    let asked = state
-        .store
-        .run(|connection| sql_query("SELECT 1").execute(connection));
-    if let Err(error) = asked.await {
-        return Err(not_ready(error, "database"));
-    }
-    if !state.targeting.is_ready() {
-        return Err(not_ready(Error::DatabaseUnavailable, "campaigns"));
-    }
-    if state.ingest.is_stuck() {
-        return Err(not_ready(Error::DatabaseUnavailable, "ingest"));
-    }
-    if let Some(reason) = state.readiness.blocked() {
-        tracing::warn!(reason = reason.as_str(), "the server is not ready");
-        return Err(not_ready(Error::DatabaseUnavailable, "settings"));
-    }
+    checked
+        .map_err(|failed| Problem::from(failed.error).with_extra("failed", json!(failed.check)))?;
     Ok(HttpResponse::Ok().json(Ready {
         status: "ok",
         queued_events: state.ingest.fullest_queue_rows(),
         queued_events_max: state.ingest.queue_rows_max(),
     }))
+}
+
+/// What keeps the server from being ready.
+struct Failed {
+    /// As the answer names it.
+    check: &'static str,
+    /// As the log says it.
+    reason: String,
+    error: Error,
+}
+
+impl Failed {
+    fn new(check: &'static str, reason: impl Into<String>, error: Error) -> Self {
+        Self {
+            check,
+            reason: reason.into(),
+            error,
+        }
+    }
+}
+
+async fn check(state: &AppState) -> Result<(), Failed> {
+    let away = Error::DatabaseUnavailable;
+    if state.readiness.is_shutting_down() {
+        return Err(Failed::new(
+            "shutdown",
+            "it is stopping",
+            Error::ShuttingDown,
+        ));
+    }
+    let asked = state
+        .store
+        .run(|connection| sql_query("SELECT 1").execute(connection));
+    if let Err(error) = asked.await {
+        return Err(Failed::new("database", error.to_string(), error));
+    }
+    if !state.targeting.is_ready() {
+        return Err(Failed::new("campaigns", "they are not loaded", away));
+    }
+    if state.ingest.is_stuck() {
+        return Err(Failed::new("ingest", "events are not being written", away));
+    }
+    match state.readiness.blocked() {
+        Some(reason) => Err(Failed::new("settings", reason.as_str(), away)),
+        None => Ok(()),
+    }
 }
 
 /// Figures of the server, for Prometheus.
@@ -127,9 +166,4 @@ pub(super) async fn get_metrics(
         }
     };
     Ok(metrics::answer(&state.metrics, project).await?)
-}
-
-/// `failed` names the check; the reason is in the log.
-fn not_ready(error: Error, failed: &'static str) -> Problem {
-    Problem::from(error).with_extra("failed", json!(failed))
 }
