@@ -84,7 +84,8 @@ bench-growth: setup ## Measure ingest as the database grows (13 minutes, 25 GB o
 # proptest reads PROPTEST_CASES itself; tests that have a long form look for BECKON_SOAK. CI makes
 # tests fail that would say that they could not be run (docs/soak.md).
 soak: setup promtool ## Run the long forms of the tests
-	BECKON_SOAK=1 CI=1 PROPTEST_CASES=10000 $(CARGO) test --release $(LOCKED)
+	BECKON_SOAK=1 CI=1 PROPTEST_CASES=10000 $(CARGO) test --release $(LOCKED) -- --skip overload::
+	BECKON_SOAK=1 CI=1 $(CARGO) test --release $(LOCKED) --test it overload:: -- --test-threads 1
 	$(CARGO) bench --bench ingest $(LOCKED) -- --part memory --memory-seconds 3600
 
 fuzz: ## Fuzz the rule compiler and the decoder, ten minutes each (docs/fuzzing.md)

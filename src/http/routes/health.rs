@@ -85,6 +85,11 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
     if state.readiness.changes_to(failed) {
         match &checked {
             Ok(()) => tracing::info!("the server is ready again"),
+            // Whoever stops it knows.
+            Err(Failed {
+                error: Error::ShuttingDown,
+                ..
+            }) => {}
             Err(Failed { check, reason, .. }) => {
                 tracing::warn!(failed = check, reason, "the server is not ready");
             }
