@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::PgConnection;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::as_of::{DefinitionsAsOf, Source};
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub(super) fn current(
         id: stored.id,
         seq: 0,
         version: stored.version,
-        body: object(stored.body),
+        body: live::object(stored.body),
         created_at: stored.created_at,
         updated_at: stored.updated_at,
     };
@@ -120,7 +120,7 @@ pub(super) fn as_of(
         }
     }
     let mut compile = |version: &PastVersion, body: Value| {
-        let body = object(body);
+        let body = live::object(body);
         let is_live = body.get("status").and_then(Value::as_str) == Some("active");
         if only.is_none() && !is_live {
             return;
@@ -161,11 +161,4 @@ pub(super) fn as_of(
         return Err(Error::NotFound("Campaign"));
     }
     Ok((campaigns, as_of))
-}
-
-pub(super) fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(members) => members,
-        _ => Map::new(),
-    }
 }

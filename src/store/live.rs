@@ -126,16 +126,21 @@ pub struct LiveRow {
     pub updated_at: Option<DateTime<Utc>>,
 }
 
+/// The members of a stored definition, which is an object.
+pub(crate) fn object(definition: Value) -> Map<String, Value> {
+    match definition {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
 impl From<LiveRow> for CampaignRow {
     fn from(row: LiveRow) -> Self {
         Self {
             id: row.id,
             seq: row.seq,
             version: row.version,
-            body: match row.body {
-                Value::Object(members) => members,
-                _ => Map::new(),
-            },
+            body: object(row.body),
             created_at: row.created_at,
             updated_at: row.updated_at,
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use diesel::{PgConnection, QueryResult};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::matcher::{Campaign, CampaignRow, Flag, Snapshot};
 use crate::model::ProjectId;
@@ -141,7 +141,7 @@ fn compile_segment(
     body: Value,
     limits: &Limits,
 ) -> Option<Arc<Segment>> {
-    let body = object(body);
+    let body = rows::object(body);
     let known = held.segments().find(id);
     if let Some(known) = known.filter(|known| known.is_of(id, &body)) {
         return Some(Arc::clone(known));
@@ -185,13 +185,6 @@ fn compile_flag(
             targeting,
         },
     ))
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
 }
 
 #[cfg(test)]
