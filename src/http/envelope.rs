@@ -103,10 +103,10 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
-/// Whether a route says in the log by itself why it fails: readiness does when that changes, since it
+/// Whether a route says in the log by itself that it fails: readiness does when that changes, since it
 /// is asked every few seconds.
-fn logs_itself(path: &str) -> bool {
-    path == "/readyz"
+fn logs_itself(route: &str) -> bool {
+    route == "/readyz"
 }
 
 /// Writes an error's final form, which names the request, and logs a defect once. True when the
@@ -190,7 +190,11 @@ fn log(
     let project = extensions.get::<Access>().map(|access| access.project.0);
     let is_as_asked = !hung_up && status < 400;
     // One line an event would be the larger part of a busy server's work; what went well is quiet.
-    if is_as_asked && !route.starts_with("/v1/admin") {
+    let is_quiet = match is_as_asked {
+        true => !route.starts_with("/v1/admin"),
+        false => logs_itself(route),
+    };
+    if is_quiet {
         tracing::debug!(%method, route, status, ms, project, "answered");
     } else if is_as_asked {
         tracing::info!(%method, route, status, ms, project, "answered");

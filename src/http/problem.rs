@@ -2,7 +2,7 @@
 //!
 //! It holds the members of RFC 9457 and the seed's `error`, `message` and `details`, and a `code`
 //! from the closed list. This is the one place where an error becomes a status. A 5xx says nothing
-//! of the inside; its chain is logged once, in `envelope`.
+//! of the inside; its chain is logged once, in `envelope` (readiness logs its own).
 
 use std::fmt;
 use std::pin::Pin;

@@ -309,6 +309,7 @@ fn a_postgres_that_comes_later_is_found() {
     }
     assert_eq!(lines("the server is not ready"), 1, "{}", server.log());
     assert_eq!(lines(r#""failed":"database""#), 1, "{}", server.log());
+    assert_eq!(lines("/readyz"), 0, "{}", server.log());
     postgres.start_again();
     check_recovery(&server);
     check_load(load, &postgres, &server, "later");

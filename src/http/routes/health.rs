@@ -80,23 +80,22 @@ pub(super) struct Ready {
     responses((status = 200, description = "The server is ready.", body = Ready)))]
 #[get("/readyz")]
 pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse, Problem> {
-    let checked = check(&state).await;
-    let failed = checked.as_ref().err().map(|failure| failure.check);
-    if state.readiness.changes_to(failed) {
-        match &checked {
-            Ok(()) => tracing::info!("the server is ready again"),
-            // Whoever stops it knows.
-            Err(Failed {
-                error: Error::ShuttingDown,
-                ..
-            }) => {}
-            Err(Failed { check, reason, .. }) => {
+    if state.readiness.is_shutting_down() {
+        return Err(not_ready(Error::ShuttingDown, "shutdown"));
+    }
+    let failure = first_failure(&state).await;
+    let check = failure.as_ref().map(|failure| failure.check);
+    if state.readiness.changes_to(check) {
+        match &failure {
+            None => tracing::info!("the server is ready again"),
+            Some(Failure { check, reason, .. }) => {
                 tracing::warn!(failed = check, reason, "the server is not ready");
             }
         }
     }
-    checked
-        .map_err(|failed| Problem::from(failed.error).with_extra("failed", json!(failed.check)))?;
+    if let Some(Failure { check, error, .. }) = failure {
+        return Err(not_ready(error, check));
+    }
     Ok(HttpResponse::Ok().json(Ready {
         status: "ok",
         queued_events: state.ingest.fullest_queue_rows(),
@@ -105,7 +104,7 @@ pub(super) async fn get_ready(state: web::Data<AppState>) -> Result<HttpResponse
 }
 
 /// What keeps the server from being ready.
-struct Failed {
+struct Failure {
     /// As the answer names it.
     check: &'static str,
     /// As the log says it.
@@ -113,41 +112,34 @@ struct Failed {
     error: Error,
 }
 
-impl Failed {
-    fn new(check: &'static str, reason: impl Into<String>, error: Error) -> Self {
-        Self {
+async fn first_failure(state: &AppState) -> Option<Failure> {
+    let failure = |check, reason: &str, error| {
+        let reason = reason.to_owned();
+        Some(Failure {
             check,
-            reason: reason.into(),
+            reason,
             error,
-        }
-    }
-}
-
-async fn check(state: &AppState) -> Result<(), Failed> {
+        })
+    };
     let away = Error::DatabaseUnavailable;
-    if state.readiness.is_shutting_down() {
-        return Err(Failed::new(
-            "shutdown",
-            "it is stopping",
-            Error::ShuttingDown,
-        ));
-    }
     let asked = state
         .store
         .run(|connection| sql_query("SELECT 1").execute(connection));
     if let Err(error) = asked.await {
-        return Err(Failed::new("database", error.to_string(), error));
+        return failure("database", &error.to_string(), error);
     }
     if !state.targeting.is_ready() {
-        return Err(Failed::new("campaigns", "they are not loaded", away));
+        return failure("campaigns", "they are not loaded", away);
     }
     if state.ingest.is_stuck() {
-        return Err(Failed::new("ingest", "events are not being written", away));
+        return failure("ingest", "events are not being written", away);
     }
-    match state.readiness.blocked() {
-        Some(reason) => Err(Failed::new("settings", reason.as_str(), away)),
-        None => Ok(()),
-    }
+    let reason = state.readiness.blocked()?;
+    failure("settings", &reason, away)
+}
+
+fn not_ready(error: Error, failed: &'static str) -> Problem {
+    Problem::from(error).with_extra("failed", json!(failed))
 }
 
 /// Figures of the server, for Prometheus.
