@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
 use crate::history::{Answer, Case, Ground, Question, Source};
+use crate::ingest::decode;
 use crate::matcher::{ExplainedCampaign, GateReport};
 use crate::rules::{Limits, TraceOutcome, TracePart};
 use crate::targeting;
@@ -42,10 +43,10 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "event_id")]
     event: Option<String>,
     /// Its details, a JSON object.
-    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_object)]
+    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_sent)]
     properties: Option<Map<String, Value>>,
     /// Its context, a JSON object.
-    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_object)]
+    #[arg(long, value_name = "JSON", requires = "event", value_parser = parse_sent)]
     context: Option<Map<String, Value>>,
     /// When it happened, in RFC 3339.
     #[arg(long, value_name = "TIME", requires = "event")]
@@ -71,6 +72,11 @@ pub(super) struct ExplainArgs {
     json: bool,
     #[command(flatten)]
     pub(super) settings: CommandSettings,
+}
+
+/// What an application would send, which ingest mends where no parser reads it.
+fn parse_sent(text: &str) -> Result<Map<String, Value>, String> {
+    parse_object(decode::mended(text.as_bytes()).as_deref().unwrap_or(text))
 }
 
 pub(super) fn parse_object(text: &str) -> Result<Map<String, Value>, String> {

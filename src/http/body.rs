@@ -21,7 +21,7 @@ use super::limits::OVERLOAD_RETRY;
 use super::problem::Problem;
 use super::state::AppState;
 use crate::error::{Code, Error, FieldError};
-use crate::ingest::decode::{DecodeLimits, Encodings};
+use crate::ingest::decode::{self, DecodeLimits, Encodings};
 
 /// How many bytes of bodies are in memory. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
@@ -164,6 +164,27 @@ pub(super) async fn read_object(
     payload: web::Payload,
     state: &AppState,
 ) -> Result<Map<String, Value>, Problem> {
+    let body = read_plain(request, payload, state).await?;
+    Ok(parse_object(body.as_slice())?)
+}
+
+/// Reads the JSON object an admin sends that holds what an application would send: what ingest mends
+/// is mended.
+pub(super) async fn read_object_with_event(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &AppState,
+) -> Result<Map<String, Value>, Problem> {
+    let body = read_plain(request, payload, state).await?;
+    let mended = decode::mended(body.as_slice())?;
+    Ok(parse_object(mended.as_bytes())?)
+}
+
+async fn read_plain(
+    request: &HttpRequest,
+    payload: web::Payload,
+    state: &AppState,
+) -> Result<Body, Problem> {
     let bytes_max = state.settings.admin_body_bytes_max;
     let body = read(request, payload, state, bytes_max).await?;
     let limits = DecodeLimits {
@@ -171,8 +192,7 @@ pub(super) async fn read_object(
         ..state.settings.decode.clone()
     };
     let encodings = encodings(request, &body)?;
-    let plain = body.unpacked(&encodings, &limits)?;
-    Ok(parse_object(plain.as_slice())?)
+    Ok(body.unpacked(&encodings, &limits)?)
 }
 
 /// The seed reads an empty body as an empty object.

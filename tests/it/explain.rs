@@ -456,3 +456,44 @@ fn the_command_line_explains_the_same() {
         assert_eq!(run(wrong).status.code(), Some(exit), "{wrong:?}");
     }
 }
+
+#[test]
+fn what_no_parser_reads_is_explained_as_it_is_tracked() {
+    let app = TestApp::start();
+    let wants = |field: &str, value: Value| {
+        let rule = json!({"===": [{"var": field}, value]});
+        let name = format!("{field} {value}");
+        create(
+            &app,
+            &json!({"name": name, "status": "active", "trigger": "Sent", "targeting": rule}),
+        )
+    };
+    let null = wants("event.properties.x", Value::Null);
+    let zero = wants("event.properties.x", json!(0));
+    let replaced = wants("event.properties.x", json!("\u{fffd}"));
+    for (sent, matched) in [
+        ("NaN", Some(&null)),
+        ("-1e400", Some(&null)),
+        ("1e-400", Some(&zero)),
+        (r#""\ud800""#, Some(&replaced)),
+        ("\"\u{1}\"", None),
+    ] {
+        let matched: Vec<&String> = matched.into_iter().collect();
+        let properties = format!(r#"{{"x": {sent}}}"#);
+        let call = format!(r#"{{"user_id": "u", "event": "Sent", "properties": {properties}}}"#);
+        let tracked = app.client().post_text("/v1/track", &call).expect(200);
+        let tracked = tracked["matched"].as_array().unwrap().iter();
+        let tracked: Vec<_> = tracked.map(|campaign| &campaign["id"]).collect();
+        assert_eq!(tracked, matched, "{sent}");
+        let question = format!(r#"{{"event": {{"name": "Sent", "properties": {properties}}}}}"#);
+        let explained = app.admin().post_text("/v1/admin/explain", &question);
+        assert_eq!(explained.expect(200)["matched"], json!(matched), "{sent}");
+        let asked = ["explain", "--event", "Sent", "--json", "--properties"];
+        let mut command = app.launch().command(&asked);
+        let output = command.arg(&properties).output().unwrap();
+        let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(explained["matched"], json!(matched), "{sent}");
+    }
+    let broken = app.admin().post_text("/v1/admin/explain", r#"{"event": "#);
+    broken.expect_problem(400, "malformed_json");
+}

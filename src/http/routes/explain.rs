@@ -71,7 +71,7 @@ pub(super) async fn explain_decision(
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let body = body::read_object(&request, payload, &state).await?;
+    let body = body::read_object_with_event(&request, payload, &state).await?;
     let question = Question::parse(&body)?;
     if !state.targeting.is_ready() {
         return Err(Error::DatabaseUnavailable.into());

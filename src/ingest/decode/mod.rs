@@ -222,10 +222,8 @@ pub fn decode(
             dialect: Dialect::Segment,
         });
     }
-    let text = utf8(body);
-    // The seed's body parser read an empty body as an empty object.
-    let text = if text.is_empty() { "{}" } else { &text };
-    let strict = lenient::strict(text).map_err(|_| Error::MalformedJson)?;
+    let text = text_of(body);
+    let strict = lenient::strict(&text).map_err(|_| Error::MalformedJson)?;
     let text = strict.text.trim_matches([' ', '\t', '\n', '\r']);
     if !text.starts_with(['{', '[']) {
         return Err(Error::MalformedJson);
@@ -257,13 +255,25 @@ pub fn decode(
 
 /// Reads only the key that a body carries, for callers that authenticate before they decode.
 pub fn body_key(body: &[u8]) -> Option<String> {
-    let text = utf8(body);
+    let text = text_of(body);
     let strict = lenient::strict(&text).ok()?;
     Envelope::split(&strict.text, "", 0)?.members.key()
 }
 
-fn utf8(body: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body))
+/// A body as JSON that every parser reads, mended as [`decode`] mends it: for callers that take what
+/// applications send but do not ingest it. Fails with [`Error::MalformedJson`].
+pub fn mended(body: &[u8]) -> Result<String, Error> {
+    let text = text_of(body);
+    let strict = lenient::strict(&text).map_err(|_| Error::MalformedJson)?;
+    Ok(strict.text.into_owned())
+}
+
+/// A body as text. The seed's body parser read an empty body as an empty object.
+fn text_of(body: &[u8]) -> Cow<'_, str> {
+    match body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body) {
+        [] => Cow::Borrowed("{}"),
+        bytes => String::from_utf8_lossy(bytes),
+    }
 }
 
 /// A body on the shared routes is the seed's when it names its user the seed's way, and when it
