@@ -314,8 +314,7 @@ impl Condition {
                 let name: &str = memory.facts.alloc_str(name);
                 (name, DataValue::Bool(lookup(name)))
             }));
-        let mut scratch = memory.scratch.borrow_mut();
-        scratch.reset();
+        let scratch = memory.scratch();
         let arena = &*scratch;
         let data = if answers.is_empty() {
             root.object

@@ -5,7 +5,7 @@
 //! escapes are borrowed; of members with the same name the last one counts, as everywhere else.
 //! Members are kept in the order of their names; a text that has them so already is read faster.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 
 use datalogic_rs::DataValue;
@@ -21,13 +21,16 @@ pub(super) const DATA_DEPTH_MAX: usize = 256;
 /// The memory that a decision's facts are built in, and that conditions are evaluated in.
 ///
 /// Reset between decisions it keeps its largest block, so that later ones take no more memory
-/// from the system.
+/// from the system; what an evaluation took beyond the usual is given back.
 #[derive(Debug, Default)]
 pub struct FactsArena {
     pub(super) facts: Bump,
-    /// Reset before each evaluation.
-    pub(super) scratch: RefCell<Bump>,
+    scratch: RefCell<Bump>,
 }
+
+/// What an evaluation starts with, in bytes. What one may take is bounded by what is allocated for it, so
+/// all of them start with the same: else what a rule evaluates to would depend on those before it.
+const SCRATCH_BYTES: usize = 64 << 10;
 
 impl FactsArena {
     /// Takes no memory until it is used.
@@ -38,7 +41,22 @@ impl FactsArena {
     /// Forgets everything that was built, and keeps the memory.
     pub fn reset(&mut self) {
         self.facts.reset();
-        self.scratch.get_mut().reset();
+        // The next evaluation does not keep it either.
+        if self.scratch.get_mut().allocated_bytes() > SCRATCH_BYTES * 3 / 2 {
+            self.scratch = RefCell::default();
+        }
+    }
+
+    /// Memory for one evaluation. Only one can have it at a time.
+    pub(super) fn scratch(&self) -> RefMut<'_, Bump> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.reset();
+        // Reset, it keeps its last chunk, which is at least twice as large as the one before.
+        let is_as_new = SCRATCH_BYTES..SCRATCH_BYTES * 3 / 2;
+        if !is_as_new.contains(&scratch.allocated_bytes()) {
+            *scratch = Bump::with_capacity(SCRATCH_BYTES);
+        }
+        scratch
     }
 
     /// What was built since the last reset, and the memory kept for it, in bytes.

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{EvalErrorKind, RuleErrorCode, kind, on_traits, parse, refusal, refused, var};
-use crate::rules::{Condition, Limits, RuleList};
+use super::{
+    EvalErrorKind, NOW, RuleErrorCode, kind, on_traits, parse, refusal, refused, time, var,
+};
+use crate::rules::{Condition, Facts, FactsArena, Limits, Prepared, RuleList, UserFacts};
 
 /// Built by hand: the `json!` macro would copy what it is given, recursively, at each level.
 fn object(name: &str, value: Value) -> Value {
@@ -157,6 +159,45 @@ fn memory_is_bounded() {
     let texts = vec![json!({"var": ""}); 10];
     let rule = json!({"map": [var("a"), {"cat": texts}]});
     assert_eq!(kind(on_traits(&rule, &traits)), EvalErrorKind::Limit);
+}
+
+/// Evaluates conditions one after the other in the memory that a shard keeps.
+fn in_one_memory(rules: &[&Value], traits: &Value) -> Vec<Result<bool, EvalErrorKind>> {
+    let mut arena = FactsArena::new();
+    let evaluate = |rule: &&Value| {
+        arena.reset();
+        let facts = Facts {
+            user: UserFacts {
+                id: "u1",
+                traits: arena.from_value(traits),
+                created_at: time(NOW),
+                last_seen_at: time(NOW),
+            },
+            event: None,
+            now: time(NOW),
+            segments: &|_| false,
+        };
+        let answer = parse(rule).matches_by_library(&Prepared::new(facts, &arena));
+        answer.map_err(|error| error.kind)
+    };
+    rules.iter().map(evaluate).collect()
+}
+
+#[test]
+fn what_a_condition_may_take_does_not_depend_on_those_before_it() {
+    let traits = json!({"a": "x".repeat(1_000_000)});
+    let holds = |parts: usize| json!({"!": {"in": ["zz", {"cat": vec![var("a"); parts]}]}});
+    let (large, too_large) = (holds(32), holds(64));
+    let small = json!({"==": [{"cat": ["a", "b"]}, {"cat": ["a", {"var": "x"}, "b"]}]});
+    let limit = Err(EvalErrorKind::Limit);
+    assert_eq!(
+        in_one_memory(&[&too_large, &too_large, &small, &too_large], &traits),
+        [limit, limit, Ok(true), limit]
+    );
+    let alone = in_one_memory(&[&large], &traits)[0];
+    assert_eq!(in_one_memory(&[&large; 4], &traits), [alone; 4]);
+    let mixed = in_one_memory(&[&small, &too_large, &large, &small], &traits);
+    assert_eq!(mixed, [Ok(true), limit, alone, Ok(true)]);
 }
 
 #[test]
