@@ -14,7 +14,6 @@ use serde_json::{Map, Value};
 
 use crate::model::{ProjectId, parse_traits};
 use crate::store::history::{self, IdentifyCall, Place, Side};
-use crate::store::partitions;
 
 /// The most identify calls that are read on each side of the moment.
 const CALLS_MAX: usize = 1_000;
@@ -131,20 +130,20 @@ pub(super) fn traits(
     known: Known<'_>,
     place: Place,
 ) -> QueryResult<(Map<String, Value>, TraitsAsOf)> {
+    let horizon = history::horizon(connection, known.project)?;
     let limit = i64::try_from(CALLS_MAX + 1).unwrap_or(i64::MAX);
     let mut calls =
         |side| history::identify_calls(connection, known.project, known.family, place, side, limit);
     let later = calls(Side::After)?;
     let merged_people = known.family.len().saturating_sub(1);
-    if later.is_empty() && merged_people == 0 {
+    if later.is_empty() && merged_people == 0 && place.0.date_naive() >= horizon {
         // Nothing has changed since.
         return Ok((known.traits, TraitsAsOf::CURRENT));
     }
     let mut earlier = calls(Side::UpTo)?;
     let truncated = earlier.len() > CALLS_MAX || later.len() > CALLS_MAX;
     earlier.truncate(CALLS_MAX);
-    let oldest = partitions::list(connection)?.into_iter().next();
-    let older_than_history = oldest.is_none_or(|oldest| known.created_at.date_naive() < oldest.day);
+    let older_than_history = known.created_at.date_naive() < horizon;
     let mut rebuilt = Map::new();
     for call in earlier.iter().rev() {
         rebuilt.extend(traits_of(call));

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{
-    Array, BigInt, Bool, Date, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Date, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ pub struct PastEvent {
     /// The anonymous id.
     #[diesel(sql_type = Nullable<Text>)]
     pub anonymous_id: Option<String>,
-    /// Its details, as JSON text.
+    /// Its details, as JSON text. Those of an alias were made for the table; no decision saw them.
     #[diesel(sql_type = Nullable<Text>)]
     pub properties: Option<String>,
     /// Its context, as JSON text.
@@ -50,6 +50,16 @@ pub struct PastEvent {
     pub received_at: DateTime<Utc>,
 }
 
+/// The columns of a [`PastEvent`].
+fn as_decided() -> String {
+    let alias = EventKind::Alias.as_i16();
+    format!(
+        "id, person_id, name, user_id, anonymous_id, \
+         CASE WHEN kind <> {alias} THEN properties::text END AS properties, \
+         context::text AS context, \"timestamp\", received_at"
+    )
+}
+
 /// One event by its id.
 pub fn event(
     connection: &mut PgConnection,
@@ -61,11 +71,10 @@ pub fn event(
         .into_iter()
         .map(|partition| partition.day)
         .collect();
-    sql_query(
-        "SELECT id, person_id, name, user_id, anonymous_id, properties::text AS properties, \
-         context::text AS context, \"timestamp\", received_at \
-         FROM events WHERE project_id = $1 AND id = $2 AND received_on = ANY($3)",
-    )
+    sql_query(format!(
+        "SELECT {} FROM events WHERE project_id = $1 AND id = $2 AND received_on = ANY($3)",
+        as_decided()
+    ))
     .bind::<BigInt, _>(project.0)
     .bind::<SqlUuid, _>(id)
     .bind::<Array<Date>, _>(days)
@@ -239,15 +248,14 @@ pub fn events_of_day(
     limit: i64,
 ) -> QueryResult<Vec<PastEvent>> {
     let (at, id) = after.unwrap_or((span.start, Uuid::nil()));
+    let columns = as_decided();
     sql_query(format!(
         "SELECT * FROM ( \
              SELECT *, sum(coalesce(octet_length(properties), 0) \
                          + coalesce(octet_length(context), 0)) \
                      OVER (ORDER BY received_at, id) AS bytes, \
                  row_number() OVER (ORDER BY received_at, id) AS place \
-             FROM (SELECT id, person_id, name, user_id, anonymous_id, \
-                          properties::text AS properties, context::text AS context, \
-                          \"timestamp\", received_at FROM events \
+             FROM (SELECT {columns} FROM events \
                    WHERE project_id = $1 AND name = $2 AND received_on = $3 \
                      AND received_at >= $4 AND received_at < $5 AND (received_at, id) > ($6, $7) \
                    ORDER BY received_at, id LIMIT {limit}) page) measured \
@@ -353,28 +361,127 @@ pub struct PersonsCall {
     /// Its id.
     #[diesel(sql_type = SqlUuid)]
     pub id: Uuid,
-    /// Its traits, as JSON text.
+    /// Its traits, as JSON text; empty if it has none, and `None` where they were left out.
     #[diesel(sql_type = Nullable<Text>)]
     pub traits: Option<String>,
+    /// Whether it is left out, or there may be more of the person's before it.
+    #[diesel(sql_type = Bool)]
+    pub is_cut: bool,
 }
 
-/// The newest identify calls of each of these people since a day, at most so many each.
+/// Which of people's identify calls are read, those near to the present first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Those since a day; at most so many of each person.
+    Since(NaiveDate, u32),
+    /// Those before a day that are among so many events of each person.
+    Before(NaiveDate, u32),
+}
+
+/// The most text that the identify calls of one person may have, in bytes. One is always read.
+const CALLS_BYTES_MAX: u32 = 512 * 1024;
+
+/// The newest identify calls of each of these people.
 pub fn newest_identify_calls(
     connection: &mut PgConnection,
     project: ProjectId,
     persons: &[i64],
-    since: NaiveDate,
-    each: i64,
+    which: Calls,
 ) -> QueryResult<Vec<PersonsCall>> {
+    let (which, day, limit) = match which {
+        Calls::Since(day, calls) => ("received_on >= $4 AND kind = $3", day, calls),
+        Calls::Before(day, events) => ("received_on < $4", day, events),
+    };
     sql_query(format!(
-        "SELECT e.* FROM unnest($2) AS p (id) CROSS JOIN LATERAL ( \
-             SELECT person_id, received_at, id, properties::text AS traits FROM events \
-             WHERE project_id = $1 AND person_id = p.id AND kind = $3 AND received_on >= $4 \
-             ORDER BY received_at DESC, id DESC LIMIT {each}) e"
+        "SELECT person_id, received_at, id, CASE WHEN is_read THEN traits END AS traits, \
+                place = {limit} OR NOT is_read AS is_cut \
+         FROM unnest($2) AS p (person) CROSS JOIN LATERAL ( \
+             SELECT *, place = 1 OR bytes <= {CALLS_BYTES_MAX} AS is_read FROM ( \
+                 SELECT *, row_number() OVER newest AS place, \
+                        sum(octet_length(traits)) OVER newest AS bytes \
+                 FROM (SELECT person_id, received_at, id, kind, \
+                              coalesce(CASE kind WHEN $3 THEN properties::text END, '') AS traits \
+                       FROM events WHERE project_id = $1 AND person_id = p.person AND {which} \
+                       ORDER BY received_at DESC, id DESC LIMIT {limit}) events \
+                 WINDOW newest AS (ORDER BY received_at DESC, id DESC)) measured) e \
+         WHERE kind = $3 OR place = {limit}"
     ))
     .bind::<BigInt, _>(project.0)
     .bind::<Array<BigInt>, _>(persons)
     .bind::<SmallInt, _>(EventKind::Identify.as_i16())
-    .bind::<Date, _>(since)
+    .bind::<Date, _>(day)
     .load(connection)
+}
+
+/// Somebody's place in a list of events.
+#[derive(Debug, Clone, Copy)]
+pub struct Sighting {
+    /// The number of the event in the list.
+    pub number: i32,
+    /// The person, or one who was merged into them.
+    pub person: i64,
+    /// The event's place.
+    pub place: Place,
+}
+
+/// When the last event before each of these was received, by the event's number.
+pub fn last_seen_before_each(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    sightings: &[Sighting],
+) -> QueryResult<Vec<(i32, DateTime<Utc>)>> {
+    #[derive(QueryableByName)]
+    struct Seen {
+        #[diesel(sql_type = Integer)]
+        number: i32,
+        #[diesel(sql_type = Timestamptz)]
+        at: DateTime<Utc>,
+    }
+    // Most people were there a day or two before, which spares looking through all partitions.
+    let before = |days: &str| {
+        format!(
+            "(SELECT received_at FROM events WHERE project_id = $1 AND person_id = s.person \
+              AND received_on {days} AND (received_at, id) < (s.at, s.event) \
+              ORDER BY received_at DESC LIMIT 1)"
+        )
+    };
+    let lately = before("BETWEEN s.day - 1 AND s.day + 1");
+    let ever = before("< s.day - 1");
+    let numbers: Vec<i32> = sightings.iter().map(|it| it.number).collect();
+    let persons: Vec<i64> = sightings.iter().map(|it| it.person).collect();
+    let times: Vec<DateTime<Utc>> = sightings.iter().map(|it| it.place.0).collect();
+    let ids: Vec<Uuid> = sightings.iter().map(|it| it.place.1).collect();
+    let seen: Vec<Seen> = sql_query(format!(
+        "SELECT number, max(at) AS at FROM ( \
+             SELECT number, coalesce({lately}, {ever}) AS at \
+             FROM (SELECT *, (at AT TIME ZONE 'UTC')::date AS day \
+                   FROM unnest($2, $3, $4, $5) AS given (number, person, at, event)) s) seen \
+         WHERE at IS NOT NULL GROUP BY number"
+    ))
+    .bind::<BigInt, _>(project.0)
+    .bind::<Array<Integer>, _>(numbers)
+    .bind::<Array<BigInt>, _>(persons)
+    .bind::<Array<Timestamptz>, _>(times)
+    .bind::<Array<SqlUuid>, _>(ids)
+    .load(connection)?;
+    Ok(seen
+        .into_iter()
+        .map(|seen| (seen.number, seen.at))
+        .collect())
+}
+
+/// The first day of which all that the project received is still there: what came before is past its
+/// retention, or may be.
+pub fn horizon(connection: &mut PgConnection, project: ProjectId) -> QueryResult<NaiveDate> {
+    #[derive(QueryableByName)]
+    struct Horizon {
+        #[diesel(sql_type = Date)]
+        day: NaiveDate,
+    }
+    let kept: Horizon =
+        sql_query("SELECT current_date - retention_days AS day FROM projects WHERE id = $1")
+            .bind::<BigInt, _>(project.0)
+            .get_result(connection)?;
+    let oldest = partitions::list(connection)?.into_iter().next();
+    Ok(oldest.map_or(NaiveDate::MAX, |oldest| oldest.day.max(kept.day)))
 }

@@ -231,6 +231,36 @@ fn what_history_cannot_tell_is_said() {
     );
 }
 
+/// What was received before the oldest day that a project keeps may have changed anything.
+#[test]
+fn what_is_past_its_retention_is_not_certain() {
+    let app = TestApp::start();
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    sql::age_events(&mut app.sql(), "ada", "identify", 60);
+    let ask = |days: i64| {
+        let at = now() - TimeDelta::days(days);
+        let answer = explain(&app, &json!({"user_id": "ada", "event": "e", "at": at}));
+        answer["as_of"]["traits"].clone()
+    };
+    let current = json!({"source": "current", "certain": true, "identify_calls": 0});
+    // All that came since is there, and nothing has changed.
+    assert_eq!(ask(10), current);
+    sql::run(
+        &mut app.sql(),
+        "UPDATE projects SET retention_days = 30; DELETE FROM events",
+    );
+    assert_eq!(ask(10), current);
+    // A call between then and the oldest day that is kept would be gone.
+    let unknown = json!({"source": "history", "certain": false, "identify_calls": 0,
+                         "older_than_history": true, "unexplained": ["plan"]});
+    assert_eq!(ask(40), unknown);
+    // What the plan was before this one, nobody knows.
+    identify(&app, "ada", &json!({"plan": "free"}));
+    let set_later = json!({"source": "history", "certain": false, "identify_calls": 0,
+                           "older_than_history": true, "set_later": ["plan"]});
+    assert_eq!(ask(10), set_later);
+}
+
 #[test]
 fn time_bound_gates_tell_when_they_open() {
     let app = TestApp::start();

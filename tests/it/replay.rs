@@ -134,6 +134,130 @@ fn a_replay_matches_what_the_campaign_would_have_matched_when_it_was_live() {
     assert_eq!(report["traits"]["rebuilt"], 5, "{report}");
 }
 
+/// What somebody said before the span counts, if it can still be read.
+#[test]
+fn traits_that_were_set_before_the_span_are_those_of_then() {
+    let app = TestApp::start();
+    for user in ["ada", "bob", "cleo"] {
+        identify(&app, user, &json!({"plan": "free"}));
+        sql::age_events(&mut app.sql(), user, "identify", 30);
+    }
+    let expected: Vec<Value> = ["ada", "bob", "cleo"]
+        .map(|user| {
+            let (event, _) = track(&app, user, 80);
+            sql::age_events(&mut app.sql(), user, "Ordered", 5);
+            // Since then they said the same again, or something else.
+            identify(&app, user, &json!({"plan": "pro"}));
+            sql::age_events(&mut app.sql(), user, "identify", 2);
+            event
+        })
+        .into();
+    let found = |report: &Value| -> Vec<Value> {
+        let sample = report["sample"].as_array().unwrap().iter();
+        sample.map(|found| found["event_id"].clone()).collect()
+    };
+    let question = json!({"campaign": draft()});
+    let whole = report(&app.admin(), &question);
+    assert_eq!(found(&whole), expected, "{whole}");
+    let traits = |report: &Value| {
+        let of = |name: &str| report["traits"][name].as_u64().unwrap();
+        (of("unchanged"), of("rebuilt"), of("uncertain"))
+    };
+    assert_eq!(traits(&whole), (0, 3, 0));
+    // Bob did a lot in between, so that it is not looked for; of Cleo it is not there any more.
+    sql::run(
+        &mut app.sql(),
+        "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+                             \"timestamp\", received_at) \
+         SELECT received_on, gen_random_uuid(), project_id, person_id, 0, 'Opened', user_id, \
+                \"timestamp\", received_at + n * interval '1 ms' \
+         FROM events, generate_series(1, 200) n WHERE user_id = 'bob' AND name = 'identify' \
+           AND received_on < current_date - 20; \
+         DELETE FROM events WHERE user_id = 'cleo' AND received_on < current_date - 20; \
+         UPDATE projects SET retention_days = 20",
+    );
+    let cut = report(&app.admin(), &question);
+    assert_eq!(found(&cut), expected[..1], "{cut}");
+    assert_eq!(traits(&cut), (0, 1, 2), "{cut}");
+    sql::run(&mut app.sql(), "UPDATE projects SET retention_days = 90");
+    assert_eq!(traits(&report(&app.admin(), &question)), (0, 2, 1));
+}
+
+/// However much somebody said, a replay reads a part of it that it has room for.
+#[test]
+fn of_very_large_calls_the_newest_are_read() {
+    let app = TestApp::start();
+    track(&app, "ada", 80);
+    for n in 0..4 {
+        identify(&app, "ada", &json!({"plan": "x".repeat(200_000), "n": n}));
+        track(&app, "ada", 80);
+    }
+    let report = report(&app.admin(), &json!({"campaign": draft()}));
+    // The last call is that of now, the one before it was read, and the others take too much.
+    let known = json!({"unchanged": 1, "rebuilt": 1, "uncertain": 3});
+    assert_eq!(report["traits"], known, "{report}");
+}
+
+/// Whatever they did before counts, replayed or not.
+#[test]
+fn people_were_last_seen_when_they_were_last_seen() {
+    let app = TestApp::start();
+    let away = json!({"!": [{"within_last": [{"var": "user.last_seen_at"}, "7d"]}]});
+    let draft = json!({"name": "d", "trigger": "Ordered", "targeting": away});
+    let twin = create(
+        &app,
+        &json!({"name": "t", "status": "active", "trigger": "Ordered",
+                                    "targeting": away}),
+    );
+    for (user, days) in [("ada", 1), ("bob", 9)] {
+        let opened = json!({"user_id": user, "event": "Opened"});
+        app.client().post("/v1/track", &opened).expect(200);
+        sql::age_events(&mut app.sql(), user, "Opened", days);
+    }
+    sql::age_events(&mut app.sql(), "ada", "Ordered", 30);
+    let (ada, _) = track(&app, "ada", 1);
+    let (bob, _) = track(&app, "bob", 1);
+    track(&app, "bob", 1);
+    let report = report(&app.admin(), &json!({"campaign": draft}));
+    assert_eq!(
+        (&report["events"], &report["matches"]),
+        (&json!(3), &json!(1)),
+        "{report}"
+    );
+    assert_eq!(report["sample"][0]["event_id"], bob);
+    for (event, is_shown) in [(ada, false), (bob, true)] {
+        let question = json!({"event_id": event, "campaign_id": twin});
+        let explained = app.admin().post("/v1/admin/explain", &question).expect(200);
+        let gates = explained["campaigns"][0]["gates"].as_array().unwrap();
+        let targeting = gates
+            .iter()
+            .find(|gate| gate["gate"] == "targeting")
+            .unwrap();
+        assert_eq!(targeting["passes"], is_shown, "{targeting}");
+    }
+}
+
+/// The id that an alias names is kept with it, but no decision saw it.
+#[test]
+fn an_alias_is_decided_as_it_was() {
+    let app = TestApp::start();
+    let rule = json!({"exists": [{"var": "event.properties.previousId"}]});
+    let body = json!({"name": "d", "status": "active", "trigger": "alias", "targeting": rule});
+    create(&app, &body);
+    let call = json!({"userId": "ada", "previousId": "a1"});
+    app.client().post("/v1/alias", &call).expect(200);
+    let event = sql::texts(&mut app.sql(), "SELECT id::text AS value FROM events");
+    let question = json!({"event_id": event[0]});
+    let explained = app.admin().post("/v1/admin/explain", &question).expect(200);
+    let live = app
+        .client()
+        .post("/v1/track", &json!({"user_id": "ada", "event": "alias"}));
+    assert_eq!(live.expect(200)["matched"], json!([]));
+    assert_eq!(explained["matched"], json!([]), "{explained}");
+    let report = report(&app.admin(), &json!({"campaign": body}));
+    assert_eq!(report["matches"], 0, "{report}");
+}
+
 #[test]
 fn the_span_is_cut_by_the_time_of_receipt_and_days_are_told_apart() {
     let app = TestApp::start();

@@ -3,8 +3,8 @@
 //! The events of the draft's trigger are read day by day, oldest first, in pages by key, on a
 //! connection of the caller's; between pages the replay waits as long as its rate asks. Each event
 //! is decided at the moment at which it was received, as it was decided when it came, with the traits
-//! that its person had then as far as stored identify calls tell; `user.last_seen_at` is the replayed
-//! event before, since others are not read. Segments and live campaigns are those of now.
+//! that its person had then as far as stored identify calls tell. Segments and live campaigns are
+//! those of now.
 
 mod people;
 mod report;
@@ -31,6 +31,10 @@ pub use report::{Match, Overlap, Progress, ReplayedDay, Report, TraitsKnown};
 
 /// How many events are read at once, at most.
 const PAGE_MAX: u32 = 500;
+
+/// Of how many events people are loaded at once, at most. Somebody's traits and calls take up to two
+/// megabytes of text.
+const TOGETHER_MAX: usize = 20;
 
 /// How often it is told how far the replay has come.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -161,14 +165,14 @@ pub fn replay(
     let mut running = Running {
         stage,
         plan: &plan,
-        people: Timelines::new(stage.project, since),
+        people: Timelines::new(connection, stage.project, since)?,
         tally: Tally::default(),
         arena: FactsArena::new(),
+        told: Instant::now(),
     };
     if progress(running.progress(start)).is_break() {
         return Ok(None);
     }
-    let mut told = Instant::now();
     for day in days {
         let mut after: Option<Place> = None;
         loop {
@@ -184,14 +188,15 @@ pub fn replay(
             )?;
             let Some(last) = page.last() else { break };
             let (place, read) = ((last.received_at, last.id), page.len());
-            running.decide(connection, &page)?;
-            after = Some(place);
-            if told.elapsed() >= PROGRESS_EVERY {
-                if progress(running.progress(place.0)).is_break() {
+            for events in page.chunks(TOGETHER_MAX) {
+                if running
+                    .decide(connection, events, &mut progress)?
+                    .is_break()
+                {
                     return Ok(None);
                 }
-                told = Instant::now();
             }
+            after = Some(place);
             wait(began, read, stage.events_per_second);
         }
     }
@@ -217,6 +222,8 @@ struct Running<'r> {
     people: Timelines,
     tally: Tally,
     arena: FactsArena,
+    /// When it was told last how far it is.
+    told: Instant,
 }
 
 impl Running<'_> {
@@ -232,15 +239,28 @@ impl Running<'_> {
         }
     }
 
-    fn decide(&mut self, connection: &mut PgConnection, page: &[PastEvent]) -> Result<(), Error> {
-        self.people.load(connection, page)?;
-        for event in page {
-            self.decide_one(event);
+    fn decide(
+        &mut self,
+        connection: &mut PgConnection,
+        events: &[PastEvent],
+        progress: &mut impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        self.people.load(connection, events)?;
+        let last_seen = self.people.last_seen(connection, events)?;
+        for (event, last_seen) in events.iter().zip(last_seen) {
+            // One event may take some tenths of a second.
+            if self.told.elapsed() >= PROGRESS_EVERY {
+                if progress(self.progress(event.received_at)).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                self.told = Instant::now();
+            }
+            self.decide_one(event, last_seen);
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn decide_one(&mut self, event: &PastEvent) {
+    fn decide_one(&mut self, event: &PastEvent, last_seen: Option<DateTime<Utc>>) {
         self.arena.reset();
         let (arena, tally, stage) = (&self.arena, &mut self.tally, self.stage);
         let person = self.people.of(event);
@@ -253,7 +273,6 @@ impl Running<'_> {
         let created_at = person
             .as_ref()
             .map_or(event.received_at, |it| it.created_at());
-        let last_seen = person.as_ref().and_then(|person| person.last_seen);
         let user = UserFacts {
             id: match &person {
                 Some(person) => person.user_id(event),
@@ -295,9 +314,6 @@ impl Running<'_> {
                     .map_or(event.person_id, |person| person.id());
                 tally.hit(event, id, &live);
             }
-        }
-        if let Some(person) = person {
-            person.last_seen = Some(event.received_at);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The people of replayed events, as they were at each event.
 //!
-//! Their identify calls since the first replayed day are read once and kept for the events to come;
-//! what is kept is bounded, and forgotten as a whole when it is full. A trait that none of these
-//! calls sets has not changed since that day, so its value now is its value then, unless an import
-//! or a merge wrote it.
+//! Their newest identify calls are read once and kept for the events to come; what is kept is bounded,
+//! and forgotten as a whole when it is full. A trait that none of the calls that were read sets has not
+//! changed since the oldest of them, so its value now is its value then, unless an import or a merge
+//! wrote it. One that only later calls set was absent, unless calls that were not read set it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,10 +12,15 @@ use diesel::{PgConnection, QueryResult};
 use serde_json::{Map, Value};
 
 use crate::model::{ProjectId, parse_object, parse_traits};
-use crate::store::history::{self, PastEvent, PastPerson, Place};
+use crate::store::history::{
+    self, Calls as Which, PastEvent, PastPerson, PersonsCall, Place, Sighting,
+};
 
-/// The most identify calls of one person that are kept: the newest.
-const CALLS_MAX: i64 = 100;
+/// The most identify calls of one person since the first replayed day that are kept: the newest.
+const CALLS_MAX: u32 = 100;
+
+/// How many events of one person before that day are looked through for identify calls.
+const EARLIER_MAX: u32 = 200;
 
 /// The most bytes of traits that are kept.
 const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -31,8 +36,14 @@ pub(super) enum Knowledge {
     Uncertain,
 }
 
-/// The traits of an identify call, and its place.
-type Call = (Place, Map<String, Value>);
+/// An identify call.
+#[derive(Debug)]
+struct Call {
+    place: Place,
+    traits: Map<String, Value>,
+    /// Of the traits as JSON.
+    bytes: usize,
+}
 
 /// A person over time.
 #[derive(Debug)]
@@ -40,19 +51,26 @@ pub(super) struct Timeline {
     person: PastPerson,
     /// Traits that no call sets.
     base: Map<String, Value>,
+    calls: Calls,
+}
+
+/// What was read of somebody's identify calls.
+#[derive(Debug, Default)]
+struct Calls {
     /// Oldest first.
-    calls: Vec<Call>,
+    read: Vec<Call>,
+    /// Whether calls since the first replayed day were left out.
     is_cut: bool,
-    /// When the last replayed event before was received.
-    pub(super) last_seen: Option<DateTime<Utc>>,
+    /// Whether there may be older ones than those that were read.
+    has_older: bool,
 }
 
 impl Timeline {
-    fn new(person: PastPerson, mut calls: Vec<Call>, is_cut: bool) -> Self {
-        calls.sort_by_key(|(place, _)| *place);
+    fn new(person: PastPerson, mut calls: Calls) -> Self {
+        calls.read.sort_by_key(|call| call.place);
         let mut base = parse_object(&person.traits);
-        for (_, traits) in &calls {
-            for name in traits.keys() {
+        for call in &calls.read {
+            for name in call.traits.keys() {
                 base.remove(name);
             }
         }
@@ -60,8 +78,6 @@ impl Timeline {
             person,
             base,
             calls,
-            is_cut,
-            last_seen: None,
         }
     }
 
@@ -85,20 +101,28 @@ impl Timeline {
 
     /// The traits at a place, as JSON text, and how they are known.
     pub(super) fn traits_at(&self, place: Place) -> (String, Knowledge) {
-        let later = self.calls.partition_point(|(call, _)| *call <= place);
-        if later == self.calls.len() {
+        let Calls {
+            read,
+            is_cut,
+            has_older,
+        } = &self.calls;
+        let (earlier, later) = read.split_at(read.partition_point(|call| call.place <= place));
+        if later.is_empty() {
             return (
                 self.person.traits.clone(),
                 self.knowledge(Knowledge::Unchanged),
             );
         }
         let mut traits = self.base.clone();
-        for (_, patch) in self.calls.iter().take(later) {
-            traits.extend(patch.clone());
+        for call in earlier {
+            traits.extend(call.traits.clone());
         }
-        let knowledge = match later {
-            0 if self.is_cut => Knowledge::Uncertain,
-            _ => self.knowledge(Knowledge::Rebuilt),
+        let mut set_later = later.iter().flat_map(|call| call.traits.keys());
+        let may_be_wrong = (*is_cut && earlier.is_empty())
+            || (*has_older && set_later.any(|name| !traits.contains_key(name)));
+        let knowledge = match may_be_wrong {
+            true => Knowledge::Uncertain,
+            false => self.knowledge(Knowledge::Rebuilt),
         };
         (Value::Object(traits).to_string(), knowledge)
     }
@@ -113,10 +137,13 @@ impl Timeline {
     }
 
     fn bytes(&self) -> usize {
-        // A parsed call takes several times its text.
-        let calls = self.calls.iter();
-        let calls: usize = calls.map(|(_, traits)| 64 + 100 * traits.len()).sum();
-        256 + 4 * self.person.traits.len() + calls
+        // Parsed, text takes several times its length.
+        let parsed = |bytes: usize, names: usize| 64 + 4 * bytes + 100 * names;
+        let calls = self.calls.read.iter();
+        let calls: usize = calls
+            .map(|call| parsed(call.bytes, call.traits.len()))
+            .sum();
+        256 + parsed(2 * self.person.traits.len(), self.base.len()) + calls
     }
 }
 
@@ -126,34 +153,43 @@ pub(super) struct Timelines {
     project: ProjectId,
     /// The first day that is replayed.
     since: NaiveDate,
+    /// The first day of which everything is still there.
+    horizon: NaiveDate,
     heirs: HashMap<i64, i64>,
     known: HashMap<i64, Timeline>,
     kept_bytes: usize,
 }
 
 impl Timelines {
-    pub(super) fn new(project: ProjectId, since: NaiveDate) -> Self {
-        Self {
+    /// Nobody yet, for events received since a day.
+    pub(super) fn new(
+        connection: &mut PgConnection,
+        project: ProjectId,
+        since: NaiveDate,
+    ) -> QueryResult<Self> {
+        Ok(Self {
             project,
             since,
+            horizon: history::horizon(connection, project)?,
             heirs: HashMap::new(),
             known: HashMap::new(),
             kept_bytes: 0,
-        }
+        })
     }
 
-    /// Loads whoever of the page is not known yet.
+    /// Loads whoever of these events is not known yet. They are few: how much of somebody is read is
+    /// bounded, and nothing is forgotten before all of them are there.
     pub(super) fn load(
         &mut self,
         connection: &mut PgConnection,
-        page: &[PastEvent],
+        events: &[PastEvent],
     ) -> QueryResult<()> {
         if self.kept_bytes > KEPT_BYTES_MAX {
             self.heirs.clear();
             self.known.clear();
             self.kept_bytes = 0;
         }
-        let met: HashSet<i64> = page.iter().map(|event| event.person_id).collect();
+        let met: HashSet<i64> = events.iter().map(|event| event.person_id).collect();
         let unknown = met
             .into_iter()
             .filter(|person| !self.heirs.contains_key(person));
@@ -170,41 +206,103 @@ impl Timelines {
         }
         let missing: Vec<i64> = missing.into_iter().collect();
         let people = history::people(connection, self.project, &missing)?;
-        let members: Vec<i64> = people.iter().flat_map(|it| it.family.clone()).collect();
-        let calls = history::newest_identify_calls(
-            connection,
-            self.project,
-            &members,
-            self.since,
-            CALLS_MAX,
-        )?;
-        let mut by_person: HashMap<i64, Vec<Call>> = HashMap::new();
-        for call in calls {
-            let traits = call.traits.as_deref().map(parse_traits).unwrap_or_default();
-            let place = (call.received_at, call.id);
-            by_person
-                .entry(call.person_id)
-                .or_default()
-                .push((place, traits));
-        }
-        let cap = usize::try_from(CALLS_MAX).unwrap_or(usize::MAX);
+        let mut calls = self.calls(connection, &people)?;
         for person in people {
-            let of_family = person
-                .family
-                .iter()
-                .filter_map(|member| by_person.remove(member));
-            let of_family: Vec<Vec<_>> = of_family.collect();
-            let is_cut = of_family.iter().any(|calls| calls.len() >= cap);
-            let timeline = Timeline::new(person, of_family.concat(), is_cut);
+            let calls = calls.remove(&person.id).unwrap_or_default();
+            let timeline = Timeline::new(person, calls);
             self.kept_bytes = self.kept_bytes.saturating_add(timeline.bytes());
             self.known.insert(timeline.id(), timeline);
         }
         Ok(())
     }
 
+    /// Of those who made calls since the first replayed day, also what they said before it: their
+    /// traits have changed since, and were not all set since.
+    fn calls(
+        &self,
+        connection: &mut PgConnection,
+        people: &[PastPerson],
+    ) -> QueryResult<HashMap<i64, Calls>> {
+        let members = |people: &mut dyn Iterator<Item = &PastPerson>| -> Vec<i64> {
+            people.flat_map(|it| it.family.clone()).collect()
+        };
+        let of = |person: i64| {
+            let is_of = move |it: &&PastPerson| it.family.contains(&person);
+            people.iter().find(is_of).map(|it| it.id)
+        };
+        let mut calls: HashMap<i64, Calls> = HashMap::new();
+        let since = Which::Since(self.since, CALLS_MAX);
+        let everybody = members(&mut people.iter());
+        for call in history::newest_identify_calls(connection, self.project, &everybody, since)? {
+            if let Some(person) = of(call.person_id) {
+                let calls = calls.entry(person).or_default();
+                calls.is_cut |= call.is_cut;
+                calls.read.extend(Call::read(call));
+            }
+        }
+        let is_older = |it: &&PastPerson| it.created_at.date_naive() < self.since;
+        for person in people.iter().filter(is_older) {
+            if let Some(calls) = calls.get_mut(&person.id) {
+                calls.has_older = calls.is_cut || person.created_at.date_naive() < self.horizon;
+            }
+        }
+        let go_back = |it: &&PastPerson| {
+            let calls = calls.get(&it.id);
+            is_older(it) && calls.is_some_and(|calls| !calls.is_cut)
+        };
+        let go_back = members(&mut people.iter().filter(go_back));
+        let before = Which::Before(self.since, EARLIER_MAX);
+        for call in history::newest_identify_calls(connection, self.project, &go_back, before)? {
+            let calls = of(call.person_id).and_then(|person| calls.get_mut(&person));
+            if let Some(calls) = calls {
+                calls.has_older |= call.is_cut;
+                calls.read.extend(Call::read(call));
+            }
+        }
+        Ok(calls)
+    }
+
+    /// When the last event of each of these events' people before it was received, if there was one.
+    pub(super) fn last_seen(
+        &self,
+        connection: &mut PgConnection,
+        events: &[PastEvent],
+    ) -> QueryResult<Vec<Option<DateTime<Utc>>>> {
+        let mut sightings = Vec::with_capacity(events.len());
+        for (event, number) in events.iter().zip(0..) {
+            let family = self.of(event).map(|it| it.person.family.as_slice());
+            let family = family.unwrap_or(std::slice::from_ref(&event.person_id));
+            sightings.extend(family.iter().map(|person| Sighting {
+                number,
+                person: *person,
+                place: (event.received_at, event.id),
+            }));
+        }
+        let mut seen = vec![None; events.len()];
+        for (number, at) in history::last_seen_before_each(connection, self.project, &sightings)? {
+            let of_event = usize::try_from(number).ok();
+            if let Some(of_event) = of_event.and_then(|number| seen.get_mut(number)) {
+                *of_event = Some(at);
+            }
+        }
+        Ok(seen)
+    }
+
     /// Who an event's person is now; nobody if they are gone.
-    pub(super) fn of(&mut self, event: &PastEvent) -> Option<&mut Timeline> {
+    pub(super) fn of(&self, event: &PastEvent) -> Option<&Timeline> {
         let heir = self.heirs.get(&event.person_id)?;
-        self.known.get_mut(heir)
+        self.known.get(heir)
+    }
+}
+
+impl Call {
+    /// `None` for one that was left out.
+    fn read(call: PersonsCall) -> Option<Self> {
+        let text = call.traits?;
+        Some(Self {
+            place: (call.received_at, call.id),
+            traits: parse_traits(&text),
+            bytes: text.len(),
+        })
     }
 }

@@ -112,8 +112,8 @@ pub struct TraitsKnown {
     pub unchanged: u64,
     /// They were rebuilt from stored identify calls.
     pub rebuilt: u64,
-    /// They were rebuilt, but may be wrong: the person made very many identify calls since, was
-    /// merged with another, or is gone.
+    /// They may be wrong: a trait was set later and perhaps by calls that were not read or are past
+    /// their retention, the person was merged with another, or is gone.
     pub uncertain: u64,
 }
 

@@ -140,3 +140,25 @@ pub fn project(connection: &mut PgConnection, name: &str) -> i64 {
         &format!("SELECT id FROM projects WHERE name = {}", quoted(name)),
     )
 }
+
+/// Moves what one user sent today so many days back, and since when they are known: the events of this
+/// name, which is that of their kind for calls that are no tracks.
+pub fn age_events(connection: &mut PgConnection, user: &str, name: &str, days: u32) {
+    let day = super::now().date_naive() - chrono::Days::new(days.into());
+    for day in [day - chrono::Days::new(1), day] {
+        beckon::store::partitions::ensure_day(connection, day).unwrap();
+    }
+    let (user, name) = (quoted(user), quoted(name));
+    run(
+        connection,
+        &format!(
+            "UPDATE events SET received_on = received_on - {days}, \
+             received_at = received_at - interval '{days} days' \
+             WHERE user_id = {user} AND name = {name} AND received_on = current_date; \
+             UPDATE persons SET created_at = least(created_at, now() - interval '{days} days 1 hour') \
+             WHERE id IN (SELECT person_id FROM identities WHERE value = {user}); \
+             UPDATE identities SET created_at = \
+             least(created_at, now() - interval '{days} days 1 hour') WHERE value = {user}"
+        ),
+    );
+}
