@@ -14,6 +14,7 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::identities;
 use super::shard::Shard;
+use super::traits::{self, Traits};
 use crate::error::Code;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
@@ -44,7 +45,7 @@ impl Shard {
             let patch = match &event.call {
                 Call::Identify {
                     traits: Some(traits),
-                } => parse_traits(traits),
+                } => traits::parse_traits(traits),
                 _ => Map::new(),
             };
             if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
@@ -62,9 +63,10 @@ impl Shard {
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
         }
-        let state = person.and_then(|person| work.people.state(person));
+        let wanted = person.filter(|_| unit.wants != super::Wanted::default());
+        let state = wanted.and_then(|person| work.people.settled(person));
         let matched = self.decide(unit, own, state.map(Arc::as_ref), event);
-        let traits = state.map_or_else(|| Arc::from("{}"), |state| Arc::clone(&state.traits));
+        let traits = unit.traits(state.map(Arc::as_ref));
         Ok((
             Verdict::Stored {
                 id,
@@ -139,7 +141,7 @@ impl Shard {
         state: Option<&PersonState>,
         event: &Event,
     ) -> Matches {
-        if !unit.wants_matches {
+        if !unit.wants.matches {
             return Matches::default();
         }
         let snapshot = &*self.targeting.snapshot(unit.project);
@@ -175,18 +177,30 @@ impl Shard {
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
     ) -> bool {
-        let held = |key: Key<'_>| people.state(people.address(key)?);
-        let (own, linked) = (held(own), linked.and_then(held));
+        let own = people.address(own);
+        let linked = linked.and_then(|linked| people.address(linked));
+        let linked = linked.filter(|linked| own != Some(*linked));
         if patch.is_empty() && (own.is_none() || linked.is_none()) {
             return false;
         }
-        let traits = |state: Option<&Arc<PersonState>>| {
-            state.map(|state| state.traits_object()).unwrap_or_default()
+        let held = |person: Option<PersonId>| person.and_then(|person| people.traits(person));
+        let bytes = match (held(own), held(linked)) {
+            // Nothing changes, however much it is.
+            (Some(held), None) | (None, Some(held)) if held.has(patch) => return false,
+            (Some(held), None) | (None, Some(held)) => held.bytes_with(patch),
+            (None, None) => Traits::default().bytes_with(patch),
+            (Some(own), Some(linked)) => {
+                let at_most = own.bytes_with(patch) + linked.bytes();
+                if at_most <= self.options.traits_bytes_max {
+                    return false;
+                }
+                let mut merged = own.clone();
+                merged.set(patch.clone());
+                merged.fill_up(linked.clone());
+                merged.bytes()
+            }
         };
-        let mut merged = traits(linked);
-        merged.extend(traits(own));
-        merged.extend(patch.clone());
-        size_of_traits(&merged) > self.options.traits_bytes_max
+        bytes > self.options.traits_bytes_max
     }
 
     fn refuse_traits(
@@ -222,11 +236,6 @@ impl Shard {
 /// How many numbers one step of `persons_id_seq` stands for, as its migration says.
 const PERSON_ID_BLOCK: i64 = 100;
 
-/// The traits of an identify as they are kept.
-pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
-    crate::model::parse_traits(raw.as_str())
-}
-
 fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
     raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))
 }
@@ -237,32 +246,15 @@ fn set_traits(
     person: PersonId,
     patch: Map<String, Value>,
 ) -> Result<(), FillError> {
-    let Some(state) = people.state(person) else {
-        return Ok(());
-    };
-    if has_traits(state, &patch) {
+    if people
+        .traits(person)
+        .is_none_or(|traits| traits.has(&patch))
+    {
         return Ok(());
     }
     if !people.is_locked(person) {
         return Err(FillError::Race);
     }
-    let mut merged = state.traits_object();
-    merged.extend(patch);
-    people.set_traits(person, merged);
+    people.set_traits(person, patch);
     Ok(())
-}
-
-/// Whether the person has these traits already, so that setting them changes nothing.
-pub(super) fn has_traits(state: &PersonState, patch: &Map<String, Value>) -> bool {
-    if patch.is_empty() {
-        return true;
-    }
-    let held = state.traits_object();
-    patch
-        .iter()
-        .all(|(name, value)| held.get(name) == Some(value))
-}
-
-fn size_of_traits(traits: &Map<String, Value>) -> usize {
-    serde_json::to_vec(traits).map_or(usize::MAX, |bytes| bytes.len())
 }

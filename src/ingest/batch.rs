@@ -9,6 +9,7 @@ use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
+use super::Wanted;
 use super::claim::{MessageKey, Standing};
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
@@ -19,8 +20,8 @@ use super::write::write;
 use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
 use crate::store::partitions;
 use crate::store::person_state::LockPeople;
-use crate::targeting::Matches;
 use crate::targeting::people::Address;
+use crate::targeting::{Matches, PersonState};
 
 /// One item of a batch and where its outcome goes.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub(super) struct Unit {
     pub(super) digest: Option<Uuid>,
     /// Whether somebody has its identity.
     pub(super) owner: Owner,
-    /// Whether somebody reads what the event led to.
-    pub(super) wants_matches: bool,
+    /// What somebody reads of what it led to.
+    pub(super) wants: Wanted,
     /// How many received events it stands for in the ledger: one, if none was lost before it got
     /// here.
     pub(super) received: i64,
@@ -51,7 +52,7 @@ impl Unit {
         project: ProjectId,
         item: Item,
         known: &Known,
-        wants_matches: bool,
+        wants: Wanted,
     ) -> Self {
         let (message_id, own) = match &item {
             Item::Event(event) => (event.message_id.as_ref(), event.identity()),
@@ -63,7 +64,7 @@ impl Unit {
             project,
             id: EventId(Uuid::now_v7()),
             digest: message_id.map(MessageId::digest),
-            wants_matches,
+            wants,
             owner: own.map_or(Owner::Somebody, |own| known.owner(own)),
             received: i64::from(!matches!(item, Item::Ignored)),
             item,
@@ -76,6 +77,12 @@ impl Unit {
             Item::Event(event) => event.identity(),
             Item::Rejected(_) | Item::Ignored => None,
         }
+    }
+
+    /// The traits that the caller reads.
+    pub(super) fn traits(&self, person: Option<&PersonState>) -> Option<Arc<str>> {
+        let wanted = person.filter(|_| self.wants.traits);
+        wanted.map(|person| Arc::clone(&person.traits))
     }
 
     /// What it claims.
@@ -96,7 +103,7 @@ pub(super) enum Verdict {
         id: EventId,
         duplicate: bool,
         matched: Matches,
-        traits: Arc<str>,
+        traits: Option<Arc<str>>,
     },
     Rejected(Rejection),
     /// A rejection that is now in the ledger, or a call that is dropped on purpose.
@@ -234,6 +241,7 @@ impl Shard {
             work.verdicts.push(verdict);
             work.filed_under.push(person);
         }
+        work.people.settle();
         work.moved = write(connection, units, &work, self.slot)?;
         Ok(work)
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 
-use super::apply::{has_traits, parse_traits};
 use super::batch::Unit;
 use super::claim::Standing;
 use super::decode::Item;
@@ -13,6 +12,7 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::{Owner, identities};
 use super::shard::Shard;
+use super::traits::{Held, parse_traits};
 use crate::model::{Call, Identity, PersonId, ProjectId};
 use crate::store::person_state::{LoadPeople, LockPeople, PersonRow};
 use crate::targeting::people::Address;
@@ -120,6 +120,7 @@ impl Shard {
     ) -> Vec<PersonId> {
         let caches = self.targeting.people();
         let mut locked = Vec::new();
+        let mut held = Held::default();
         for (unit, standing) in units.iter().zip(standings) {
             let Item::Event(event) = &unit.item else {
                 continue;
@@ -141,7 +142,7 @@ impl Shard {
                 },
             ) = (own, &event.call)
             {
-                let has_them = |state: Arc<PersonState>| has_traits(&state, &parse_traits(traits));
+                let has_them = |state: Arc<PersonState>| held.has(&state, &parse_traits(traits));
                 if fresh || !caches.state(own).is_some_and(has_them) {
                     locked.push(own);
                 }

@@ -45,6 +45,7 @@ mod route;
 mod seen;
 mod shard;
 mod statements;
+mod traits;
 mod write;
 
 use std::sync::Arc;
@@ -128,8 +129,8 @@ pub struct Stored {
     pub duplicate: bool,
     /// The campaigns this person should see now, best first; none if nobody wanted them.
     pub matched: Matches,
-    /// The person's traits after the event, the text of a JSON object.
-    pub traits: Arc<str>,
+    /// The person's traits after the event, the text of a JSON object, if somebody wanted them.
+    pub traits: Option<Arc<str>>,
 }
 
 /// A request, decoded.
@@ -142,15 +143,25 @@ pub struct Submission {
     /// How many events the decoder counted, for the ledger; calls that are dropped on purpose are
     /// not among them.
     pub received: usize,
-    /// Whether somebody reads what each event led to; nothing is decided that nobody reads.
-    pub wants_matches: bool,
+    /// What somebody reads of what each event led to.
+    pub wants: Wanted,
+}
+
+/// What a caller reads of what its events led to, beside whether they are stored. Nothing is decided or
+/// kept that nobody reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The campaigns.
+    pub matches: bool,
+    /// The person's traits.
+    pub traits: bool,
 }
 
 /// Part of a request on its way to one shard.
 #[derive(Debug)]
 struct Job {
     project: ProjectId,
-    wants_matches: bool,
+    wants: Wanted,
     /// The items with their places in the request.
     items: Vec<(usize, Item)>,
     /// Which of the identities in them somebody had when the request was split.
@@ -283,7 +294,7 @@ impl Ingest {
             project,
             items,
             received,
-            wants_matches,
+            wants,
         } = request;
         let count = items.len();
         let Split { parts, known } = split(&self.0.targeting, project, items, queues.len()).await?;
@@ -310,7 +321,7 @@ impl Ingest {
             remaining -= received;
             let job = Job {
                 project,
-                wants_matches,
+                wants,
                 items,
                 known: known.clone(),
                 received,

@@ -3,6 +3,7 @@
 //!
 //! Pure: it is filled by the batch with what the database says and knows no connection.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::statements::{IdentityRows, PersonRows};
+use super::traits::Traits;
 use crate::model::{Event, Identity, IdentityKind, PersonId, ProjectId};
 use crate::targeting::PersonState;
 use crate::targeting::people::Observed;
@@ -33,7 +35,11 @@ pub(super) fn new_state(key: Key<'_>, id: PersonId, event: &Event) -> PersonStat
 /// One person while the batch is applied.
 #[derive(Debug)]
 pub(super) struct Working {
-    pub(super) state: Arc<PersonState>,
+    state: Arc<PersonState>,
+    /// The traits, once somebody looked into them.
+    traits: OnceCell<Traits>,
+    /// Whether the state has them as they were before.
+    is_text_old: bool,
     /// The identity a new person was first seen with.
     born_as: Option<(ProjectId, Identity)>,
     traits_changed: bool,
@@ -48,6 +54,30 @@ pub(super) struct Working {
 }
 
 impl Working {
+    fn traits(&self) -> &Traits {
+        self.traits.get_or_init(|| Traits::of(&self.state))
+    }
+
+    fn change_traits(&mut self, change: impl FnOnce(&mut Traits)) {
+        let mut traits = self
+            .traits
+            .take()
+            .unwrap_or_else(|| Traits::of(&self.state));
+        change(&mut traits);
+        self.traits = OnceCell::from(traits);
+        self.is_text_old = true;
+        self.traits_changed = true;
+    }
+
+    /// Writes the traits into the state.
+    fn settle(&mut self) {
+        if self.is_text_old {
+            let text = self.traits().text();
+            Arc::make_mut(&mut self.state).traits = text;
+            self.is_text_old = false;
+        }
+    }
+
     fn is_changed(&self) -> bool {
         self.traits_changed || self.user_id_changed || self.must_be_reread || self.born_as.is_some()
     }
@@ -114,6 +144,8 @@ impl<'a> PeopleOfBatch<'a> {
 
     fn insert(&mut self, state: Arc<PersonState>, is_locked: bool, loaded: Option<Observed>) {
         let working = Working {
+            traits: OnceCell::new(),
+            is_text_old: false,
             born_as: None,
             traits_changed: false,
             user_id_changed: false,
@@ -125,9 +157,26 @@ impl<'a> PeopleOfBatch<'a> {
         self.people.insert(working.state.id, working);
     }
 
-    /// A person's state, in the batch so far.
+    /// A person's state, in the batch so far; the traits in it are of when they were settled last.
     pub(super) fn state(&self, person: PersonId) -> Option<&Arc<PersonState>> {
         self.people.get(&person).map(|working| &working.state)
+    }
+
+    /// A person's traits, in the batch so far.
+    pub(super) fn traits(&self, person: PersonId) -> Option<&Traits> {
+        self.people.get(&person).map(Working::traits)
+    }
+
+    /// Writes a person's traits into the state; returns it.
+    pub(super) fn settled(&mut self, person: PersonId) -> Option<&Arc<PersonState>> {
+        let working = self.people.get_mut(&person)?;
+        working.settle();
+        Some(&working.state)
+    }
+
+    /// Writes everybody's traits into their states. To be done before they are stored.
+    pub(super) fn settle(&mut self) {
+        self.people.values_mut().for_each(Working::settle);
     }
 
     /// Whether a person may be changed: the row lock is held, or nobody else can know the person.
@@ -176,21 +225,24 @@ impl<'a> PeopleOfBatch<'a> {
         } else {
             (other, preferred)
         };
-        let Some(gone) = self.people.remove(&loser) else {
+        let Some(mut gone) = self.people.remove(&loser) else {
             return survivor;
         };
+        if gone.born_as.is_some() {
+            gone.settle();
+        }
+        let traits = gone
+            .traits
+            .take()
+            .unwrap_or_else(|| Traits::of(&gone.state));
         if let Some(working) = self.people.get_mut(&survivor) {
+            working.change_traits(|held| match survivor == preferred {
+                true => held.fill_up(traits),
+                false => held.overwrite(traits),
+            });
             let state = Arc::make_mut(&mut working.state);
-            let (mut traits, over) = if survivor == preferred {
-                (gone.state.traits_object(), state.traits_object())
-            } else {
-                (state.traits_object(), gone.state.traits_object())
-            };
-            traits.extend(over);
-            state.traits = Arc::from(Value::Object(traits).to_string());
             state.user_id = state.user_id.take().or(gone.state.user_id.clone());
             state.last_seen.advance(gone.state.last_seen.at());
-            working.traits_changed = true;
             working.must_be_reread = true;
         }
         for lead in self.by_identity.values_mut() {
@@ -216,11 +268,10 @@ impl<'a> PeopleOfBatch<'a> {
         survivor
     }
 
-    /// Sets the traits of a person.
-    pub(super) fn set_traits(&mut self, person: PersonId, traits: Map<String, Value>) {
+    /// Sets traits of a person.
+    pub(super) fn set_traits(&mut self, person: PersonId, patch: Map<String, Value>) {
         if let Some(working) = self.people.get_mut(&person) {
-            Arc::make_mut(&mut working.state).traits = Arc::from(Value::Object(traits).to_string());
-            working.traits_changed = true;
+            working.change_traits(|traits| traits.set(patch));
         }
     }
 

@@ -13,7 +13,6 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 use uuid::Uuid;
 
-use super::apply::{has_traits, parse_traits};
 use super::batch::{Unit, Verdict, batch_id, create_missing_partition};
 use super::claim::{self, MessageKey, Standing, within_batch};
 use super::decode::Item;
@@ -24,6 +23,7 @@ use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::{Owner, identities};
 use super::shard::Shard;
 use super::statements::PersonRows;
+use super::traits::{Held, parse_traits};
 use crate::model::{Call, Event, PersonId};
 use crate::store::person_state::{LoadPeople, PersonRow};
 use crate::targeting::PersonState;
@@ -81,6 +81,7 @@ impl Shard {
         let mut people = Vec::with_capacity(units.len());
         let mut newcomers: Vec<Newcomer<'a>> = Vec::new();
         let mut places: HashMap<Key<'a>, usize> = HashMap::new();
+        let mut held = Held::default();
         for (unit, whom) in units.iter().zip(whom) {
             let (Item::Event(event), Some(own)) = (&unit.item, unit.own_identity()) else {
                 people.push(None);
@@ -109,7 +110,9 @@ impl Shard {
                 }
             };
             match state {
-                Some(state) if changes_nothing(&state, event) => people.push(Some(state)),
+                Some(state) if changes_nothing(&state, event, &mut held) => {
+                    people.push(Some(state))
+                }
                 _ => return Ok(None),
             }
         }
@@ -326,7 +329,7 @@ impl Shard {
                     id,
                     duplicate,
                     matched: self.decide(unit, own, Some(person), event),
-                    traits: Arc::clone(&person.traits),
+                    traits: unit.traits(Some(person)),
                 }
             })
             .collect()
@@ -380,11 +383,11 @@ impl Plain<'_> {
     }
 }
 
-fn changes_nothing(state: &PersonState, event: &Event) -> bool {
+fn changes_nothing(state: &PersonState, event: &Event, held: &mut Held) -> bool {
     match &event.call {
         Call::Identify {
             traits: Some(traits),
-        } => has_traits(state, &parse_traits(traits)),
+        } => held.has(state, &parse_traits(traits)),
         _ => true,
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::decode::{self, DecodeLimits, Item, Kept, Rejection, Route};
-use super::{Ingest, Outcome, Submission};
+use super::{Ingest, Outcome, Submission, Wanted};
 use crate::clock::Clock;
 use crate::error::{Code, Error, FieldError};
 use crate::model::{EventId, MessageId, ProjectId};
@@ -153,7 +153,7 @@ impl Replayer {
             project: self.project,
             items,
             received,
-            wants_matches: false,
+            wants: Wanted::default(),
         };
         let counted = self.ingest.metrics().received(self.project, received);
         let submitted = self.ingest.submit(request).await;

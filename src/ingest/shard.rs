@@ -164,7 +164,7 @@ impl Shard {
         for (caller, job) in jobs.into_iter().enumerate() {
             let Job {
                 project,
-                wants_matches,
+                wants,
                 items,
                 known,
                 received,
@@ -174,7 +174,7 @@ impl Shard {
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item, &known, wants_matches);
+                let unit = Unit::new(caller, place, project, item, &known, wants);
                 missing -= unit.received;
                 units.push(unit);
             }

@@ -1,4 +1,5 @@
-//! Bodies of some kilobytes that decompress to a gibibyte: each is a 413 at once and costs no memory.
+//! Small bodies that ask for much: some kilobytes that decompress to a gibibyte are a 413 at once and cost no
+//! memory, and a list of small calls costs what they say.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use serde_json::{Value, json};
 
 use crate::support::{TestApp, is_soak};
 
@@ -118,4 +120,31 @@ fn a_bomb_is_413_at_once_and_costs_no_memory() {
             "{encoding:?}: grown by {grown} bytes"
         );
     }
+}
+
+/// What an event of a list costs is what it says, not what its person has.
+#[test]
+fn a_list_about_somebody_with_much_takes_little_memory() {
+    let mut app = TestApp::start();
+    // As many traits as are allowed, small ones, so that reading them is work.
+    let much: serde_json::Map<String, Value> = (0..12_000)
+        .map(|n| (format!("trait_{n:05}"), json!(n)))
+        .collect();
+    let call = json!({"user_id": "u", "traits": much});
+    app.client().post("/v1/identify", &call).expect(200);
+    let before = app.server().memory_bytes("VmRSS");
+    let identify = |n| json!({"type": "identify", "userId": "u", "traits": {"n": n}});
+    let list: Vec<Value> = (0..2_500).map(identify).collect();
+    let began = Instant::now();
+    let answer = app.client().post("/v1/batch", &json!({"batch": list}));
+    answer.expect(200);
+    let most = app.server().memory_bytes("VmHWM").saturating_sub(before);
+    assert!(
+        most < 150 << 20,
+        "it took {most} bytes and {:?}",
+        began.elapsed()
+    );
+    let user = app.admin().get("/v1/admin/users/u").expect(200);
+    assert_eq!(user["traits"]["n"], 2_499);
+    assert_eq!(user["traits"]["trait_11999"], 11_999);
 }

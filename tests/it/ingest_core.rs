@@ -7,7 +7,7 @@ use beckon::clock::Clock;
 use beckon::error::Error;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission, Wanted};
 use beckon::model::{Call, Event, Identity, ProjectId};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
@@ -76,7 +76,10 @@ impl Rig {
             project,
             received: items.len(),
             items,
-            wants_matches: true,
+            wants: Wanted {
+                matches: true,
+                traits: true,
+            },
         };
         self.runtime.block_on(self.ingest.submit(request))
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission};
+use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission, Wanted};
 use beckon::model::{EventId, Identity, IdentityKind, ProjectId, parse_object};
 use beckon::retention::{self, Mode, RetentionOptions};
 use beckon::store::partitions;
@@ -178,7 +178,10 @@ impl History<'_> {
             project: self.project,
             items,
             received: request.len(),
-            wants_matches: true,
+            wants: Wanted {
+                matches: true,
+                traits: true,
+            },
         };
         let submitted = self.rig.ingest.submit(submission);
         let outcomes = self.runtime.block_on(submitted).unwrap();
@@ -194,7 +197,11 @@ impl History<'_> {
             } else {
                 assert_eq!(place, self.ids.len());
                 self.ids.push(stored.id);
-                assert_eq!(parse_object(&stored.traits), traits, "{sent:?}");
+                assert_eq!(
+                    parse_object(stored.traits.as_deref().unwrap()),
+                    traits,
+                    "{sent:?}"
+                );
             }
         }
     }
@@ -343,7 +350,10 @@ fn concurrent_changes_leave_no_stale_state() {
                         project,
                         items,
                         received: 1,
-                        wants_matches: true,
+                        wants: Wanted {
+                            matches: true,
+                            traits: true,
+                        },
                     };
                     runtime.block_on(rig.ingest.submit(submission)).unwrap();
                     let who = user(number);

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::error::Code;
-use crate::ingest::Outcome;
 use crate::ingest::decode::{Origin, Rejection, Route};
 use crate::ingest::route::Known;
+use crate::ingest::{Outcome, Wanted};
 
 type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
 
@@ -86,7 +86,7 @@ fn send_items(
     let (reply, answer) = oneshot::channel();
     to.push(Job {
         project,
-        wants_matches: false,
+        wants: Wanted::default(),
         items,
         known: Known::All,
         received: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
-use beckon::ingest::{Ingest, IngestMetrics, IngestOptions, Outcome, Stored, Submission};
+use beckon::ingest::{Ingest, IngestMetrics, IngestOptions, Outcome, Stored, Submission, Wanted};
 use beckon::model::{Call, Dialect, Event, EventName, Identity, MessageId, ProjectId, RawJson};
 use beckon::store::{Store, StoreOptions};
 use beckon::targeting::{Targeting, TargetingOptions};
@@ -103,7 +103,10 @@ pub fn request(items: Vec<Item>) -> Submission {
         project: PROJECT,
         received: items.len(),
         items,
-        wants_matches: true,
+        wants: Wanted {
+            matches: true,
+            traits: true,
+        },
     }
 }
 

@@ -172,7 +172,7 @@ fn tracked(stored: &Stored) -> String {
 fn identified(stored: &Stored, scope: Scope) -> String {
     let mut text = format!(r#"{OK},"user":"#);
     match scope {
-        Scope::Admin => text.push_str(&stored.traits),
+        Scope::Admin => text.push_str(stored.traits.as_deref().unwrap_or("{}")),
         Scope::Client | Scope::Read => {
             let traits = stored.event.call.properties();
             text.push_str(traits.map_or("{}", |traits| traits.as_str()));
@@ -285,7 +285,7 @@ mod tests {
             id: EventId(Uuid::nil()),
             duplicate: false,
             matched: matches(),
-            traits: Arc::from(r#"{"secret": 1}"#),
+            traits: Some(Arc::from(r#"{"secret": 1}"#)),
         })
     }
 

@@ -15,13 +15,13 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::error::Error;
-use crate::http::auth::{Authorized, ByHead, Client};
+use crate::http::auth::{Authorized, ByHead, Client, Scope};
 use crate::http::body::{self, Body};
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
 use crate::ingest::decode::{self, Decoded, Defaults, Item, Route};
-use crate::ingest::{Outcome, Submission};
+use crate::ingest::{Outcome, Submission, Wanted};
 
 /// Bodies above this are unpacked and decoded on a blocking thread, so that one large batch does
 /// not hold up the other connections of its worker.
@@ -363,22 +363,25 @@ async fn receive(
     let (is_batch, dialect) = (decoded.is_batch, decoded.dialect);
     let metrics = state.ingest.metrics();
     let received = metrics.received(access.project, decoded.received);
-    let wants_matches = if is_batch {
-        Params::parse(request.query_string()).get("matched") == Some("true")
-    } else {
-        route != Route::Identify
+    let wants = Wanted {
+        matches: match is_batch {
+            true => Params::parse(request.query_string()).get("matched") == Some("true"),
+            false => route != Route::Identify,
+        },
+        // Others must not read what somebody else may have sent.
+        traits: !is_batch && route == Route::Identify && access.scope == Scope::Admin,
     };
     let submission = Submission {
         project: access.project,
         items: decoded.items,
         received: decoded.received,
-        wants_matches,
+        wants,
     };
     let outcome = submit(state, submission, waited).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let body = if is_batch {
-        answer::batch(outcomes, wants_matches)
+        answer::batch(outcomes, wants.matches)
     } else {
         let outcome = outcomes.pop();
         let missing = || Error::Internal("a call has no outcome".to_owned());
