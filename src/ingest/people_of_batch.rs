@@ -4,7 +4,7 @@
 //! Pure: it is filled by the batch with what the database says and knows no connection.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -327,9 +327,15 @@ impl<'a> PeopleOfBatch<'a> {
         (ids, traits, seen_at)
     }
 
-    /// Who was merged into whom, in order.
-    pub(super) fn merges(&self) -> &[(PersonId, PersonId)] {
-        &self.merges
+    /// Whom each of those who were merged became in the end, sorted by number so that two writers
+    /// meet them in one order. Nobody is merged twice, but a survivor may be merged later.
+    pub(super) fn heirs(&self) -> BTreeMap<PersonId, PersonId> {
+        let mut heirs = BTreeMap::new();
+        for &(loser, survivor) in self.merges.iter().rev() {
+            let heir = heirs.get(&survivor).copied().unwrap_or(survivor);
+            heirs.insert(loser, heir);
+        }
+        heirs
     }
 
     /// Everybody whose state changes with the commit.

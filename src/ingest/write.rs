@@ -1,5 +1,7 @@
 //! What a batch leaves in the database, each table in one statement with sorted arrays.
 
+use std::collections::BTreeMap;
+
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 use serde_json::json;
@@ -40,10 +42,7 @@ pub(super) fn write(
         }
         .execute(connection)?;
     }
-    let mut moved = Vec::new();
-    for (loser, survivor) in work.people.merges() {
-        moved.extend(write_merge(connection, *loser, *survivor)?);
-    }
+    let moved = write_merges(connection, &work.people.heirs())?;
     let mut ledger = LedgerRows::new(slot, batch_id(units));
     write_events(connection, units, work, &mut ledger)?;
     write_rejections(connection, units, work, &mut ledger)?;
@@ -68,23 +67,33 @@ pub(super) fn write(
     Ok(moved)
 }
 
-/// Gives the loser's identities to the survivor, and returns them.
-fn write_merge(
+/// Gives the identities of those who were merged to whom they became in the end, and returns them.
+/// Each row is written once: a list of links in which one survivor after the other is merged would
+/// otherwise move everything it has gathered with every step.
+fn write_merges(
     connection: &mut PgConnection,
-    loser: PersonId,
-    survivor: PersonId,
+    heirs: &BTreeMap<PersonId, PersonId>,
 ) -> QueryResult<Vec<(ProjectId, Identity)>> {
+    if heirs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (losers, survivors): (Vec<i64>, Vec<i64>) =
+        heirs.iter().map(|(loser, heir)| (loser.0, heir.0)).unzip();
     let moved: Vec<MovedRow> = sql_query(
-        "UPDATE identities SET person_id = $2 WHERE person_id = $1 \
-         RETURNING project_id, kind, value",
+        "UPDATE identities i SET person_id = t.survivor \
+         FROM unnest($1, $2) AS t (loser, survivor) WHERE i.person_id = t.loser \
+         RETURNING i.project_id, i.kind, i.value",
     )
-    .bind::<BigInt, _>(loser.0)
-    .bind::<BigInt, _>(survivor.0)
+    .bind::<Array<BigInt>, _>(&losers)
+    .bind::<Array<BigInt>, _>(&survivors)
     .load(connection)?;
-    sql_query("UPDATE persons SET merged_into = $2 WHERE id = $1 OR merged_into = $1")
-        .bind::<BigInt, _>(loser.0)
-        .bind::<BigInt, _>(survivor.0)
-        .execute(connection)?;
+    sql_query(
+        "UPDATE persons p SET merged_into = t.survivor \
+         FROM unnest($1, $2) AS t (loser, survivor) WHERE p.id = t.loser OR p.merged_into = t.loser",
+    )
+    .bind::<Array<BigInt>, _>(&losers)
+    .bind::<Array<BigInt>, _>(&survivors)
+    .execute(connection)?;
     Ok(moved.into_iter().filter_map(MovedRow::key).collect())
 }
 

@@ -16,8 +16,9 @@ use diesel::sql_query;
 use diesel::sql_types::BigInt;
 use serde_json::json;
 
-use crate::support::one_shard::identify;
-use crate::support::postgres::{database, empty_database, postgres_server};
+use crate::support::one_shard::{identify, track};
+use crate::support::postgres::{TestDatabase, database, empty_database, postgres_server};
+use crate::support::sql;
 
 struct Rig {
     store: Store,
@@ -178,16 +179,123 @@ fn an_event_of_a_project_that_is_gone_is_refused() {
 fn a_second_user_id_changes_nothing_by_being_remembered() {
     let database = database();
     let rig = rig(&database.url);
-    let mut alias = identify("a", None, "{}");
-    alias.call = Call::Alias {
-        previous: Identity::user("b").unwrap(),
-    };
+    let alias = alias("a", "b");
     let mut first = identify("b", None, "{}");
     first.received_at = alias.received_at;
     rig.submit(PROJECT, vec![first, alias]).unwrap();
     let remembered = rig.person("a").user_id.clone();
     rig.targeting.people().forget_all();
     assert_eq!(remembered, rig.person("a").user_id);
+}
+
+fn alias(user: &str, previous: &str) -> Event {
+    let mut event = identify(user, None, "{}");
+    event.call = Call::Alias {
+        previous: Identity::user(previous).unwrap(),
+    };
+    event
+}
+
+/// How many people a chain of links makes one.
+const CHAIN: i64 = 300;
+
+/// Links that make each step's survivor the next one's loser, some of them of people who were
+/// linked before, who come with the batch, or whom nobody has seen.
+fn chain() -> Vec<Event> {
+    let mut links = vec![track("born", "e", None)];
+    for number in (2..=CHAIN).rev() {
+        let (older, younger) = (format!("u{}", number - 1), format!("u{number}"));
+        links.push(alias(&older, &younger));
+        match number % 50 {
+            0 => links.push(alias(&younger, &format!("side{number}"))),
+            1 => links.push(alias(&format!("unseen{number}"), &younger)),
+            2 => links.push(alias("born", &older)),
+            3 => links.push(identify(&younger, None, &json!({"at": number}).to_string())),
+            _ => {}
+        }
+    }
+    links
+}
+
+/// Counts each version of a row that replaces another.
+fn count_versions(database: &TestDatabase) {
+    sql::run(
+        &mut database.connect(),
+        "CREATE SEQUENCE versions;
+         CREATE FUNCTION count_version() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('versions'); RETURN NULL; END $$;
+         CREATE TRIGGER versions AFTER UPDATE ON identities
+             FOR EACH ROW EXECUTE FUNCTION count_version();
+         CREATE TRIGGER versions AFTER UPDATE ON persons
+             FOR EACH ROW EXECUTE FUNCTION count_version();",
+    );
+}
+
+/// Who is who in the end, told by names, and how many versions of rows that took.
+fn linked(send: impl Fn(&Rig, Vec<Event>)) -> (Vec<String>, i64) {
+    let database = database();
+    let rig = rig(&database.url);
+    let began = crate::support::now();
+    let mut first = Vec::new();
+    for number in 1..=CHAIN {
+        let traits = json!({"last": number, format!("t{}", number % 5): number}).to_string();
+        let mut event = identify(&format!("u{number}"), None, &traits);
+        event.received_at = began + chrono::TimeDelta::seconds(number - 2 * CHAIN);
+        first.push(event);
+        if number % 50 == 0 {
+            first.push(identify(&format!("side{number}"), None, r#"{"side":1}"#));
+        }
+    }
+    first.push(identify("before", None, "{}"));
+    first.push(alias(&format!("u{CHAIN}"), "before"));
+    rig.submit(PROJECT, first).unwrap();
+    count_versions(&database);
+    send(&rig, chain());
+    let mut connection = database.connect();
+    let versions = sql::number(&mut connection, "SELECT last_value FROM versions");
+    for line in sql::rows(&mut connection, "SELECT value, person_id FROM identities") {
+        let remembered = rig.person(line["value"].as_str().unwrap());
+        assert_eq!(remembered.id.0, line["person_id"], "{line}");
+    }
+    let mut told = sql::texts(
+        &mut connection,
+        "SELECT i.value || ' is ' || p.bucketing_value || ' with ' || p.traits AS value
+         FROM identities i JOIN persons p ON p.id = i.person_id ORDER BY 1",
+    );
+    told.extend(sql::texts(
+        &mut connection,
+        "SELECT p.bucketing_value || ' became ' || coalesce(heir.bucketing_value, 'nobody') AS value
+         FROM persons p LEFT JOIN persons heir ON heir.id = p.merged_into ORDER BY 1",
+    ));
+    (told, versions)
+}
+
+/// A list of links in which each survivor is the next loser costs what its links cost, and leads
+/// everybody to the oldest, as the same links do one at a time.
+#[test]
+fn a_chain_of_links_in_one_batch_writes_each_row_once() {
+    let (at_once, versions) = linked(|rig, links| {
+        rig.submit(PROJECT, links).unwrap();
+    });
+    for line in &at_once {
+        let ends = [" is u1 with ", " became u1"]
+            .iter()
+            .any(|end| line.contains(end));
+        assert!(ends || line == "u1 became nobody", "{line}");
+    }
+    // Of each a name and a row, and the traits of the survivor.
+    let people = CHAIN + CHAIN / 50 + 2;
+    assert!(versions >= CHAIN, "{versions}");
+    assert!(
+        versions <= 2 * people + 10,
+        "{versions} rows for {people} people"
+    );
+    let (one_by_one, _) = linked(|rig, links| {
+        for link in links {
+            rig.submit(PROJECT, vec![link]).unwrap();
+        }
+    });
+    assert_eq!(at_once, one_by_one);
 }
 
 #[test]
