@@ -169,7 +169,8 @@ impl Shard {
     }
 
     /// Whether the traits, after linking and merging, could be over the limit. Both people's count,
-    /// even where the link is then not made.
+    /// even where the link is then not made. Traits that stay as they are may be of any size: a batch
+    /// that changes nobody is one statement, which does not measure them.
     fn would_outgrow(
         &self,
         people: &PeopleOfBatch<'_>,

@@ -188,6 +188,59 @@ fn a_second_user_id_changes_nothing_by_being_remembered() {
     assert_eq!(remembered, rig.person("a").user_id);
 }
 
+/// Somebody may have more traits than are allowed now: they were imported, or the limit was higher.
+/// What does not change them is stored, whether or not an event beside it changes somebody.
+#[test]
+fn what_changes_no_traits_is_stored_whatever_their_size_and_its_neighbours() {
+    let database = database();
+    let rig = rig(&database.url);
+    let with_device = |traits: Option<&str>| {
+        let mut event = identify("u", None, traits.unwrap_or("{}"));
+        event.anonymous = Some(Identity::anonymous("device").unwrap());
+        if traits.is_none() {
+            event.call = Call::Identify { traits: None };
+        }
+        event
+    };
+    let first = vec![with_device(Some(r#"{"plan":"free"}"#)), alias("u", "v")];
+    rig.submit(PROJECT, first).unwrap();
+    let grow =
+        "UPDATE persons SET traits = traits || jsonb_build_object('text', repeat('x', 2000))";
+    sql::run(&mut database.connect(), grow);
+    rig.targeting.people().forget_all();
+    let is_stored = |events: Vec<Event>| {
+        let outcomes = rig.submit(PROJECT, events).unwrap();
+        let is_stored = |outcome: &Outcome| matches!(outcome, Outcome::Stored(_));
+        outcomes.iter().map(is_stored).collect::<Vec<bool>>()
+    };
+    let neighbour = || identify("u", None, r#"{"more":1}"#);
+    for event in [
+        identify("u", None, r#"{"plan":"free"}"#),
+        with_device(Some(r#"{"plan":"free"}"#)),
+        with_device(None),
+        alias("u", "v"),
+        track("u", "e", None),
+    ] {
+        assert_eq!(is_stored(vec![event.clone()]), [true], "{event:?}");
+        let beside = is_stored(vec![event.clone(), neighbour()]);
+        assert_eq!(beside, [true, false], "{event:?}");
+    }
+    // To give them a name that nobody has changes no trait either.
+    let mut named = identify("u", None, r#"{"plan":"free"}"#);
+    named.anonymous = Some(Identity::anonymous("another").unwrap());
+    assert_eq!(is_stored(vec![named]), [true]);
+    // To change a trait or to take in somebody else's does.
+    rig.submit(PROJECT, vec![identify("w", None, "{}")])
+        .unwrap();
+    for event in [
+        identify("u", None, r#"{"plan":"pro"}"#),
+        alias("u", "w"),
+        alias("w", "u"),
+    ] {
+        assert_eq!(is_stored(vec![event.clone()]), [false], "{event:?}");
+    }
+}
+
 fn alias(user: &str, previous: &str) -> Event {
     let mut event = identify(user, None, "{}");
     event.call = Call::Alias {
