@@ -61,10 +61,17 @@ fn meaning(event: &Event) -> String {
 const ENVELOPE: &str =
     r#"{"context":{"app":{"v":1.0},"ip":"::1"},"sentAt":"2026-05-28T20:00:00Z","batch":["#;
 
-const ELEMENTS: [&str; 8] = [
+/// Traits that an identify of the batch does not take, unless they are its own context's.
+const ENVELOPE_WITH_TRAITS: &str =
+    r#"{"context":{ "traits" : {"b":3,"c":3}, "app":{"v":1.0} },"batch":["#;
+
+const ELEMENTS: [&str; 11] = [
     r#"{"type":"track","userId":"u","event":"E","properties":{"n":1.0,"z":"\u0000","big":12345678901234567890123},"timestamp":"2026-05-28T01:00:00Z"}"#,
     r#"{"type":"track","user_id":"u","anonymous_id":"a","event":" E ","event_id":"m-1","extra":[1]}"#,
     r#"{"type":"identify","userId":"u","anonymousId":"a","traits":{"a":null},"context":{"traits":{"b":2},"ip":"1"}}"#,
+    r#"{"type":"identify","userId":"u","traits":{"a":1},"messageId":"m-3"}"#,
+    r#"{"type":"identify","userId":"u","context":{"ip" : "1"}}"#,
+    r#"{"type":"identify","user_id":"u","traits":{"a":1},"context":{"traits":{"d":4}},"x":1}"#,
     r#"{"type":"page","anonymousId":"a","name":"Home","category":"c","properties":{"name":"own"}}"#,
     r#"{"type":"screen","userId":5,"name":"Home","messageId":"m \"2\""}"#,
     r#"{"type":"group","userId":"u","groupId":7,"traits":{"size":3}}"#,
@@ -72,15 +79,34 @@ const ELEMENTS: [&str; 8] = [
     r#"{"type":"alias","userId":"u","anonymousId":"a","previousId":"a","timestamp":"2026-05-28 03:00"}"#,
 ];
 
+/// Alone, by their own routes.
+const IDENTIFIES: [&str; 5] = [
+    r#"{"user_id":"u","traits":{"a":1},"context":{ "traits" : {"b":2}, "ip":"1"}}"#,
+    r#"{"user_id":"u","context":{"traits":{"b":2}},"page":"p"}"#,
+    r#"{"user_id":"u","traits":{"a":1},"context":{}}"#,
+    r#"{"userId":"u","traits":{"a":1},"context":{ "traits" : {"b":2}, "ip":"1"}}"#,
+    r#"{"userId":"u","traits":{"a":1},"context":{"traits":"none"}}"#,
+];
+
 #[test]
 fn what_ingest_refuses_is_decoded_again_as_the_same_event() {
     let limits = DecodeLimits::default();
-    for element in ELEMENTS {
-        let body = format!("{ENVELOPE}{element}]}}");
-        let first = event(items(Route::Batch, &body, &limits).pop().unwrap());
-        let refused = Rejection::of_event(&first, Code::TraitsTooLarge, String::new());
-        let again = event(replay(&kept(&refused), &limits).unwrap());
-        assert_eq!(meaning(&again), meaning(&first), "{element}");
+    let batches = [ENVELOPE, ENVELOPE_WITH_TRAITS]
+        .into_iter()
+        .flat_map(|envelope| {
+            let batch = move |element| (Route::Batch, format!("{envelope}{element}]}}"));
+            ELEMENTS.into_iter().map(batch)
+        });
+    let singles = IDENTIFIES.map(|body| (Route::Identify, body.to_owned()));
+    for (route, body) in batches.chain(singles) {
+        let first = event(items(route, &body, &limits).pop().unwrap());
+        // What a replay is refused for is replayed again, too.
+        let mut last = first.clone();
+        for _ in 0..2 {
+            let refused = Rejection::of_event(&last, Code::TraitsTooLarge, String::new());
+            last = event(replay(&kept(&refused), &limits).unwrap());
+            assert_eq!(meaning(&last), meaning(&first), "{body}");
+        }
     }
 }
 

@@ -3,14 +3,18 @@
 //! A payload goes through the same rules as when it was received, under the limits of today. What
 //! came with its request is kept beside it: the batch's context and the time it was settled at. An
 //! event that was refused after it was decoded is written as an element of a batch, its details
-//! and context byte for byte.
+//! and context byte for byte. A context in which that element would find traits is kept as the
+//! batch's, whose traits are nobody's: which ones are set was settled when it was decoded, and not
+//! every identify takes those of its context.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use super::members::{Field, Members, push_member, quoted, string};
+use super::segment::traits_within;
 use super::{DecodeLimits, Item, Origin, Rejection, Request, Route, lenient, single_dialect};
 use crate::error::{Code, Error};
 use crate::model::{Call, Event, RawJson};
@@ -90,17 +94,24 @@ impl Rejection {
     /// The rejection of an event that was decoded, and refused by what is known of its people or
     /// by the database.
     pub fn of_event(event: &Event, code: Code, message: String) -> Self {
+        let context = event.context.as_ref().map(RawJson::as_str);
+        let is_identify = matches!(event.call, Call::Identify { .. });
+        let has_traits = is_identify && context.and_then(traits_within).is_some();
+        let (shared, own) = match has_traits {
+            true => (context, None),
+            false => (None, context),
+        };
         Self {
             code,
             message,
             fields: Vec::new(),
-            payload: written(event),
+            payload: written(event, own),
             message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
             origin: Origin {
                 route: Route::Batch,
                 received_at: event.received_at,
                 timestamp: event.timestamp,
-                context: None,
+                context: shared.map(Arc::from),
                 is_cut: false,
                 replay_of: event.replay_of,
             },
@@ -108,8 +119,9 @@ impl Rejection {
     }
 }
 
-/// An event as an element of a batch; decoded, it is the same event.
-fn written(event: &Event) -> String {
+/// An event as an element of a batch, with a context of its own or not; decoded, it is the same
+/// event.
+fn written(event: &Event, context: Option<&str>) -> String {
     let mut text = String::from("{");
     let kind = event.call.kind().as_str();
     push_member(&mut text, "type", &quoted(kind));
@@ -155,8 +167,8 @@ fn written(event: &Event) -> String {
             push_member(&mut text, "previousId", &quoted(previous.value()));
         }
     }
-    if let Some(context) = &event.context {
-        push_member(&mut text, "context", context.as_str());
+    if let Some(context) = context {
+        push_member(&mut text, "context", context);
     }
     text.push('}');
     text

@@ -151,11 +151,7 @@ fn object<'a>(
 fn traits(members: &Members<'_>) -> Result<Option<RawJson>, Refusal> {
     let own = object(members, Field::Traits, "traits")?;
     let context = members.get(Field::Context);
-    let carried = context
-        .and_then(|context| AllMembers::split(context.get()))
-        .and_then(|context| context.get("traits"))
-        .filter(|value| is_object(value));
-    let Some(carried) = carried else {
+    let Some(carried) = context.and_then(|context| traits_within(context.get())) else {
         return Ok(own.map(kept));
     };
     let base = AllMembers::split(carried.get()).map_or_else(Vec::new, |members| members.0);
@@ -163,6 +159,12 @@ fn traits(members: &Members<'_>) -> Result<Option<RawJson>, Refusal> {
         None => Some(kept(carried)),
         Some(own) => union(&base, Some(own)),
     })
+}
+
+/// The traits that an identify takes from its own context.
+pub(super) fn traits_within(context: &str) -> Option<&RawValue> {
+    let traits = AllMembers::split(context)?.get("traits");
+    traits.filter(|value| is_object(value))
 }
 
 /// The properties of a page or screen with its `name` and `category`, which Segment keeps among
@@ -240,13 +242,18 @@ fn message_id(limits: &DecodeLimits, members: &Members<'_>) -> Result<Option<Mes
     Ok(None)
 }
 
-/// The event's context joined with the envelope's, where the event's wins.
+/// The event's context joined with the envelope's, where the event's wins. Without one of its own
+/// the event has the envelope's as it is.
 fn context(request: &Request<'_>, members: &Members<'_>) -> Option<RawJson> {
     let own = members
         .get(Field::Context)
         .filter(|value| is_object(value) && !is_null(value));
-    match &request.context {
-        None => own.map(kept),
-        Some(shared) => union(&shared.0, own),
+    match (&request.context, own) {
+        (None, own) => own.map(kept),
+        (Some(shared), Some(own)) => union(&shared.0, Some(own)),
+        (Some(_), None) => {
+            let text = request.context_text.as_deref()?.to_owned();
+            RawValue::from_string(text).ok().map(RawJson::from_checked)
+        }
     }
 }
