@@ -190,6 +190,7 @@ fn take_apart<'c>(
         is_dead: false,
     };
     let mut parts = Vec::new();
+    let mut asked = Vec::new();
     campaign.extras().gates.conjuncts(&mut parts);
     if let Some(targeting) = &campaign.targeting {
         targeting.node().conjuncts(&mut parts);
@@ -205,18 +206,25 @@ fn take_apart<'c>(
                 }
             }
             part => {
-                let Some((attribute, domain)) = Domain::of(part) else {
+                let Some(of_one) = Domain::of(part) else {
                     plan.is_complete = false;
                     continue;
                 };
-                let asking = asking.entry(attribute).or_default();
-                match asking.last_mut() {
-                    Some((last, known)) if *last == place => *known = known.and(&domain),
-                    _ => asking.push((place, domain)),
-                }
+                asked.push(of_one);
             }
         }
         plan.is_indexed = true;
+    }
+    asked.sort_by_key(|(attribute, _)| *attribute);
+    let mut asked = asked.into_iter().peekable();
+    while let Some((attribute, domain)) = asked.next() {
+        let mut domains = vec![domain];
+        while let Some((_, domain)) = asked.next_if(|(other, _)| *other == attribute) {
+            domains.push(domain);
+        }
+        if let Some(domain) = Domain::of_all(domains) {
+            asking.entry(attribute).or_default().push((place, domain));
+        }
     }
     plan
 }

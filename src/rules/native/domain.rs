@@ -74,7 +74,7 @@ impl<'n> Texts<'n> {
 }
 
 /// A set of values.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Values<'n> {
     classes: u8,
     pub(crate) numbers: Ranges,
@@ -157,7 +157,7 @@ pub(crate) fn is_numeric_text(text: &str) -> bool {
 }
 
 /// The values of an attribute for which a condition can hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Domain<'n> {
     /// Where it can hold.
     pub(crate) yes: Values<'n>,
@@ -178,8 +178,25 @@ impl<'n> Domain<'n> {
         Some((attribute, Domain { yes, open }))
     }
 
+    /// Where all of them can hold; `None` if there are none. Halves are put together, as
+    /// [`in_turn`] does: one after the other, the sets would be gone through once for each.
+    pub(crate) fn of_all(mut domains: Vec<Self>) -> Option<Self> {
+        while domains.len() > 1 {
+            let mut rest = domains.into_iter();
+            let mut pairs = Vec::with_capacity(rest.len().div_ceil(2));
+            while let Some(first) = rest.next() {
+                pairs.push(match rest.next() {
+                    Some(second) => first.and(&second),
+                    None => first,
+                });
+            }
+            domains = pairs;
+        }
+        domains.pop()
+    }
+
     /// Where both can hold.
-    pub(crate) fn and(&self, other: &Self) -> Self {
+    fn and(&self, other: &Self) -> Self {
         Domain {
             yes: self.yes.and(&other.yes),
             open: self.open.or(other.open),
@@ -430,5 +447,33 @@ mod tests {
         assert!(has(&any, 0.0) && has(&any, 399.0) && !has(&any, 400.0));
         let none = call("!", vec![any]);
         assert!(!has(&none, 0.0) && !has(&none, 399.0) && has(&none, 400.0));
+    }
+    #[test]
+    fn all_of_many_are_the_same_by_halves_as_in_turn() {
+        let variable = || json!({"var": "user.traits.a"});
+        let mut rules: Vec<_> = (0..40)
+            .map(|n| match n % 4 {
+                0 => json!({"!==": [variable(), format!("t{n}")]}),
+                1 => json!({"!==": [variable(), n]}),
+                2 => json!({"!": {"in": [variable(), ["t4", format!("t{n}"), n, 5]]}}),
+                _ => json!({"!==": [variable(), n % 8 == 3]}),
+            })
+            .collect();
+        // The last one takes most away, and leaves open which texts are numbers.
+        rules.push(json!({"or": [{">": [variable(), 7]}, {"===": [variable(), "u"]}]}));
+        let conditions: Vec<_> = rules
+            .iter()
+            .map(|rule| Condition::parse(rule, &Limits::default()).unwrap())
+            .collect();
+        let domains: Vec<_> = conditions
+            .iter()
+            .map(|condition| Domain::of(condition.node()).unwrap().1)
+            .collect();
+        assert_eq!(Domain::of_all(Vec::new()), None);
+        for count in 1..=domains.len() {
+            let some = domains[..count].to_vec();
+            let in_turn = some.iter().cloned().reduce(|all, next| all.and(&next));
+            assert_eq!(Domain::of_all(some), in_turn, "{count} domains");
+        }
     }
 }
