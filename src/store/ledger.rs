@@ -112,8 +112,8 @@ pub fn sum_differences(
 }
 
 /// The projects whose events of one day are not those that the ledger counts as stored. Reads the
-/// day's partition. Events that an import brought are not counted, nor are projects for which the
-/// day is past their retention.
+/// day's partition; without one there are no events. Events that an import brought are not counted,
+/// nor are projects for which the day is past their retention.
 pub fn stored_differences(
     connection: &mut PgConnection,
     day: NaiveDate,

@@ -191,15 +191,57 @@ fn the_doctor_leaves_out_imports_and_what_retention_has_taken() {
     );
     let (verdicts, exit, checks) = doctor(&app);
     assert_eq!((verdicts, exit), fine, "{checks}");
-    // A day that is kept is compared; it has no partition here, but rejected events it should have.
+    // A day that is kept is compared, also where it has no partition.
     let kept = "UPDATE projects SET retention_days = 4";
     sql::run(&mut app.sql(), kept);
     let (verdicts, _, checks) = doctor(&app);
-    assert_eq!(verdicts[2], "fail", "{checks}");
-    assert!(
-        checks.to_string().contains("2 more day(s) differ"),
-        "{checks}"
+    assert_eq!(verdicts, ["ok", "fail", "fail"], "{checks}");
+    let said = checks.to_string();
+    assert_eq!(said.matches("2 more day(s) differ").count(), 2, "{checks}");
+}
+
+#[test]
+fn the_doctor_finds_that_a_whole_day_is_gone() {
+    let app = TestApp::start();
+    let mut connection = app.sql();
+    // The server has made yesterday's partition.
+    sql::run(
+        &mut connection,
+        "UPDATE __diesel_schema_migrations SET run_on = run_on - interval '9 days';
+         INSERT INTO ingest_ledger VALUES (1, current_date - 1, 0, 3, 3, 0, 0);
+         INSERT INTO events (received_on, id, project_id, person_id, kind, name, timestamp,
+                             received_at)
+         SELECT current_date - 1, gen_random_uuid(), 1, 1, 0, 'e', now(), now() - interval '1 day'
+         FROM generate_series(1, 3)",
     );
+    let days = "SELECT (current_date - 1)::text AS value UNION ALL SELECT current_date::text";
+    let days = sql::texts(&mut connection, days);
+    let (day, next) = (&days[0], &days[1]);
+    let name = format!("events_p{}", day.replace('-', ""));
+    for (change, expected, exit) in [
+        ("SELECT 1".to_owned(), "ok", 0),
+        (
+            format!("ALTER TABLE events DETACH PARTITION {name}"),
+            "fail",
+            1,
+        ),
+        (
+            format!(
+                "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ('{next}')"
+            ),
+            "ok",
+            0,
+        ),
+        (format!("DROP TABLE {name}"), "fail", 1),
+    ] {
+        sql::run(&mut connection, &change);
+        let (verdicts, code, checks) = doctor(&app);
+        assert_eq!(verdicts, ["ok", expected, "ok"], "{change}: {checks}");
+        assert_eq!(code, Some(exit), "{change}: {checks}");
+        let said = format!("project default on {day}: the ledger says 3, the table holds 0");
+        let is_said = checks.to_string().contains(&said);
+        assert_eq!(is_said, expected == "fail", "{change}: {checks}");
+    }
 }
 
 #[test]

@@ -46,8 +46,9 @@ pub(super) fn examine(
     let retention = config.rejected_retention_days;
     let rejected = ledger::rejected_differences(connection, first, retention).map(|found| {
         let words = format!("those of the ledger since {first}");
-        let advice = "rejected events were removed or added past Beckon; with a shorter \
-                      rejected_retention_days than before, wait until its days are over";
+        let advice = "rejected events were removed or added past Beckon; if a project's \
+                      retention_days or rejected_retention_days was raised, the days that were \
+                      removed before differ until they are past it";
         compared(REJECTED, words, &found, said_of_table, advice)
     });
     checks.push(rejected.unwrap_or_else(|error| unanswered(REJECTED, &error)));
@@ -66,13 +67,9 @@ fn first_day(connection: &mut PgConnection, days: u32) -> QueryResult<NaiveDate>
 
 fn stored(connection: &mut PgConnection, first: NaiveDate) -> QueryResult<Check> {
     let started = Instant::now();
-    let mut days: Vec<NaiveDate> = partitions::list(connection)?
-        .into_iter()
-        .map(|partition| partition.day)
-        .filter(|day| *day >= first)
-        .collect();
     let today = partitions::database_now(connection)?.date_naive();
-    days.retain(|day| *day <= today);
+    // Not only those that have a partition: a day may be gone with all its events.
+    let mut days: Vec<NaiveDate> = first.iter_days().take_while(|day| *day <= today).collect();
     let wanted = days.len();
     let mut found = Vec::new();
     let mut counted = 0;
@@ -93,8 +90,10 @@ fn stored(connection: &mut PgConnection, first: NaiveDate) -> QueryResult<Check>
         return Ok(Check::new(STORED, Verdict::Warn, words, advice));
     }
     let words = format!("those of the ledger since {first}");
-    let advice = "events were removed or added past Beckon, or were lost; compare that day with a \
-                  backup";
+    let advice = "events were removed or added past Beckon, or were lost: attach that day's table \
+                  (events_pYYYYMMDD) to events again if it was detached, else compare with a \
+                  backup; if a project's retention_days was raised, the days that were dropped \
+                  before differ until they are past it";
     Ok(compared(STORED, words, &found, said_of_table, advice))
 }
 
