@@ -26,8 +26,19 @@ pub struct DailyCount {
     pub count: i64,
 }
 
+/// What was counted.
+#[derive(Debug, Clone)]
+pub struct Interactions {
+    /// By day and name, in order.
+    pub by_day: Vec<DailyCount>,
+    /// There are more than were to be counted. Which ones were is left to the database, so any of
+    /// the counts may be too low and any day may be missing.
+    pub is_capped: bool,
+}
+
 /// Counts the events of these names that were received since, by day and name; with a campaign,
-/// only those whose `properties.campaign_id` names it. At most `cap` events are counted.
+/// only those whose `properties.campaign_id` names it. More than `cap` events are not counted, but
+/// for the one that tells that there are more.
 ///
 /// Properties that hold `\u0000` cannot be opened by Postgres and count for no campaign.
 pub fn interactions(
@@ -37,8 +48,8 @@ pub fn interactions(
     campaign: Option<&str>,
     since: DateTime<Utc>,
     cap: i64,
-) -> QueryResult<Vec<DailyCount>> {
-    sql_query(
+) -> QueryResult<Interactions> {
+    let by_day: Vec<DailyCount> = sql_query(
         "SELECT (\"timestamp\" AT TIME ZONE 'UTC')::date AS day, name, count(*) AS count FROM ( \
              SELECT \"timestamp\", name FROM events \
              WHERE project_id = $1 AND name = ANY($2) AND kind = 0 \
@@ -54,8 +65,13 @@ pub fn interactions(
     .bind::<Date, _>((since - TimeDelta::days(1)).date_naive())
     .bind::<Bool, _>(campaign.is_none())
     .bind::<Nullable<Text>, _>(campaign)
-    .bind::<BigInt, _>(cap)
-    .load(connection)
+    .bind::<BigInt, _>(cap.saturating_add(1))
+    .load(connection)?;
+    let counted: i64 = by_day.iter().map(|row| row.count).sum();
+    Ok(Interactions {
+        by_day,
+        is_capped: counted > cap,
+    })
 }
 
 /// How many campaigns there are, and how many of them are active.

@@ -11,6 +11,7 @@
 )]
 
 mod admin_events;
+mod analytics;
 mod auth_matrix;
 mod bombs;
 mod campaign_flow;

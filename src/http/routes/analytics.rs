@@ -18,7 +18,7 @@ use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
 use crate::model::unfit;
-use crate::store::analytics::{self, DailyCount};
+use crate::store::analytics::{self, DailyCount, Interactions};
 use crate::store::events::{self, EventFilter};
 use crate::store::{campaigns, people};
 
@@ -114,11 +114,36 @@ struct Overview {
     /// Conversions a click.
     #[serde(rename = "conversion_ratio")]
     conversion_ratio: Option<f64>,
-    /// True when a total is a lower bound.
+    /// True when a number is a lower bound: more is stored than is counted. Beyond 1,000,000
+    /// interactions any of their counts may be too low, and days may be missing from `daily`.
     #[serde(rename = "totals_capped", skip_serializing_if = "std::ops::Not::not")]
     totals_capped: bool,
     /// The days with interactions, oldest first.
     daily: Vec<Day>,
+}
+
+impl Overview {
+    /// Of campaigns, all and active ones, and of events and people counted one further than their
+    /// bound.
+    fn new(campaigns: (i64, i64), events: i64, users: i64, counted: Interactions) -> Self {
+        let (counts, daily) = sum(counted.by_day);
+        Overview {
+            total_campaigns: campaigns.0,
+            active_campaigns: campaigns.1,
+            total_events: events.min(TOTAL_MAX),
+            total_users: users.min(TOTAL_MAX),
+            impressions: counts.impressions,
+            clicks: counts.clicks,
+            conversions: counts.conversions,
+            ctr: seed_percent(counts.clicks, counts.impressions),
+            conversion_rate: seed_percent(counts.conversions, counts.clicks),
+            dismissals: counts.dismissals,
+            click_through_ratio: ratio(counts.clicks, counts.impressions),
+            conversion_ratio: ratio(counts.conversions, counts.clicks),
+            totals_capped: events.max(users) > TOTAL_MAX || counted.is_capped,
+            daily,
+        }
+    }
 }
 
 /// One campaign.
@@ -139,8 +164,29 @@ struct CampaignReport {
     click_through_ratio: Option<f64>,
     /// Conversions a click.
     conversion_ratio: Option<f64>,
+    /// True when there are more than the 1,000,000 interactions that are counted: any count may be
+    /// too low, and days may be missing from `daily`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    totals_capped: bool,
     /// The days with interactions, oldest first.
     daily: Vec<Day>,
+}
+
+impl CampaignReport {
+    fn new(campaign_id: String, campaign_name: String, counted: Interactions) -> Self {
+        let (counts, daily) = sum(counted.by_day);
+        CampaignReport {
+            campaign_id,
+            campaign_name,
+            counts,
+            ctr: seed_percent(counts.clicks, counts.impressions),
+            conversion_rate: seed_percent(counts.conversions, counts.clicks),
+            click_through_ratio: ratio(counts.clicks, counts.impressions),
+            conversion_ratio: ratio(counts.conversions, counts.clicks),
+            totals_capped: counted.is_capped,
+            daily,
+        }
+    }
 }
 
 /// Sums up the whole project.
@@ -168,28 +214,11 @@ pub(super) async fn get_overview(
                 since,
                 INTERACTIONS_MAX,
             )?;
-            let (total_campaigns, active_campaigns) =
-                analytics::campaign_counts(connection, project)?;
+            let campaigns = analytics::campaign_counts(connection, project)?;
             let all = EventFilter::default();
             let total_events = events::count(connection, project, &all, TOTAL_MAX + 1)?;
             let total_users = people::count(connection, project, TOTAL_MAX + 1)?;
-            let (counts, daily) = sum(counted);
-            Ok(Overview {
-                total_campaigns,
-                active_campaigns,
-                total_events: total_events.min(TOTAL_MAX),
-                total_users: total_users.min(TOTAL_MAX),
-                impressions: counts.impressions,
-                clicks: counts.clicks,
-                conversions: counts.conversions,
-                ctr: seed_percent(counts.clicks, counts.impressions),
-                conversion_rate: seed_percent(counts.conversions, counts.clicks),
-                dismissals: counts.dismissals,
-                click_through_ratio: ratio(counts.clicks, counts.impressions),
-                conversion_ratio: ratio(counts.conversions, counts.clicks),
-                totals_capped: total_events.max(total_users) > TOTAL_MAX,
-                daily,
-            })
+            Ok(Overview::new(campaigns, total_events, total_users, counted))
         })
         .await?;
     Ok(HttpResponse::Ok().json(overview))
@@ -236,17 +265,8 @@ pub(super) async fn get_campaign_report(
         })
         .await?;
     let (campaign, counted) = found.ok_or(NOT_FOUND)?;
-    let (counts, daily) = sum(counted);
-    Ok(HttpResponse::Ok().json(CampaignReport {
-        campaign_id: campaign.id,
-        campaign_name: campaign.name,
-        counts,
-        ctr: seed_percent(counts.clicks, counts.impressions),
-        conversion_rate: seed_percent(counts.conversions, counts.clicks),
-        click_through_ratio: ratio(counts.clicks, counts.impressions),
-        conversion_ratio: ratio(counts.conversions, counts.clicks),
-        daily,
-    }))
+    let report = CampaignReport::new(campaign.id, campaign.name, counted);
+    Ok(HttpResponse::Ok().json(report))
 }
 
 /// The default is the default retention, so that everything that is stored counts.
@@ -320,5 +340,22 @@ mod tests {
         assert_eq!(days[0].date.to_string(), "2026-01-01");
         assert_eq!(days[0].counts.impressions, 3);
         assert_eq!(days.len(), 2);
+    }
+    #[test]
+    fn both_answers_say_when_not_all_interactions_were_counted() {
+        let counted = |is_capped| Interactions {
+            by_day: Vec::new(),
+            is_capped,
+        };
+        let capped = |is_capped, events, users| {
+            let report = CampaignReport::new("c".to_owned(), "c".to_owned(), counted(is_capped));
+            let overview = Overview::new((1, 1), events, users, counted(is_capped));
+            [json!(overview), json!(report)].map(|answer| answer.get("totals_capped").cloned())
+        };
+        let yes = || Some(json!(true));
+        assert_eq!(capped(false, TOTAL_MAX, TOTAL_MAX), [None, None]);
+        assert_eq!(capped(true, 3, 3), [yes(), yes()]);
+        assert_eq!(capped(false, TOTAL_MAX + 1, 3), [yes(), None]);
+        assert_eq!(capped(false, 3, TOTAL_MAX + 1), [yes(), None]);
     }
 }
