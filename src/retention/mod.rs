@@ -342,7 +342,11 @@ fn rotate_message_ids(
         }
         let older = if buckets.current_bucket == 0 { 1 } else { 0 };
         connection.batch_execute(&format!("TRUNCATE message_ids_{older}"))?;
-        sql_query("UPDATE message_buckets SET current_bucket = $1, rotated_at = $2")
+        // The run may have taken hours to get here, and until now ids went into the other bucket: all
+        // of them are a whole window old when that is emptied.
+        let rotate = "UPDATE message_buckets SET current_bucket = $1, \
+                      rotated_at = greatest($2, clock_timestamp())";
+        sql_query(rotate)
             .bind::<SmallInt, _>(older)
             .bind::<Timestamptz, _>(now)
             .execute(connection)?;

@@ -232,8 +232,18 @@ fn message_ids_are_forgotten_after_a_window_and_writers_hold_the_rotation_up() {
     );
     sql::run(&mut connection, &claim(1, 2));
     assert!(!run_now(&mut connection).message_ids_rotated);
-    sql::run(&mut connection, age);
-    assert!(run_now(&mut connection).message_ids_rotated);
+    sql::run(
+        &mut connection,
+        "UPDATE message_buckets SET rotated_at = now() - interval '8 days'",
+    );
+    // A run that began long before, or by a clock that is slow, makes no id younger than it is.
+    let began = partitions::database_now(&mut connection).unwrap();
+    let slow = Clock::system();
+    slow.set_offset_ms(-30 * 60_000);
+    let report = run(&mut connection, &slow, &OPTIONS, Mode::Run).unwrap();
+    assert!(report.message_ids_rotated);
+    let since = format!("SELECT count(*) FROM message_buckets WHERE rotated_at >= '{began}'");
+    assert_eq!(sql::number(&mut connection, &since), 1);
     assert_eq!(sql::number(&mut connection, kept), 0);
     assert_eq!(
         sql::number(&mut connection, "SELECT count(*) FROM message_ids_1"),
