@@ -18,6 +18,7 @@ use super::lower;
 use super::native::{Node, Outcomes};
 use super::operators::{self, SEGMENTS_KEY};
 use super::parse;
+use super::pattern::Pattern;
 use super::source::SourceText;
 
 /// A JsonLogic condition, parsed and compiled once.
@@ -339,7 +340,7 @@ pub(super) fn compile(expr: &Expr, limits: &Limits) -> Result<(Arc<Engine>, Logi
     // mean that compiling is not a function of the pattern.
     let refused = |error: String| RuleError::new("", RuleErrorCode::NotCompilable, error);
     let lowered = lower::lower(expr, limits.max_array_len, |pattern| {
-        parse::regex(pattern, limits)
+        Pattern::compile(pattern, limits)
     })
     .map_err(|error| refused(error.to_string()))?;
     let engine = operators::engine(lowered.patterns);

@@ -13,10 +13,10 @@
 //!   shortcut for such bodies that takes an absent member for something else than null.
 
 use datalogic_rs::datavalue::{NumberValue, OwnedDataValue};
-use regex::Regex;
 
 use super::expr::{Expr, Operator, VarPath};
 use super::operators;
+use super::pattern::Pattern;
 
 /// What a path counts that is only known at run time: an object may have to be looked through for it.
 const PATH_LOOKS: usize = 1_000;
@@ -25,6 +25,9 @@ const PATH_LOOKS: usize = 1_000;
 /// as the rest of a short rule. Each is at most a person's traits and an event, 80 MiB and so 42 million
 /// values: together these looks add about as much as an evaluation may look at in all.
 const FREE_LOOKS: usize = 3;
+
+/// How many looks it is to write a text in small letters.
+const SMALL_LETTERS_LOOKS: usize = 8;
 
 /// How often the whole of an operand is looked at, beyond what a body counts for.
 #[derive(Clone, Copy)]
@@ -42,14 +45,14 @@ enum Looks {
 pub(super) struct Lowered {
     pub(super) logic: OwnedDataValue,
     /// The patterns, in the order of their names.
-    pub(super) patterns: Vec<Regex>,
+    pub(super) patterns: Vec<Pattern>,
 }
 
 /// Lowers `expr`. `compile` is asked once for each pattern.
 pub(super) fn lower<E>(
     expr: &Expr,
     max_array_len: usize,
-    compile: impl FnMut(&str) -> Result<Regex, E>,
+    compile: impl FnMut(&str) -> Result<Pattern, E>,
 ) -> Result<Lowered, E> {
     let mut lowering = Lowering {
         max_array_len,
@@ -72,10 +75,10 @@ struct Lowering<F> {
     /// How many of [`FREE_LOOKS`] are left.
     free_looks: usize,
     compile: F,
-    patterns: Vec<Regex>,
+    patterns: Vec<Pattern>,
 }
 
-impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
+impl<E, F: FnMut(&str) -> Result<Pattern, E>> Lowering<F> {
     fn expr(&mut self, expr: &Expr) -> Result<OwnedDataValue, E> {
         self.looked_at(expr, Looks::Never)
     }
@@ -125,7 +128,18 @@ impl<E, F: FnMut(&str) -> Result<Regex, E>> Lowering<F> {
                 self.iteration(*operator, args, looks)?
             }
             Expr::Call(operator, args) if operator.is_ours() => {
-                call(&operators::lowered_name(*operator), self.all(args)?)
+                // It writes both in small letters; next to a constant it is a native test.
+                let looks = match operator {
+                    Operator::IContains if !args.iter().any(Expr::is_constant) => {
+                        Looks::Times(SMALL_LETTERS_LOOKS)
+                    }
+                    _ => Looks::Never,
+                };
+                let mut lowered = Vec::with_capacity(args.len());
+                for arg in args {
+                    lowered.push(self.looked_at(arg, looks)?);
+                }
+                call(&operators::lowered_name(*operator), lowered)
             }
             Expr::Call(operator @ (Operator::Cat | Operator::Merge), args) => {
                 // Each has its share before anything is built, all together after it.

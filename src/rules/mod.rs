@@ -92,6 +92,7 @@ mod moment;
 pub(crate) mod native;
 mod operators;
 mod parse;
+mod pattern;
 mod seed_list;
 mod source;
 mod trace;

@@ -10,11 +10,11 @@ use std::sync::{Arc, LazyLock};
 use datalogic_rs::bumpalo::Bump;
 use datalogic_rs::operator::EvalContext;
 use datalogic_rs::{ArenaExt, CustomOperator, DataValue, Engine, EngineBuilder, Error, Result};
-use regex::Regex;
 
 use super::effort;
 use super::expr::Operator;
 use super::moment;
+use super::pattern::Pattern;
 
 /// Where the root of the data keeps the answers of the segment lookup, for conditions that ask.
 /// Nobody writes a path that starts with this character by accident; one who does, or who looks
@@ -56,7 +56,7 @@ pub(super) fn lowered_name(operator: Operator) -> String {
 }
 
 /// An engine that knows our operators and these patterns.
-pub(super) fn engine(patterns: Vec<Regex>) -> Arc<Engine> {
+pub(super) fn engine(patterns: Vec<Pattern>) -> Arc<Engine> {
     if patterns.is_empty() {
         return Arc::clone(&SHARED);
     }
@@ -112,7 +112,7 @@ struct Between;
 struct TextTest(Operator);
 struct TimeTest(Operator);
 struct SemverTest(Operator);
-struct Matches(Regex);
+struct Matches(Pattern);
 
 type Args<'s, 'a> = &'s [&'a DataValue<'a>];
 type Value<'a> = &'a DataValue<'a>;
@@ -159,7 +159,10 @@ impl CustomOperator for Matches {
     ) -> Result<Value<'a>> {
         match args {
             [DataValue::Null] => Ok(arena.bool(false)),
-            [DataValue::String(text)] => Ok(arena.bool(self.0.is_match(text))),
+            [DataValue::String(text)] => {
+                allowed(effort::spend(self.0.steps(text)))?;
+                Ok(arena.bool(self.0.is_match(text)))
+            }
             _ => Err(Error::type_error("matches needs a text")),
         }
     }

@@ -3,7 +3,6 @@
 //!
 //! Runs after [`super::limits::measure`], which bounds the recursion here.
 
-use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::error::WarningCode;
@@ -12,6 +11,7 @@ use super::expr::{Expr, Form, Operator, VarPath};
 use super::inspect;
 use super::limits::{Limits, RuleError, RuleErrorCode, RuleWarning, push_token};
 use super::moment;
+use super::pattern::Pattern;
 
 /// Parses a measured rule that passes every check.
 pub(super) fn parse(json: &Value, limits: &Limits) -> Result<Expr, RuleError> {
@@ -30,17 +30,6 @@ pub(super) fn warnings(json: &Value, limits: &Limits) -> Result<Vec<RuleWarning>
     };
     parser.expr(json, &Context::default())?;
     Ok(parser.warnings.unwrap_or_default())
-}
-
-/// Compiles a pattern within the bounds. The `regex` crate runs in linear time.
-pub(super) fn regex(pattern: &str, limits: &Limits) -> Result<Regex, regex::Error> {
-    #[cfg(test)]
-    super::PATTERNS_COMPILED.set(super::PATTERNS_COMPILED.get() + 1);
-    RegexBuilder::new(pattern)
-        .size_limit(limits.max_regex_compiled_bytes)
-        .dfa_size_limit(limits.max_regex_compiled_bytes)
-        .nest_limit(64)
-        .build()
 }
 
 /// What the surroundings of a node mean for it.
@@ -355,7 +344,7 @@ impl<'l> Parser<'l> {
                     limits.max_regex_bytes
                 )
             } else {
-                match regex(pattern, limits) {
+                match Pattern::compile(pattern, limits) {
                     Ok(_) => return Ok(()),
                     Err(error) => error.to_string(),
                 }

@@ -201,6 +201,40 @@ fn what_a_condition_may_take_does_not_depend_on_those_before_it() {
 }
 
 #[test]
+fn what_a_pattern_may_take_counts() {
+    let many_places = json!({"matches": [var("a"), "x[a-z]{5000}[0-9]"]});
+    let few_places = json!({"matches": [var("a"), r"^\w+@[a-z]{1,63}\.[a-z]{2,10}$"]});
+    let long = json!({"a": "xa".repeat(500_000)});
+    assert_eq!(kind(on_traits(&many_places, &long)), EvalErrorKind::Limit);
+    assert_eq!(on_traits(&few_places, &long), Ok(false));
+    assert_eq!(
+        on_traits(&many_places, &json!({"a": "xa".repeat(5_000)})),
+        Ok(false)
+    );
+    assert_eq!(
+        on_traits(&few_places, &json!({"a": "ada@example.org"})),
+        Ok(true)
+    );
+    // Each element that is tried counts.
+    let each = json!({"some": [var("list"), {"matches": [{"var": ""}, "x[a-z]{5000}[0-9]"]}]});
+    let list = json!({"list": vec!["xa".repeat(5_000); 3]});
+    assert_eq!(kind(on_traits(&each, &list)), EvalErrorKind::Limit);
+}
+
+#[test]
+fn texts_that_are_looked_for_in_each_other_count() {
+    let pair = json!({"icontains": [var("a"), var("b")]});
+    let rule = |pairs: usize| json!({ "or": vec![pair.clone(); pairs] });
+    let traits = json!({"a": "Ä".repeat(100_000), "b": "É".repeat(90_000)});
+    assert_eq!(on_traits(&rule(10), &traits), Ok(false));
+    assert_eq!(kind(on_traits(&rule(800), &traits)), EvalErrorKind::Limit);
+    assert_eq!(
+        on_traits(&rule(800), &json!({"a": "Ä", "b": "É"})),
+        Ok(false)
+    );
+}
+
+#[test]
 fn what_is_joined_is_measured_before_it_is_built() {
     let many = |operator: &str| json!({"==": [{ operator: vec![var("a"); 1_600] }, 1]});
     let (numbers, text) = (
