@@ -7,7 +7,7 @@
 //! that is being computed counts as "not in", and so does a segment at the end of a longer chain.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -71,6 +71,11 @@ impl Segment {
     /// The segments this one names.
     pub fn references(&self) -> &[String] {
         self.targeting.as_ref().map_or(&[], Condition::segments)
+    }
+
+    fn cost(&self) -> u64 {
+        let rules = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
+        rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
     }
 
     /// What an admin may want to know; pointers lead into `/targeting`.
@@ -176,6 +181,24 @@ impl Segments {
         self.by_reference
             .get(reference)
             .and_then(|&index| self.list.get(index))
+    }
+
+    /// The most steps that it can take to find out who is in these and in those that they name, each of
+    /// them once.
+    pub fn cost<'r>(&'r self, references: impl IntoIterator<Item = &'r str>) -> u64 {
+        let mut seen: HashSet<&str> = HashSet::new();
+        let mut open: Vec<&str> = references.into_iter().collect();
+        let mut steps = 0_u64;
+        while let Some(reference) = open.pop() {
+            let Some(segment) = self.find(reference) else {
+                continue;
+            };
+            if seen.insert(&segment.id) {
+                steps = steps.saturating_add(segment.cost());
+                open.extend(segment.references().iter().map(String::as_str));
+            }
+        }
+        steps
     }
 
     /// The segments by way of which `candidate` would contain itself, if it would, by name.

@@ -291,6 +291,36 @@ fn time_bound_gates_tell_when_they_open() {
     assert!(!shown(waited - TimeDelta::milliseconds(1)));
 }
 
+/// Whether a gate will open is not tried for longer than an explanation may take, segments included.
+#[test]
+fn when_a_gate_opens_is_left_out_where_that_takes_too_much() {
+    let app = TestApp::start();
+    let among: Vec<Value> = (0..150)
+        .map(|n| json!({"==": [{"var": ""}, format!("v{n}")]}))
+        .collect();
+    let costly = json!({"!": {"some": [{"var": "user.traits.list"}, {"or": among}]}});
+    for n in 0..20 {
+        let segment = json!({"name": format!("s{n}"), "targeting": costly});
+        app.admin().post("/v1/admin/segments", &segment).expect(201);
+    }
+    let waits: Vec<Value> = (0..12)
+        .map(|n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1h"]}))
+        .collect();
+    let opens_at = |segments: usize| {
+        let names: Vec<String> = (0..segments).map(|n| format!("s{n}")).collect();
+        let campaign = json!({"name": "c", "status": "active", "targeting": {"or": waits},
+                              "segments": {"include": names}});
+        let id = create(&app, &campaign);
+        let question = json!({"user_id": "ada", "campaign_id": id});
+        explain(&app, &question)["campaigns"][0]["opens_at"].clone()
+    };
+    let soon = |hours: i64| json!(now() + TimeDelta::hours(hours));
+    let times = (0..12).map(|n| (format!("t{n}"), soon(n + 1)));
+    identify(&app, "ada", &Value::Object(times.collect()));
+    assert!(opens_at(1).is_string());
+    assert!(opens_at(20).is_null());
+}
+
 #[test]
 fn many_campaigns_are_counted_and_the_nearest_come_first() {
     let app = TestApp::start();

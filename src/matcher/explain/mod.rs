@@ -110,10 +110,8 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Takes the steps of so many evaluations of a campaign, or none if there are fewer left.
-    fn affords(&self, campaign: &Campaign, times: usize) -> bool {
-        let times = u64::try_from(times).unwrap_or(u64::MAX);
-        let wanted = campaign.cost().saturating_mul(times);
+    /// Takes so many steps, or none if there are fewer left.
+    fn affords(&self, wanted: u64) -> bool {
         let left = self.steps.get().checked_sub(wanted);
         if let Some(left) = left {
             self.steps.set(left);
@@ -196,7 +194,7 @@ impl<'a> Moment<'_, 'a> {
             .chain(near)
             .chain(far)
             .take(shown_max)
-            .take_while(|campaign| self.case.affords(campaign, 1))
+            .take_while(|campaign| self.case.affords(campaign.cost()))
             .map(|campaign| self.explained(campaign))
             .collect();
         summary.shown = shown.len();
@@ -224,7 +222,7 @@ impl<'a> Moment<'_, 'a> {
         let affordable = candidates
             .iter()
             .take(EXAMINED_MAX)
-            .take_while(|campaign| self.case.affords(campaign, 1))
+            .take_while(|campaign| self.case.affords(campaign.cost()))
             .count();
         let far = candidates.split_off(affordable);
         let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates

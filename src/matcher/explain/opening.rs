@@ -93,7 +93,12 @@ impl Moment<'_, '_> {
         moments.retain(|moment| *moment > self.case.asked.now);
         moments.sort_unstable();
         moments.dedup();
-        if moments.len() > TRIED_MAX || !self.case.affords(campaign, moments.len()) {
+        // Each moment begins anew, so it also finds out anew who is in which segment.
+        let segments = campaign.segment_references().into_iter();
+        let segments = self.case.segments.cost(segments.map(|(_, name)| name));
+        let steps = campaign.cost().saturating_add(segments);
+        let tried = u64::try_from(moments.len()).unwrap_or(u64::MAX);
+        if moments.len() > TRIED_MAX || !self.case.affords(steps.saturating_mul(tried)) {
             return None;
         }
         let mut arena = FactsArena::new();
