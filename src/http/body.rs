@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::body::{BodyStream, MessageBody};
@@ -15,7 +16,7 @@ use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use actix_web::web;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::limits::OVERLOAD_RETRY;
 use super::problem::Problem;
@@ -142,8 +143,48 @@ pub(super) async fn read(
     }
 }
 
+/// Undoes the body's encodings, away from the threads that serve requests: how much work it is shows
+/// only when it is done.
+pub(super) async fn unpack(
+    request: &HttpRequest,
+    body: Body,
+    state: &AppState,
+    limits: &DecodeLimits,
+) -> Result<Body, Error> {
+    let encodings = encodings(request, &body)?;
+    if encodings.is_empty() {
+        return Ok(body);
+    }
+    let limits = limits.clone();
+    on_a_decoder(state, move || body.unpacked(&encodings, &limits)).await
+}
+
+/// How long work waits for those before it.
+const DECODER_WAIT: Duration = Duration::from_secs(5);
+
+/// Runs work on a blocking thread, a few at a time, so that what waits for its turn is what the
+/// budget of bodies counts, and not what it may become.
+pub(super) async fn on_a_decoder<T: Send + 'static>(
+    state: &AppState,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let turn = Arc::clone(&state.decoders).acquire_owned();
+    let turn = timeout(DECODER_WAIT, turn)
+        .await
+        .map_err(|_too_long| Error::Overloaded {
+            retry_after: OVERLOAD_RETRY,
+        })?
+        .map_err(|_closed| Error::ShuttingDown)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _until_it_is_done = turn;
+        work()
+    });
+    done.await
+        .map_err(|panicked| Error::Internal(panicked.to_string()))?
+}
+
 /// The encodings of a request's body.
-pub(super) fn encodings(request: &HttpRequest, body: &Body) -> Result<Encodings, Error> {
+fn encodings(request: &HttpRequest, body: &Body) -> Result<Encodings, Error> {
     let mut names = Vec::new();
     for value in request.headers().get_all(CONTENT_ENCODING) {
         match value.to_str() {
@@ -191,8 +232,7 @@ async fn read_plain(
         body_bytes_max: bytes_max,
         ..state.settings.decode.clone()
     };
-    let encodings = encodings(request, &body)?;
-    Ok(body.unpacked(&encodings, &limits)?)
+    Ok(unpack(request, body, state, &limits).await?)
 }
 
 /// The seed reads an empty body as an empty object.

@@ -122,6 +122,38 @@ fn a_bomb_is_413_at_once_and_costs_no_memory() {
     }
 }
 
+/// Blocks that come to nothing, each of which has to be read: eight megabytes of them, or some 150 bytes
+/// once they are compressed twice more.
+#[test]
+fn what_comes_to_nothing_is_not_read_to_its_end() {
+    // Four empty blocks with fixed codes are forty bits.
+    let blocks = [0x02, 0x08, 0x20, 0x80, 0x00].repeat(1_600_000);
+    let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    let inner = [&header[..], &blocks, &[0x03, 0x00], &[0; 8]].concat();
+    let mut plain = Vec::new();
+    if is_soak() {
+        MultiGzDecoder::new(&inner[..])
+            .read_to_end(&mut plain)
+            .unwrap();
+        assert!(plain.is_empty());
+    }
+    let body = gzip(&gzip(&inner));
+    assert!(body.len() < 200, "{}", body.len());
+    let app = TestApp::start();
+    let client = app.client();
+    client.post_text("/v1/batch", r#"{"batch":[]}"#).expect(200);
+    let started = Instant::now();
+    let header = ("content-encoding", "gzip, gzip, gzip");
+    let answer = client.send("POST", "/v1/batch", &[header], Some(&body));
+    answer.expect_problem(400, "malformed_encoding");
+    let took = started.elapsed();
+    println!("{took:?}");
+    assert!(
+        took < Duration::from_secs(if is_soak() { 1 } else { 3 }),
+        "{took:?}"
+    );
+}
+
 /// What an event of a list costs is what it says, not what its person has.
 #[test]
 fn a_list_about_somebody_with_much_takes_little_memory() {

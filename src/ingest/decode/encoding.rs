@@ -4,10 +4,13 @@
 //! begins with gzip's magic bytes, because some clients compress and say nothing. Of a large output
 //! the length is found out before there is memory for it, so a bomb costs less than an honest body.
 //! The decompressors' own windows are bounded too: 32 KiB for gzip and deflate, 16 MiB for brotli
-//! (its large-window extension is refused), 8 MiB for zstd.
+//! (its large-window extension is refused), 8 MiB for zstd. And so is their work: input that comes to
+//! less output than itself is refused, since it was not written to save room.
 
 use std::borrow::Cow;
-use std::io::{self, Read};
+use std::cell::Cell;
+use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 
 use smallvec::SmallVec;
 
@@ -26,6 +29,59 @@ const OUTPUT_BYTES_MIN: usize = 4 * 1024;
 /// An output up to this size is kept as it comes. A larger one is decompressed twice: to count it,
 /// and again if it is within the limit.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How much more input a decoder may take than it has put out: a block of zstd's is 128 KiB, and those
+/// of the others are as long as their encoder likes.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
+const ZSTD_AHEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// How much of it a decoder sees at once.
+const PORTION_BYTES: usize = 4 * 1024;
+
+/// A body on its way into a decoder.
+struct Input<'a> {
+    body: &'a [u8],
+    taken: usize,
+    ahead_max: usize,
+    put_out: Rc<Cell<usize>>,
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl BufRead for Input<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let left = self.body.get(self.taken..).unwrap_or_default();
+        let is_ahead = self.taken > self.put_out.get().saturating_add(self.ahead_max);
+        if is_ahead && !left.is_empty() {
+            return Err(io::Error::other("it comes to less than itself"));
+        }
+        Ok(left.get(..PORTION_BYTES).unwrap_or(left))
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.taken += bytes;
+    }
+}
+
+/// A decoder whose output is counted.
+struct Output<R> {
+    decoder: R,
+    put_out: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Output<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.decoder.read(buffer)?;
+        self.put_out.set(self.put_out.get().saturating_add(read));
+        Ok(read)
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
@@ -105,30 +161,31 @@ impl Encodings {
 }
 
 fn undo(encoding: Encoding, body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
+    use flate2::bufread::MultiGzDecoder;
     match encoding {
-        Encoding::Gzip => read_capped(|| Ok(flate2::read::MultiGzDecoder::new(body)), body, limits),
+        Encoding::Gzip => read_capped(body, limits, |input| Ok(MultiGzDecoder::new(input))),
         Encoding::Deflate => inflate(body, limits),
         Encoding::Brotli => {
             // These seven bits announce the large-window extension, whose windows reach 1 GiB.
             if body.first().is_some_and(|first| first & 0x7f == 0x11) {
                 return Err(damaged());
             }
-            read_capped(|| Ok(brotli::Decompressor::new(body, 4_096)), body, limits)
+            let decoder = |input| Ok(brotli::Decompressor::new(input, PORTION_BYTES));
+            read_capped(body, limits, decoder)
         }
-        Encoding::Zstd => {
-            let decoder = || {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(body)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Ok(decoder)
-            };
-            read_capped(decoder, body, limits)
-        }
+        Encoding::Zstd => read_capped(body, limits, |mut input| {
+            input.ahead_max = ZSTD_AHEAD_BYTES_MAX;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Ok(decoder)
+        }),
     }
 }
 
 /// `deflate` means zlib by the standard and raw deflate by some clients. The zlib header has a
 /// check, so most bodies are told apart by it; one that passes by chance is tried raw afterwards.
 fn inflate(body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
+    use flate2::bufread::{DeflateDecoder, ZlibDecoder};
     let zlib = match body {
         [first, second, ..] => {
             first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)).is_multiple_of(31)
@@ -136,24 +193,24 @@ fn inflate(body: &[u8], limits: &DecodeLimits) -> Result<Vec<u8>, Error> {
         _ => false,
     };
     if zlib {
-        match read_capped(|| Ok(flate2::read::ZlibDecoder::new(body)), body, limits) {
+        match read_capped(body, limits, |input| Ok(ZlibDecoder::new(input))) {
             Err(Error::MalformedEncoding(_)) => {}
             settled => return settled,
         }
     }
-    read_capped(|| Ok(flate2::read::DeflateDecoder::new(body)), body, limits)
+    read_capped(body, limits, |input| Ok(DeflateDecoder::new(input)))
 }
 
 /// What a decoder of the body makes of it.
-fn read_capped<R: Read>(
-    decoder: impl Fn() -> io::Result<R>,
-    body: &[u8],
+fn read_capped<'a, R: Read>(
+    body: &'a [u8],
     limits: &DecodeLimits,
+    decoder: impl Fn(Input<'a>) -> io::Result<R>,
 ) -> Result<Vec<u8>, Error> {
     let most = limits.body_bytes_max;
     let kept_max = most.min(KEPT_BYTES_MAX);
     let likely = body.len().saturating_mul(4);
-    let mut reader = decoder().map_err(|_| damaged())?;
+    let mut reader = begin(body, &decoder)?;
     let mut output = Vec::with_capacity(likely.clamp(OUTPUT_BYTES_MIN, KEPT_BYTES_MAX));
     // One byte more tells an output that fits exactly from one that goes on.
     let mut first = reader.by_ref().take(kept_max as u64 + 1);
@@ -173,9 +230,24 @@ fn read_capped<R: Read>(
     drop(reader);
     let length = kept as u64 + rest;
     let mut output = Vec::with_capacity(usize::try_from(length).unwrap_or(most));
-    let mut again = decoder().map_err(|_| damaged())?.take(length);
+    let mut again = begin(body, &decoder)?.take(length);
     again.read_to_end(&mut output).map_err(|_| damaged())?;
     Ok(output)
+}
+
+fn begin<'a, R: Read>(
+    body: &'a [u8],
+    decoder: &impl Fn(Input<'a>) -> io::Result<R>,
+) -> Result<Output<R>, Error> {
+    let put_out = Rc::new(Cell::new(0));
+    let input = Input {
+        body,
+        taken: 0,
+        ahead_max: AHEAD_BYTES_MAX,
+        put_out: Rc::clone(&put_out),
+    };
+    let decoder = decoder(input).map_err(|_| damaged())?;
+    Ok(Output { decoder, put_out })
 }
 
 fn damaged() -> Error {

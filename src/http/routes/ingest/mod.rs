@@ -5,7 +5,6 @@
 
 pub(super) mod answer;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::BoxBody;
@@ -344,7 +343,7 @@ async fn receive(
         // A body that was not read would cost the connection, so it is checked only now.
         state.ingest.check_room(access.project)?;
     }
-    let mut plain = unpack(request, body, state).await?;
+    let mut plain = body::unpack(request, body, state, &state.settings.decode).await?;
     let access = match head {
         ByHead::Known(access) => access,
         undecided => {
@@ -396,21 +395,6 @@ async fn receive(
         .body(body))
 }
 
-/// Undoes the body's encodings, away from the threads that serve requests: how much work it is shows
-/// only when it is done.
-async fn unpack(
-    request: &HttpRequest,
-    body: Body,
-    state: &web::Data<AppState>,
-) -> Result<Body, Error> {
-    let encodings = body::encodings(request, &body)?;
-    if encodings.is_empty() {
-        return Ok(body);
-    }
-    let limits = state.settings.decode.clone();
-    on_a_decoder(state, move || body.unpacked(&encodings, &limits)).await
-}
-
 async fn read_events(
     route: Route,
     request: &HttpRequest,
@@ -447,23 +431,7 @@ async fn beside<T: Send + 'static>(
     if is_small {
         return work();
     }
-    on_a_decoder(state, work).await
-}
-
-/// Runs work on a blocking thread, a few at a time, so that what waits for its turn is what the
-/// budget of bodies counts, and not what it may become.
-async fn on_a_decoder<T: Send + 'static>(
-    state: &AppState,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let turn = Arc::clone(&state.decoders).acquire_owned();
-    let turn = turn.await.map_err(|_| Error::ShuttingDown)?;
-    let done = tokio::task::spawn_blocking(move || {
-        let _until_it_is_done = turn;
-        work()
-    });
-    done.await
-        .map_err(|panicked| Error::Internal(panicked.to_string()))?
+    body::on_a_decoder(state, work).await
 }
 
 /// Stores the items. What was not acknowledged by the deadline may be sent again. Reading the key
