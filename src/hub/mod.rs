@@ -7,6 +7,7 @@
 //!
 //! The same connection shows that the node is there and counts the others ([`nodes`]).
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +27,8 @@ pub enum Signal {
     Connected {
         /// How many other nodes there are.
         other_nodes: i64,
-        /// When they began to be counted.
-        counted_at: Instant,
+        /// From when to when they were counted.
+        counted: Range<Instant>,
     },
     /// A project's campaigns, segments, flags or keys changed.
     Changed(i64),
@@ -37,8 +38,8 @@ pub enum Signal {
     Poll {
         /// How many other nodes there are.
         other_nodes: i64,
-        /// When they began to be counted.
-        counted_at: Instant,
+        /// From when to when they were counted.
+        counted: Range<Instant>,
     },
 }
 
@@ -132,12 +133,11 @@ where
         .batch_execute(&format!("LISTEN {CHANNEL}"))
         .and_then(|()| nodes::join(&mut connection, options.node))
         .map_err(text)?;
-    let counted_at = Instant::now();
-    let others = nodes::others(&mut connection, options.node).map_err(text)?;
+    let (others, counted) = count(&mut connection, options.node).map_err(text)?;
     on_signal(
         Signal::Connected {
             other_nodes: others,
-            counted_at,
+            counted,
         },
         &mut connection,
     )
@@ -155,10 +155,10 @@ where
         }
         if options.hurry.swap(false, Ordering::AcqRel) || polled_at.elapsed() >= options.poll {
             polled_at = Instant::now();
-            let others = nodes::others(&mut connection, options.node).map_err(text)?;
+            let (others, counted) = count(&mut connection, options.node).map_err(text)?;
             signals.push(Signal::Poll {
                 other_nodes: others,
-                counted_at: polled_at,
+                counted,
             });
         }
         for signal in signals {
@@ -166,6 +166,13 @@ where
         }
     }
     Ok(())
+}
+
+/// The other nodes, and from when to when they were counted.
+fn count(connection: &mut PgConnection, node: NodeId) -> QueryResult<(i64, Range<Instant>)> {
+    let began = Instant::now();
+    let others = nodes::others(connection, node)?;
+    Ok((others, began..Instant::now()))
 }
 
 /// A payload is a project's number, followed by ` people` when people changed.

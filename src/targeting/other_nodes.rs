@@ -4,6 +4,7 @@
 //! It is cut off from them while its hub has no connection, and when it has not counted them for
 //! [`LEASE`], whatever the hub waits for.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -59,11 +60,12 @@ impl OtherNodes {
         !self.are_there() && !self.is_cut_off()
     }
 
-    /// Notes whether there are any, as counted from `at` on. Where they may have changed what is
+    /// Notes whether there are any, as counted in this span. Where they may have changed what is
     /// remembered, `forget` is called before the count is good.
-    pub(super) fn counted(&self, are_there: bool, at: Instant, forget: impl FnOnce()) {
-        let at = self.millis(at);
-        let is_late = at - self.counted_at.load(Ordering::SeqCst) > millis(LEASE);
+    pub(super) fn counted(&self, are_there: bool, span: Range<Instant>, forget: impl FnOnce()) {
+        // The last count may have looked at its beginning, and this one at its end.
+        let (at, end) = (self.millis(span.start), self.millis(span.end));
+        let is_late = end - self.counted_at.load(Ordering::SeqCst) > millis(LEASE);
         // Since the last count a node may have come, changed people and left. Once nobody is there
         // any more, a reader may still hold what it loaded before the other node's last change;
         // forgetting keeps that out too.

@@ -27,6 +27,7 @@
 //! trusted either, but kept: should the database be gone, it is the last that is known of people,
 //! and decisions go on from it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -179,10 +180,10 @@ impl People {
         &self.others
     }
 
-    /// Says whether another node works, or may work, on the same database, as counted from `at` on;
+    /// Says whether another node works, or may work, on the same database, as counted in this span;
     /// while one does, nothing is cached.
-    pub fn counted(&self, shared: bool, at: Instant) {
-        self.others.counted(shared, at, || self.forget_all());
+    pub fn counted(&self, shared: bool, span: Range<Instant>) {
+        self.others.counted(shared, span, || self.forget_all());
     }
 
     /// Drops everything, as after an import that wrote behind this node's back.
@@ -388,9 +389,14 @@ mod tests {
     use super::*;
     use crate::targeting::other_nodes::LEASE;
 
+    fn now() -> Range<Instant> {
+        let now = Instant::now();
+        now..now
+    }
+
     fn caches() -> People {
         let caches = People::new(1 << 20);
-        caches.counted(false, Instant::now());
+        caches.counted(false, now());
         caches
     }
 
@@ -420,9 +426,9 @@ mod tests {
     #[test]
     fn what_was_loaded_while_another_node_worked_is_not_remembered_after_it_left() {
         let caches = caches();
-        caches.counted(true, Instant::now());
+        caches.counted(true, now());
         let observed = caches.observe(PersonId(7));
-        caches.counted(false, Instant::now());
+        caches.counted(false, now());
         caches.remember_loaded(observed, &state("old"));
         assert_eq!(plan(&caches), None);
     }
@@ -436,8 +442,20 @@ mod tests {
         caches.others.grow_older(2 * LEASE);
         assert!(caches.others.is_cut_off());
         assert_eq!(plan(&caches), None);
-        caches.counted(false, Instant::now());
+        caches.counted(false, now());
         assert!(!caches.others.is_cut_off());
+        assert_eq!(plan(&caches), None);
+    }
+
+    /// What counts is when the nodes were looked at, which may be as late as the answer.
+    #[test]
+    fn after_a_count_that_took_long_nothing_is_trusted() {
+        let caches = caches();
+        let began = Instant::now();
+        caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+        caches.counted(false, began..began + LEASE / 2);
+        assert_eq!(plan(&caches).as_deref(), Some("old"));
+        caches.counted(false, began + LEASE / 2..began + 2 * LEASE);
         assert_eq!(plan(&caches), None);
     }
 

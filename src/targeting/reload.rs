@@ -31,14 +31,14 @@ impl Targeting {
         signal: &Signal,
         connection: &mut PgConnection,
     ) -> QueryResult<()> {
-        match *signal {
+        match signal.clone() {
             Signal::Connected {
                 other_nodes,
-                counted_at,
+                counted,
             } => {
                 // What happened while nobody listened is unknown.
                 self.0.people.forget_all();
-                self.0.people.counted(other_nodes > 0, counted_at);
+                self.0.people.counted(other_nodes > 0, counted);
                 self.0.people.others().set_cut_off(other_nodes > 0);
                 self.reload_all(connection)?;
                 if other_nodes > 0 {
@@ -56,9 +56,9 @@ impl Targeting {
             }
             Signal::Poll {
                 other_nodes,
-                counted_at,
+                counted,
             } => {
-                self.0.people.counted(other_nodes > 0, counted_at);
+                self.0.people.counted(other_nodes > 0, counted);
                 self.quarantine_failing(connection)?;
                 self.reload_changed(connection)?;
                 self.metrics().is_current(other_nodes);
