@@ -49,7 +49,8 @@ pub fn moment(connection: &mut PgConnection) -> QueryResult<String> {
     diesel::select(sql::<Text>("pg_current_snapshot()::text")).get_result(connection)
 }
 
-/// Which campaigns were changed by transactions that a moment did not see yet, at most so many.
+/// Which campaigns were changed by transactions that a moment did not see yet, at most so many. Numbers
+/// that nobody has had yet came with a dump of another cluster.
 pub fn changed_since(
     connection: &mut PgConnection,
     project: i64,
@@ -59,7 +60,8 @@ pub fn changed_since(
     let changed: Vec<ChangedCampaign> = sql_query(
         "SELECT campaign_id FROM campaign_changes WHERE project_id = $1 \
          AND xid >= pg_snapshot_xmin($2::pg_snapshot) \
-         AND NOT pg_visible_in_snapshot(xid, $2::pg_snapshot) LIMIT $3",
+         AND NOT pg_visible_in_snapshot(xid, $2::pg_snapshot) \
+         AND pg_visible_in_snapshot(xid, pg_current_snapshot()) LIMIT $3",
     )
     .bind::<BigInt, _>(project)
     .bind::<Text, _>(moment)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use beckon::clock::Clock;
 use beckon::error::Error;
 use beckon::model::ProjectId;
-use beckon::store::{Store, StoreOptions};
+use beckon::store::{Store, StoreOptions, live};
 use beckon::targeting::{Targeting, TargetingOptions};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -16,6 +16,7 @@ use proptest::prelude::*;
 
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::property::run;
+use crate::support::sql;
 use crate::support::{eventually, is_soak};
 
 const PROJECT: ProjectId = ProjectId(1);
@@ -251,4 +252,23 @@ fn a_node_that_follows_changes_holds_what_the_database_does() {
         }
         Ok(())
     });
+}
+
+/// Numbers of transactions that a dump of an older cluster brought are no changes, whatever comes after.
+#[test]
+fn changes_of_another_cluster_are_not_followed_for_ever() {
+    let database = database();
+    let mut connection = beckon::store::connect(&database.url).unwrap();
+    let before = live::moment(&mut connection).unwrap();
+    let changes = |id: &str, xid: &str| {
+        format!(
+            "INSERT INTO campaign_changes (project_id, campaign_id, xid) \
+             VALUES ({}, '{id}', {xid})",
+            PROJECT.0
+        )
+    };
+    sql::run(&mut connection, &changes("restored", "'5000000000'"));
+    sql::run(&mut connection, &changes("changed", "pg_current_xact_id()"));
+    let changed = live::changed_since(&mut connection, PROJECT.0, &before, 10).unwrap();
+    assert_eq!(changed, ["changed"]);
 }
