@@ -224,16 +224,17 @@ pub(super) fn address_of(
     if trusted_hops == 0 {
         return peer;
     }
-    let lines: Vec<&str> = headers
+    let lines: Vec<&[u8]> = headers
         .get_all("x-forwarded-for")
-        .filter_map(|value| value.to_str().ok())
+        .map(HeaderValue::as_bytes)
         .collect();
+    // What a client wrote before the entries of the proxies need not be text.
     let forwarded = lines
         .iter()
         .rev()
-        .flat_map(|line| line.rsplit(','))
+        .flat_map(|line| line.rsplit(|byte| *byte == b','))
         .nth(trusted_hops - 1)
-        .and_then(|text| text.trim().parse().ok());
+        .and_then(|entry| str::from_utf8(entry).ok()?.trim().parse().ok());
     forwarded.or(peer)
 }
 
@@ -318,7 +319,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(
             HeaderName::from_static("x-forwarded-for"),
-            HeaderValue::from_static("6.6.6.6, 1.1.1.1"),
+            HeaderValue::from_bytes("é, 6.6.6.6, 1.1.1.1".as_bytes()).unwrap(),
         );
         headers.append(
             HeaderName::from_static("x-forwarded-for"),
@@ -329,6 +330,7 @@ mod tests {
         assert_eq!(address(0), "9.9.9.9");
         assert_eq!(address(1), "2.2.2.2");
         assert_eq!(address(2), "1.1.1.1");
+        assert_eq!(address(4), "9.9.9.9");
         assert_eq!(address(9), "9.9.9.9");
     }
 

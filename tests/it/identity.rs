@@ -303,6 +303,10 @@ fn traits_have_a_limit_and_what_is_over_it_changes_nothing() {
         "{}",
         answer.text()
     );
+    let answer = answer.json();
+    for said in [&answer["message"], &answer["details"][0]["msg"]] {
+        assert!(said.as_str().unwrap().contains("262144 bytes"), "{answer}");
+    }
     let person = admin.get("/v1/admin/users/u").expect(200);
     assert!(
         person["traits"].get("d").is_none(),
