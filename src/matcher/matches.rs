@@ -42,6 +42,12 @@ impl Matches {
         })
     }
 
+    /// Gives back what was reserved for campaigns that did not match, for who keeps them longer.
+    pub fn shrink_to_fit(&mut self) {
+        self.blocks.shrink_to_fit();
+        self.places.shrink_to_fit();
+    }
+
     /// Adds those of the next block, of which there are at most so many.
     pub(super) fn add(
         &mut self,

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::http::auth::Scope;
 use crate::ingest::decode::Rejection;
 use crate::ingest::{Outcome, Stored};
-use crate::model::{Dialect, EventKind};
+use crate::model::{Dialect, EventId, EventKind};
 use crate::targeting::Matches;
 
 /// About what an answer to one call holds beside the campaigns and the event.
@@ -69,9 +69,12 @@ pub(super) fn batch(outcomes: Vec<Outcome>, with_matches: bool) -> BoxBody {
     if !with_matches {
         return BoxBody::new(head + "}");
     }
+    // Collecting would keep the old list's memory, whose entries are larger.
+    let mut listed = Vec::with_capacity(outcomes.len());
+    listed.extend(outcomes.into_iter().map(Listed::of));
     let mut results = Results {
         begun: format!(r#"{head},"results":["#),
-        outcomes: outcomes.into_iter().enumerate(),
+        listed: listed.into_iter().enumerate(),
         has_ended: false,
     };
     let first = results.part(WHOLE_BYTES);
@@ -93,8 +96,31 @@ const PART_BYTES: usize = 32 * 1024;
 struct Results {
     /// What is written and not sent.
     begun: String,
-    outcomes: Enumerate<IntoIter<Outcome>>,
+    listed: Enumerate<IntoIter<Option<Listed>>>,
     has_ended: bool,
+}
+
+/// What is written of an event that was stored. A client may take its time to read the answer, and
+/// by then the request's share of memory was given back; so the event itself is not kept for it.
+struct Listed {
+    id: EventId,
+    duplicate: bool,
+    matched: Matches,
+}
+
+impl Listed {
+    fn of(outcome: Outcome) -> Option<Self> {
+        let Outcome::Stored(stored) = outcome else {
+            return None;
+        };
+        let mut matched = stored.matched;
+        matched.shrink_to_fit();
+        Some(Self {
+            id: stored.id,
+            duplicate: stored.duplicate,
+            matched,
+        })
+    }
 }
 
 impl Results {
@@ -102,8 +128,8 @@ impl Results {
     fn part(&mut self, bytes: usize) -> String {
         let mut text = std::mem::take(&mut self.begun);
         while text.len() < bytes && !self.has_ended {
-            match self.outcomes.next() {
-                Some((index, outcome)) => push_result(&mut text, index, &outcome),
+            match self.listed.next() {
+                Some((index, listed)) => push_result(&mut text, index, listed.as_ref()),
                 None => {
                     text.push_str("]}");
                     self.has_ended = true;
@@ -130,18 +156,18 @@ impl MessageBody for Results {
     }
 }
 
-fn push_result(text: &mut String, index: usize, outcome: &Outcome) {
+fn push_result(text: &mut String, index: usize, listed: Option<&Listed>) {
     if index > 0 {
         text.push(',');
     }
     text.push_str(&format!(r#"{{"index":{index},"matched":["#));
-    if let Outcome::Stored(stored) = outcome {
-        push_campaigns(text, &stored.matched);
+    if let Some(listed) = listed {
+        push_campaigns(text, &listed.matched);
     }
     text.push(']');
-    if let Outcome::Stored(stored) = outcome {
-        text.push_str(&format!(r#","id":"{}""#, stored.id.0));
-        push_duplicate(text, stored);
+    if let Some(listed) = listed {
+        text.push_str(&format!(r#","id":"{}""#, listed.id.0));
+        push_duplicate(text, listed.duplicate);
     }
     text.push('}');
 }
@@ -163,7 +189,7 @@ fn tracked(stored: &Stored) -> String {
     text.push_str(properties.map_or("{}", |properties| properties.as_str()));
     let ts = event.timestamp.timestamp_millis();
     text.push_str(&format!(r#","ts":{ts}}}"#));
-    push_duplicate(&mut text, stored);
+    push_duplicate(&mut text, stored.duplicate);
     text.push('}');
     text
 }
@@ -178,7 +204,7 @@ fn identified(stored: &Stored, scope: Scope) -> String {
             text.push_str(traits.map_or("{}", |traits| traits.as_str()));
         }
     }
-    push_duplicate(&mut text, stored);
+    push_duplicate(&mut text, stored.duplicate);
     text.push('}');
     text
 }
@@ -193,8 +219,8 @@ pub(in crate::http::routes) fn push_campaigns(text: &mut String, campaigns: &Mat
     }
 }
 
-fn push_duplicate(text: &mut String, stored: &Stored) {
-    if stored.duplicate {
+fn push_duplicate(text: &mut String, duplicate: bool) {
+    if duplicate {
         text.push_str(r#","duplicate":true"#);
     }
 }
@@ -414,5 +440,24 @@ mod tests {
         let answer = parse(&parts.concat());
         assert_eq!(answer["results"].as_array().unwrap().len(), 20_000);
         assert_eq!(answer["results"][19_999]["index"], 19_999);
+    }
+    #[test]
+    fn an_answer_that_waits_for_its_client_keeps_no_event() {
+        let traits: Arc<str> = Arc::from("{}");
+        let outcomes = |count| {
+            let outcome = |_| {
+                let mut stored = stored(Call::Page { properties: None });
+                stored.traits = Some(Arc::clone(&traits));
+                Outcome::Stored(stored)
+            };
+            (0..count).map(outcome).collect()
+        };
+        let body = batch(outcomes(20_000), true);
+        assert!(matches!(body.size(), BodySize::Stream));
+        // An event's traits are let go with the event.
+        assert_eq!(Arc::strong_count(&traits), 1);
+        assert!(size_of::<Option<Listed>>() <= 80);
+        let answer = parse(&sent(body).concat());
+        assert_eq!(answer["results"].as_array().unwrap().len(), 20_000);
     }
 }
