@@ -75,8 +75,8 @@ fn mentioned(items: &[Item]) -> Vec<Identity> {
 }
 
 /// An alias names the previous id without its kind. It is taken for a user's; where no user of that
-/// id is known, or named by an event before it, but an anonymous one is, that one is meant. Returns the places of aliases with the
-/// anonymous identity each might mean.
+/// id is known, or named by an event before it, but an anonymous one is, that one is meant. Returns
+/// the places of aliases, in order, with the anonymous identity each might mean.
 fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
     items
         .iter()
@@ -91,6 +91,49 @@ fn anonymous_twins(items: &[Item]) -> Vec<(usize, Identity)> {
             _ => None,
         })
         .collect()
+}
+
+/// Has each alias name the identity that it means, as [`anonymous_twins`] says. A request may be
+/// thousands of aliases, so none looks through those before it.
+fn settle_twins(
+    items: &mut [Item],
+    twins: Vec<(usize, Identity)>,
+    is_known: impl Fn(&Identity) -> bool,
+) {
+    if twins.is_empty() {
+        return;
+    }
+    let mentioned = mentioned(items);
+    // Those that the events before the alias are filed under.
+    let mut named: HashSet<&Identity> = HashSet::new();
+    let mut looked_at = 0;
+    let mut meant = Vec::new();
+    for (place, twin) in twins {
+        for item in items.get(looked_at..place).unwrap_or_default() {
+            if let Item::Event(event) = item {
+                named.extend(event.identity());
+            }
+        }
+        looked_at = place;
+        let Some(Item::Event(event)) = items.get(place) else {
+            continue;
+        };
+        let Call::Alias { previous } = &event.call else {
+            continue;
+        };
+        let user_is_known = is_known(previous) || named.contains(previous);
+        let twin_is_known = is_known(&twin) || mentioned.binary_search(&twin).is_ok();
+        if !user_is_known && twin_is_known {
+            meant.push((place, twin));
+        }
+    }
+    for (place, twin) in meant {
+        if let Some(Item::Event(event)) = items.get_mut(place)
+            && let Call::Alias { previous } = &mut event.call
+        {
+            *previous = twin;
+        }
+    }
 }
 
 /// Splits a request by shard. Everything that the request itself links, that leads to one person
@@ -113,23 +156,7 @@ pub(super) async fn split(
     let mut wanted = mentioned(&items);
     wanted.extend(twins.iter().map(|(_, twin)| twin.clone()));
     let known = targeting.addresses(project, wanted).await?;
-    let mentioned_before = mentioned(&items);
-    for (place, twin) in twins {
-        let (before, rest) = items.split_at_mut(place);
-        let Some(Item::Event(event)) = rest.first_mut() else {
-            continue;
-        };
-        let Call::Alias { previous } = &mut event.call else {
-            continue;
-        };
-        let names =
-            |item: &Item| matches!(item, Item::Event(event) if event.identity() == Some(previous));
-        let user_is_known = known.contains_key(previous) || before.iter().any(names);
-        let twin_is_known = known.contains_key(&twin) || mentioned_before.contains(&twin);
-        if !user_is_known && twin_is_known {
-            *previous = twin;
-        }
-    }
+    settle_twins(&mut items, twins, |identity| known.contains_key(identity));
     let wanted = mentioned(&items);
 
     let mut groups = Groups::default();
@@ -276,5 +303,121 @@ fn best(one: Option<(bool, i64)>, other: Option<(bool, i64)>) -> Option<(bool, i
     match (one, other) {
         (Some((false, _)), Some((true, _))) | (None, Some(_)) => other,
         _ => one,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::time::{Duration, Instant};
+
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Dialect;
+
+    fn event(call: Call, user: Option<&str>, anonymous: Option<&str>) -> Item {
+        Item::Event(Box::new(Event {
+            dialect: Dialect::Segment,
+            call,
+            user: user.map(|id| Identity::user(id).unwrap()),
+            anonymous: anonymous.map(|id| Identity::anonymous(id).unwrap()),
+            message_id: None,
+            timestamp: DateTime::UNIX_EPOCH,
+            received_at: DateTime::UNIX_EPOCH,
+            context: None,
+            size_bytes: 0,
+            replay_of: None,
+        }))
+    }
+
+    fn alias(user: &str, previous: Identity) -> Item {
+        event(Call::Alias { previous }, Some(user), None)
+    }
+
+    /// The same, each alias looking through all items.
+    fn settle_one_by_one(items: &mut [Item], is_known: impl Fn(&Identity) -> bool) {
+        let mentioned = mentioned(items);
+        for (place, twin) in anonymous_twins(items) {
+            let (before, rest) = items.split_at_mut(place);
+            let Some(Item::Event(event)) = rest.first_mut() else {
+                continue;
+            };
+            let Call::Alias { previous } = &mut event.call else {
+                continue;
+            };
+            let names = |item: &Item| matches!(item, Item::Event(event) if event.identity() == Some(previous));
+            let user_is_known = is_known(previous) || before.iter().any(names);
+            let twin_is_known = is_known(&twin) || mentioned.contains(&twin);
+            if !user_is_known && twin_is_known {
+                *previous = twin;
+            }
+        }
+    }
+
+    fn id() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["a", "b", "c", "d", "e", "f"])
+    }
+
+    fn identity() -> impl Strategy<Value = Identity> {
+        let of = |(is_user, id)| match is_user {
+            true => Identity::user(id).unwrap(),
+            false => Identity::anonymous(id).unwrap(),
+        };
+        (any::<bool>(), id()).prop_map(of)
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        let page = || Call::Page { properties: None };
+        let identify = |(user, anonymous)| {
+            let call = Call::Identify { traits: None };
+            event(call, Some(user), Some(anonymous))
+        };
+        prop_oneof![
+            1 => Just(Item::Ignored),
+            2 => id().prop_map(move |user| event(page(), Some(user), None)),
+            2 => id().prop_map(move |anonymous| event(page(), None, Some(anonymous))),
+            2 => (id(), id()).prop_map(identify),
+            6 => (id(), identity()).prop_map(|(user, previous)| alias(user, previous)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn aliases_mean_what_each_finds_by_looking_through_all(
+            items in prop::collection::vec(item(), 0..12),
+            known in prop::collection::hash_set(identity(), 0..4),
+        ) {
+            let is_known = |identity: &Identity| known.contains(identity);
+            let mut settled = items.clone();
+            settle_twins(&mut settled, anonymous_twins(&items), is_known);
+            let mut expected = items;
+            settle_one_by_one(&mut expected, is_known);
+            prop_assert_eq!(format!("{settled:?}"), format!("{expected:?}"));
+        }
+    }
+
+    /// On a thread that serves other requests too.
+    #[test]
+    fn many_aliases_are_settled_soon() {
+        let long = "x".repeat(240);
+        let previous = |n| Identity::user(&format!("{long}p{n}")).unwrap();
+        let items: Vec<Item> = (0..20_000)
+            .map(|n| alias(&format!("{long}u{n}"), previous(n)))
+            .collect();
+        for settle_all in [true, false] {
+            let mut items = items.clone();
+            let is_known =
+                |identity: &Identity| settle_all && identity.kind() == IdentityKind::Anonymous;
+            let began = Instant::now();
+            let twins = anonymous_twins(&items);
+            settle_twins(&mut items, twins, is_known);
+            let took = began.elapsed();
+            // A tenth of a second; it would be four of them if each looked through all.
+            assert!(took < Duration::from_secs(2), "{took:?}");
+            let left = anonymous_twins(&items).len();
+            assert_eq!(left, if settle_all { 0 } else { items.len() });
+        }
     }
 }
