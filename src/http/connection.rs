@@ -4,7 +4,7 @@
 //! off and this one closes the socket without a word, with a second handle of it. A connection has
 //! so long to complete the head of its first request; after an answer, or a part of a large one
 //! that was taken, it has the keep-alive time more, so that a head sent byte by byte is not waited
-//! for either.
+//! for either. The parts of an answer have a bound together, too, which grows with their size.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -70,6 +70,10 @@ pub(super) struct Handle(Rc<Activity>);
 /// How much of a large answer is handed on at a time.
 const PART_BYTES: usize = 32 * 1024;
 
+/// How many bytes of a large answer a client must take in a second, in the long run. An answer is in
+/// memory until it is taken, and who takes a part just before each deadline could hold it for days.
+const TAKEN_PER_SECOND: u32 = 16 * 1024;
+
 /// A body whose parts show that the client takes them: a connection that is busy with a large
 /// answer has no request, but is not idle. A client that takes nothing is closed like any other.
 pub(super) fn as_it_is_sent(body: BoxBody, connection: Option<Handle>) -> BoxBody {
@@ -82,6 +86,8 @@ pub(super) fn as_it_is_sent(body: BoxBody, connection: Option<Handle>) -> BoxBod
         Some(connection) if !is_small => BoxBody::new(Sending {
             body,
             rest: Bytes::new(),
+            handed: None,
+            patience: connection.0.patience.next,
             connection,
         }),
         _ => body,
@@ -92,6 +98,10 @@ struct Sending {
     body: BoxBody,
     /// Of what the body gave last.
     rest: Bytes,
+    /// When a part was handed on last, until the next is asked for.
+    handed: Option<Instant>,
+    /// How long the client may still be waited for, all its waits together.
+    patience: Duration,
     connection: Handle,
 }
 
@@ -108,17 +118,26 @@ impl MessageBody for Sending {
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
         let activity = &this.connection.0;
-        activity
-            .give_up_at
-            .set(Instant::now() + activity.patience.next);
+        let now = Instant::now();
+        if let Some(handed) = this.handed.take() {
+            this.patience = this.patience.saturating_sub(now - handed);
+        }
+        activity.give_up_at.set(now + activity.patience.next);
         while this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_next(context)) {
                 Some(Ok(bytes)) => this.rest = bytes,
                 end => return Poll::Ready(end),
             }
         }
-        let part = this.rest.len().min(PART_BYTES);
-        Poll::Ready(Some(Ok(this.rest.split_to(part))))
+        let part = this.rest.split_to(this.rest.len().min(PART_BYTES));
+        // The time in which the body made it is not the client's.
+        let now = Instant::now();
+        this.handed = Some(now);
+        let bytes = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        this.patience += Duration::from_secs(1) * bytes / TAKEN_PER_SECOND;
+        let wait = this.patience.min(activity.patience.next);
+        activity.give_up_at.set(now + wait);
+        Poll::Ready(Some(Ok(part)))
     }
 }
 
@@ -294,6 +313,43 @@ mod tests {
         // What the kernel holds is all that is left for somebody who takes nothing.
         let stuck = taken(4 << 20, PATIENCE.next * 3).await;
         assert!(stuck < 4 << 20, "{stuck}");
+    }
+
+    /// The client takes each part in time, but all together later than their size allows.
+    #[test]
+    fn a_large_answer_may_not_be_taken_for_ever() {
+        let next = Duration::from_secs(75);
+        let activity = Rc::new(Activity {
+            in_flight: Cell::new(0),
+            give_up_at: Cell::new(Instant::now()),
+            patience: Patience { first: next, next },
+        });
+        let body = BoxBody::new(vec![b'x'; 3 * PART_BYTES]);
+        let mut sending = Sending {
+            body,
+            rest: Bytes::new(),
+            handed: None,
+            patience: next,
+            connection: Handle(Rc::clone(&activity)),
+        };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut waits = Vec::new();
+        // The client comes back after 74 seconds each time.
+        let late = Duration::from_secs(74);
+        while let Poll::Ready(Some(part)) = Pin::new(&mut sending).poll_next(&mut context) {
+            assert_eq!(part.unwrap().len(), PART_BYTES);
+            let wait = activity.give_up_at.get() - sending.handed.unwrap();
+            waits.push(wait.as_secs());
+            sending.handed = sending.handed.and_then(|at| at.checked_sub(late));
+        }
+        // 75 seconds and two for each part, less those that it was waited for.
+        let expected = [75, 5, 2];
+        let is_near = |(wait, expected): (&u64, u64)| wait.abs_diff(expected) <= 1;
+        assert_eq!(waits.len(), expected.len());
+        assert!(waits.iter().zip(expected).all(is_near), "{waits:?}");
+        // The next request has its own time.
+        let left = activity.give_up_at.get() - Instant::now();
+        assert!(left > next - Duration::from_secs(5), "{left:?}");
     }
 
     #[actix_web::test]
