@@ -319,6 +319,7 @@ fn in_progress(slot: u64) -> u64 {
 #[must_use = "a change that is not ended keeps its people out of the cache"]
 pub struct Change {
     people: Vec<PersonId>,
+    /// In order, since a batch may change thousands of people.
     slots: Vec<(usize, u64)>,
 }
 
@@ -338,11 +339,9 @@ impl Change {
         self.end(caches);
         for &person in &self.people {
             let index = caches.index(person);
-            let mine = self
-                .slots
-                .iter()
-                .find(|(slot, _)| *slot == index)
-                .map(|(_, mine)| *mine);
+            let mine = self.slots.binary_search_by_key(&index, |(slot, _)| *slot);
+            let mine = mine.ok().and_then(|place| self.slots.get(place));
+            let mine = mine.map(|(_, mine)| *mine);
             decide(&caches.states, person, |_| {
                 let now = sequence(caches.slot(person).load(Ordering::SeqCst));
                 match new_state(person) {
