@@ -309,7 +309,6 @@ fn best(one: Option<(bool, i64)>, other: Option<(bool, i64)>) -> Option<(bool, i
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
-    use std::time::{Duration, Instant};
 
     use chrono::DateTime;
     use proptest::prelude::*;
@@ -395,29 +394,6 @@ mod tests {
             let mut expected = items;
             settle_one_by_one(&mut expected, is_known);
             prop_assert_eq!(format!("{settled:?}"), format!("{expected:?}"));
-        }
-    }
-
-    /// On a thread that serves other requests too.
-    #[test]
-    fn many_aliases_are_settled_soon() {
-        let long = "x".repeat(240);
-        let previous = |n| Identity::user(&format!("{long}p{n}")).unwrap();
-        let items: Vec<Item> = (0..20_000)
-            .map(|n| alias(&format!("{long}u{n}"), previous(n)))
-            .collect();
-        for settle_all in [true, false] {
-            let mut items = items.clone();
-            let is_known =
-                |identity: &Identity| settle_all && identity.kind() == IdentityKind::Anonymous;
-            let began = Instant::now();
-            let twins = anonymous_twins(&items);
-            settle_twins(&mut items, twins, is_known);
-            let took = began.elapsed();
-            // A tenth of a second; it would be four of them if each looked through all.
-            assert!(took < Duration::from_secs(2), "{took:?}");
-            let left = anonymous_twins(&items).len();
-            assert_eq!(left, if settle_all { 0 } else { items.len() });
         }
     }
 }
