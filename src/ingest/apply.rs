@@ -48,7 +48,12 @@ impl Shard {
                 } => traits::parse_traits(traits),
                 _ => Map::new(),
             };
-            if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
+            if self.would_outgrow(
+                &mut work.people,
+                key,
+                linked.map(|it| (project, it)),
+                &patch,
+            ) {
                 return Ok(self.refuse_traits(work, unit, event, id));
             }
             let target = match (linked, person) {
@@ -63,7 +68,8 @@ impl Shard {
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
         }
-        let wanted = person.filter(|_| unit.wants != super::Wanted::default());
+        let is_read = unit.wants.traits || self.decides(unit, event);
+        let wanted = person.filter(|_| is_read);
         let state = wanted.and_then(|person| work.people.settled(person));
         let matched = self.decide(unit, own, state.map(Arc::as_ref), event);
         let traits = unit.traits(state.map(Arc::as_ref));
@@ -133,6 +139,12 @@ impl Shard {
         }
     }
 
+    /// Whether somebody wants to know what the person should see, and there may be something.
+    fn decides(&self, unit: &Unit, event: &Event) -> bool {
+        let snapshot = || self.targeting.snapshot(unit.project);
+        unit.wants.matches && snapshot().has_trigger(event.call.name())
+    }
+
     /// What the person should see now; nothing if nobody wants to know.
     pub(super) fn decide(
         &mut self,
@@ -141,14 +153,11 @@ impl Shard {
         state: Option<&PersonState>,
         event: &Event,
     ) -> Matches {
-        if !unit.wants.matches {
-            return Matches::default();
-        }
-        let snapshot = &*self.targeting.snapshot(unit.project);
-        let name = event.call.name();
-        let Some(state) = state.filter(|_| snapshot.has_trigger(name)) else {
+        let Some(state) = state.filter(|_| self.decides(unit, event)) else {
             return Matches::default();
         };
+        let snapshot = &*self.targeting.snapshot(unit.project);
+        let name = event.call.name();
         self.arena.reset();
         let (targeting, arena) = (&self.targeting, &self.arena);
         let decision = || {
@@ -173,7 +182,7 @@ impl Shard {
     /// that changes nobody is one statement, which does not measure them.
     fn would_outgrow(
         &self,
-        people: &PeopleOfBatch<'_>,
+        people: &mut PeopleOfBatch<'_>,
         own: Key<'_>,
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
@@ -184,24 +193,16 @@ impl Shard {
         if patch.is_empty() && (own.is_none() || linked.is_none()) {
             return false;
         }
+        people.read_traits(own.into_iter().chain(linked));
         let held = |person: Option<PersonId>| person.and_then(|person| people.traits(person));
-        let bytes = match (held(own), held(linked)) {
+        let bytes_max = self.options.traits_bytes_max;
+        match (held(own), held(linked)) {
             // Nothing changes, however much it is.
-            (Some(held), None) | (None, Some(held)) if held.has(patch) => return false,
-            (Some(held), None) | (None, Some(held)) => held.bytes_with(patch),
-            (None, None) => Traits::default().bytes_with(patch),
-            (Some(own), Some(linked)) => {
-                let at_most = own.bytes_with(patch) + linked.bytes();
-                if at_most <= self.options.traits_bytes_max {
-                    return false;
-                }
-                let mut merged = own.clone();
-                merged.set(patch.clone());
-                merged.fill_up(linked.clone());
-                merged.bytes()
-            }
-        };
-        bytes > self.options.traits_bytes_max
+            (Some(held), None) | (None, Some(held)) if held.has(patch) => false,
+            (Some(held), None) | (None, Some(held)) => held.bytes_with(patch) > bytes_max,
+            (None, None) => Traits::default().bytes_with(patch) > bytes_max,
+            (Some(own), Some(linked)) => own.outgrows(bytes_max, patch, linked),
+        }
     }
 
     fn refuse_traits(

@@ -189,6 +189,7 @@ impl Shard {
                 Err(failure) => failure,
             },
             FillError::Race => Failure::Race,
+            FillError::TooMuch => Failure::TooMuch,
         }
     }
 

@@ -14,6 +14,8 @@ pub(super) enum Failure {
     Race,
     /// The database cannot hold the data of some event.
     Refused(String),
+    /// The people of the batch have more traits than are held at once.
+    TooMuch,
     /// The connection cannot be used any more; nothing was committed.
     Unavailable(String),
     /// The connection was lost when the batch may have been committed. The verdicts hold if it was,
@@ -30,6 +32,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Race => f.write_str("other writers were faster, again and again"),
+            Self::TooMuch => f.write_str("its people have more traits than are held at once"),
             Self::Refused(reason) | Self::Unavailable(reason) | Self::Unknown { reason, .. } => {
                 f.write_str(reason)
             }
@@ -85,6 +88,7 @@ const DATA_MESSAGES: [&str; 10] = [
 #[derive(Debug)]
 pub(super) enum FillError {
     Race,
+    TooMuch,
     Database(DieselError),
 }
 

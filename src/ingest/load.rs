@@ -183,7 +183,9 @@ impl Shard {
         if wanted.is_empty() {
             return Ok(());
         }
-        let rows: Vec<PersonRow> = LoadPeople { ids: &wanted }.load(connection)?;
+        let Some(rows) = load_people(connection, &wanted)? else {
+            return Err(FillError::TooMuch);
+        };
         if rows.len() < wanted.len() || rows.iter().any(|row| row.merged_into.is_some()) {
             // A remembered address leads to somebody who was merged or taken out since.
             return Err(FillError::Race);
@@ -197,4 +199,38 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// How much text the traits of the people of one batch may have, in bytes. One event's are always read.
+const PEOPLE_BYTES_MAX: usize = 32 << 20;
+
+/// How many people are loaded before it is known how large they are.
+const PEOPLE_FEW: usize = 16;
+
+/// Loads people; `None` if they are more than can be held at once, however small the events are that
+/// name them.
+pub(super) fn load_people(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> QueryResult<Option<Vec<PersonRow>>> {
+    let mut rows: Vec<PersonRow> = Vec::with_capacity(ids.len());
+    let (mut bytes, mut largest) = (0, 0);
+    let mut rest = ids;
+    let mut many = PEOPLE_FEW;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(many.min(rest.len()));
+        let loaded: Vec<PersonRow> = LoadPeople { ids: now }.load(connection)?;
+        for row in &loaded {
+            bytes += row.traits.len();
+            largest = largest.max(row.traits.len());
+        }
+        rows.extend(loaded);
+        if bytes > PEOPLE_BYTES_MAX && ids.len() > PEOPLE_FEW {
+            return Ok(None);
+        }
+        // As many as there is room for if all are as large; most are much smaller.
+        many = (PEOPLE_BYTES_MAX / largest.max(1)).max(PEOPLE_FEW);
+        rest = later;
+    }
+    Ok(Some(rows))
 }

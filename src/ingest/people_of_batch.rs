@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::statements::{IdentityRows, PersonRows};
-use super::traits::Traits;
+use super::traits::{PARSED_BYTES_MAX, Traits};
 use crate::model::{Event, Identity, IdentityKind, PersonId, ProjectId};
 use crate::targeting::PersonState;
 use crate::targeting::people::Observed;
@@ -98,6 +98,8 @@ pub(super) struct PeopleOfBatch<'a> {
     by_identity: HashMap<Key<'a>, Lead>,
     new_identities: Vec<(Key<'a>, PersonId, DateTime<Utc>)>,
     merges: Vec<(PersonId, PersonId)>,
+    /// How much text of traits is parsed.
+    parsed_bytes: usize,
 }
 
 impl<'a> PeopleOfBatch<'a> {
@@ -160,6 +162,27 @@ impl<'a> PeopleOfBatch<'a> {
     /// A person's state, in the batch so far; the traits in it are of when they were settled last.
     pub(super) fn state(&self, person: PersonId) -> Option<&Arc<PersonState>> {
         self.people.get(&person).map(|working| &working.state)
+    }
+
+    /// Parses the traits of these, and forgets those of the others where that is too much.
+    pub(super) fn read_traits(&mut self, persons: impl Iterator<Item = PersonId> + Clone) {
+        let is_new = |person: &PersonId| {
+            let working = self.people.get(person);
+            working.filter(|working| working.traits.get().is_none())
+        };
+        let new = persons.clone().filter_map(|person| is_new(&person));
+        let bytes: usize = new.map(|working| working.state.traits.len()).sum();
+        if bytes > 0 && self.parsed_bytes + bytes > PARSED_BYTES_MAX {
+            self.parsed_bytes = 0;
+            for working in self.people.values_mut() {
+                working.settle();
+                working.traits.take();
+            }
+        }
+        self.parsed_bytes += bytes;
+        for person in persons {
+            self.traits(person);
+        }
     }
 
     /// A person's traits, in the batch so far.

@@ -18,6 +18,7 @@ use super::claim::{self, MessageKey, Standing, within_batch};
 use super::decode::Item;
 use super::failure::Failure;
 use super::ledger::{Fate, LedgerRows};
+use super::load::load_people;
 use super::people_of_batch::{Key, new_state};
 use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::{Owner, identities};
@@ -25,7 +26,6 @@ use super::shard::Shard;
 use super::statements::PersonRows;
 use super::traits::{Held, parse_traits};
 use crate::model::{Call, Event, PersonId};
-use crate::store::person_state::{LoadPeople, PersonRow};
 use crate::targeting::PersonState;
 use crate::targeting::people::{Address, Epoch, Observed};
 
@@ -71,7 +71,7 @@ impl Shard {
         &mut self,
         connection: &mut PgConnection,
         units: &'a [Unit],
-    ) -> QueryResult<Option<Plain<'a>>> {
+    ) -> Result<Option<Plain<'a>>, Failure> {
         let epoch = self.targeting.people().epoch();
         let whom: Option<Vec<Whom>> = units.iter().map(|unit| self.whom(unit)).collect();
         let Some(whom) = whom else { return Ok(None) };
@@ -152,7 +152,7 @@ impl Shard {
         &self,
         connection: &mut PgConnection,
         whom: &[Whom],
-    ) -> QueryResult<Option<HashMap<PersonId, Arc<PersonState>>>> {
+    ) -> Result<Option<HashMap<PersonId, Arc<PersonState>>>, Failure> {
         let caches = self.targeting.people();
         let mut states = HashMap::with_capacity(whom.len());
         let mut missing = Vec::new();
@@ -175,7 +175,9 @@ impl Shard {
         missing.dedup();
         let ids: Vec<i64> = missing.iter().map(|person| person.0).collect();
         let observed: Vec<Observed> = missing.iter().map(|&id| caches.observe(id)).collect();
-        let rows: Vec<PersonRow> = LoadPeople { ids: &ids }.load(connection)?;
+        let Some(rows) = load_people(connection, &ids)? else {
+            return Err(Failure::TooMuch);
+        };
         if rows.len() < missing.len() || rows.iter().any(|row| row.merged_into.is_some()) {
             return Ok(None);
         }

@@ -220,6 +220,7 @@ impl Shard {
     ) -> Result<(), Error> {
         let refusal = match self.commit_into(units, verdicts) {
             Ok(()) => return Ok(()),
+            Err(Failure::TooMuch) if units.len() > 1 => return self.settle_halves(units, verdicts),
             Err(Failure::Refused(reason)) => reason,
             Err(failure) => return Err(give_up(&failure)),
         };
@@ -247,6 +248,14 @@ impl Shard {
             };
         }
         self.metrics.bisected();
+        self.settle_halves(units, verdicts)
+    }
+
+    fn settle_halves(
+        &mut self,
+        units: &mut [Unit],
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<(), Error> {
         let middle = units.len() / 2;
         let (left_units, right_units) = units.split_at_mut(middle);
         let (left, right) = verdicts.split_at_mut(middle);

@@ -42,11 +42,6 @@ impl Traits {
         Arc::from(text.unwrap_or_else(|_| "{}".to_owned()))
     }
 
-    /// How long their text is, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Whether these are among them, so that setting them changes nothing.
     pub(super) fn has(&self, patch: &Map<String, Value>) -> bool {
         let mut patch = patch.iter();
@@ -67,6 +62,31 @@ impl Traits {
             }
         }
         bytes
+    }
+
+    /// Whether the text would be longer than this with these set and another's added, of which those
+    /// count that are missing then.
+    pub(super) fn outgrows(
+        &self,
+        bytes_max: usize,
+        patch: &Map<String, Value>,
+        other: &Traits,
+    ) -> bool {
+        let mut bytes = self.bytes_with(patch);
+        // Between the two there is a comma for two brackets less.
+        if bytes + other.bytes <= bytes_max {
+            return false;
+        }
+        let is_here = |name: &str| self.members.contains_key(name) || patch.contains_key(name);
+        let mut is_empty = self.members.is_empty() && patch.is_empty();
+        let mut missing = other.members.iter().filter(|(name, _)| !is_here(name));
+        while bytes <= bytes_max
+            && let Some((name, value)) = missing.next()
+        {
+            bytes += usize::from(!is_empty) + text_bytes(name) + 1 + text_bytes(value);
+            is_empty = false;
+        }
+        bytes > bytes_max
     }
 
     /// Sets these, shallowly.
@@ -93,15 +113,32 @@ pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
     crate::model::parse_traits(raw.as_str())
 }
 
-/// What people have, each parsed when somebody asks first.
+/// How much text of traits is kept parsed, in bytes; that takes some fifteen times as much.
+pub(super) const PARSED_BYTES_MAX: usize = 1 << 20;
+
+/// What people have, each parsed when somebody asks first, and a few of them at a time.
 #[derive(Debug, Default)]
-pub(super) struct Held(HashMap<PersonId, Traits>);
+pub(super) struct Held {
+    people: HashMap<PersonId, Traits>,
+    bytes: usize,
+}
 
 impl Held {
     /// Whether the person has these traits already.
     pub(super) fn has(&mut self, state: &PersonState, patch: &Map<String, Value>) -> bool {
+        if patch.is_empty() {
+            return true;
+        }
+        if !self.people.contains_key(&state.id) {
+            if self.bytes + state.traits.len() > PARSED_BYTES_MAX {
+                self.people.clear();
+                self.bytes = 0;
+            }
+            self.bytes += state.traits.len();
+        }
         let held = || Traits::of(state);
-        patch.is_empty() || self.0.entry(state.id).or_insert_with(held).has(patch)
+        let traits = self.people.entry(state.id).or_insert_with(held);
+        traits.has(patch)
     }
 }
 
@@ -160,6 +197,12 @@ mod tests {
             let mut twin = held.as_object().unwrap().clone();
             for other in others {
                 let members = other.as_object().unwrap().clone();
+                let joined = |all: &Traits, bytes_max| all.outgrows(bytes_max, &members, &traits(&held));
+                let mut union = held.as_object().unwrap().clone();
+                union.extend(twin.clone());
+                union.extend(members.clone());
+                let length = Value::Object(union).to_string().len();
+                prop_assert_eq!((joined(&all, length), joined(&all, length - 1)), (false, true));
                 prop_assert_eq!(all.has(&members), members.iter().all(|(name, value)| twin.get(name) == Some(value)));
                 if first {
                     all.fill_up(traits(&other));
@@ -170,7 +213,7 @@ mod tests {
                     twin.extend(members);
                 }
                 let text = Value::Object(twin.clone()).to_string();
-                prop_assert_eq!(all.bytes(), text.len());
+                prop_assert_eq!(all.bytes, text.len());
                 prop_assert_eq!(&*all.text(), text);
             }
         }

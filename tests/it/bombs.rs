@@ -9,7 +9,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, is_soak};
+use crate::support::{TestApp, eventually, is_soak, sql};
 
 /// What each bomb decompresses to.
 const BOMB_BYTES: usize = 1 << 30;
@@ -179,4 +179,36 @@ fn a_list_about_somebody_with_much_takes_little_memory() {
     let user = app.admin().get("/v1/admin/users/u").expect(200);
     assert_eq!(user["traits"]["n"], 2_499);
     assert_eq!(user["traits"]["trait_11999"], 11_999);
+}
+
+/// Nor is it what all of its people have together.
+#[test]
+fn a_list_about_many_with_much_takes_little_memory() {
+    const PEOPLE: usize = 200;
+    let few = ("BECKON_USER_CACHE_BYTES", "1048576");
+    let mut app = TestApp::start_with(&[few]);
+    let client = app.client();
+    let much: serde_json::Map<String, Value> = (0..10_000)
+        .map(|n| (format!("trait_{n:05}"), json!(n)))
+        .collect();
+    let identify = |n: usize, traits: Value| json!({"type": "identify", "userId": format!("u{n}"), "traits": traits});
+    let send = |list: Vec<Value>| client.post("/v1/batch", &json!({ "batch": list }));
+    for first in (0..PEOPLE).step_by(20) {
+        let people = (first..first + 20).map(|n| identify(n, json!(much)));
+        send(people.collect()).expect(200);
+    }
+    let before = app.server().memory_bytes("VmHWM");
+    // They have it already, or do not.
+    for traits in [json!({"trait_00007": 7}), json!({"trait_00007": 8})] {
+        let people = (0..PEOPLE).map(|n| identify(n, traits.clone()));
+        let answer = send(people.collect());
+        assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+    }
+    let grown = app.server().memory_bytes("VmHWM").saturating_sub(before);
+    println!("grown by {grown} bytes");
+    assert!(grown < 150 << 20, "grown by {grown} bytes");
+    eventually("they have it", Duration::from_secs(30), || {
+        let having = "SELECT count(*) FROM persons WHERE traits->>'trait_00007' = '8'";
+        (sql::number(&mut app.sql(), having) == PEOPLE as i64).then_some(())
+    });
 }
