@@ -28,6 +28,8 @@ pub enum Code {
     EventTooLarge,
     /// The merged traits would be larger than the limit.
     TraitsTooLarge,
+    /// The person would have more identities than the limit.
+    TooManyIdentities,
     /// The batch holds more events than the limit.
     BatchTooLarge,
     /// The body is larger than the limit, as received or decompressed.
@@ -64,7 +66,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the documentation and its test.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::MalformedJson,
         Self::InvalidField,
         Self::MalformedEncoding,
@@ -73,6 +75,7 @@ impl Code {
         Self::TooDeep,
         Self::EventTooLarge,
         Self::TraitsTooLarge,
+        Self::TooManyIdentities,
         Self::BatchTooLarge,
         Self::BodyTooLarge,
         Self::MissingKey,
@@ -102,6 +105,7 @@ impl Code {
             Self::TooDeep => "too_deep",
             Self::EventTooLarge => "event_too_large",
             Self::TraitsTooLarge => "traits_too_large",
+            Self::TooManyIdentities => "too_many_identities",
             Self::BatchTooLarge => "batch_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::MissingKey => "missing_key",

@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::config::{Config, CorsOrigins, MetricsSetting, Mode};
 use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, MetricsAccess, Rate};
 use crate::ingest::decode::DecodeLimits;
-use crate::ingest::{Ingest, IngestMetrics, IngestOptions};
+use crate::ingest::{IDENTITIES_MAX, Ingest, IngestMetrics, IngestOptions};
 use crate::rules::Limits;
 use crate::store::{Store, StoreMetrics, StoreOptions};
 use crate::targeting::{Targeting, TargetingMetrics, TargetingOptions};
@@ -50,6 +50,7 @@ pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState
             queue_bytes_max: config.ingest_queue_bytes,
             deadline: config.database_deadline,
             traits_bytes_max: config.limit_traits_bytes,
+            identities_max: IDENTITIES_MAX,
             metrics: IngestMetrics::new(&metrics),
         },
     )?;

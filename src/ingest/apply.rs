@@ -58,7 +58,11 @@ impl Shard {
             }
             let target = match (linked, person) {
                 (Some(linked), _) => {
-                    self.link(connection, &mut work.people, event, key, (project, linked))?
+                    let linked = (project, linked);
+                    match self.link(connection, &mut work.people, event, key, linked)? {
+                        Some(person) => person,
+                        None => return Ok(self.refuse_identities(work, unit, event, id)),
+                    }
                 }
                 (None, Some(person)) => person,
                 (None, None) => work
@@ -84,7 +88,8 @@ impl Shard {
         ))
     }
 
-    /// Makes the event's own identity and the linked one the same person, and returns it.
+    /// Makes the event's own identity and the linked one the same person, and returns it; nobody if
+    /// that person would have more identities than are allowed.
     ///
     /// An alias says so explicitly. An identify does not merge two people who both have a user id:
     /// its anonymous id may come from a device that two users share.
@@ -95,7 +100,7 @@ impl Shard {
         event: &'a Event,
         own: Key<'a>,
         linked: Key<'a>,
-    ) -> Result<PersonId, FillError> {
+    ) -> Result<Option<PersonId>, FillError> {
         let is_alias = matches!(event.call, Call::Alias { .. });
         let has_user = |people: &PeopleOfBatch<'_>, person: PersonId| {
             people
@@ -106,7 +111,7 @@ impl Shard {
         if let (Some(one), Some(other)) = (own_person, linked_person)
             && one == other
         {
-            return Ok(one);
+            return Ok(Some(one));
         }
         if own_person
             .into_iter()
@@ -115,28 +120,38 @@ impl Shard {
         {
             return Err(FillError::Race);
         }
-        match (own_person, linked_person) {
+        let person = match (own_person, linked_person) {
             (Some(one), Some(other)) => {
                 if !is_alias && has_user(people, one) && has_user(people, other) {
-                    return Ok(one);
+                    return Ok(Some(one));
                 }
-                Ok(people.merge(one, other))
+                if !self.has_room(people, &[one, other], 0)? {
+                    return Ok(None);
+                }
+                people.merge(one, other)
             }
             (Some(one), None) => {
+                if !self.has_room(people, &[one], 1)? {
+                    return Ok(None);
+                }
                 people.add_identity(linked, one, event.received_at);
-                Ok(one)
+                one
             }
             (None, Some(other)) if is_alias || !has_user(people, other) => {
+                if !self.has_room(people, &[other], 1)? {
+                    return Ok(None);
+                }
                 people.add_identity(own, other, event.received_at);
-                Ok(other)
+                other
             }
-            (None, Some(_)) => Ok(people.create(own, self.next_person(connection)?, event)),
+            (None, Some(_)) => people.create(own, self.next_person(connection)?, event),
             (None, None) => {
                 let person = people.create(own, self.next_person(connection)?, event);
                 people.add_identity(linked, person, event.received_at);
-                Ok(person)
+                person
             }
-        }
+        };
+        Ok(Some(person))
     }
 
     /// Whether somebody wants to know what the person should see, and there may be something.
@@ -212,15 +227,11 @@ impl Shard {
         event: &Event,
         id: EventId,
     ) -> (Verdict, Option<PersonId>) {
-        if let Some(key) = unit.key() {
-            work.released.insert(id, key);
-        }
         let message = format!(
             "the user's traits would be larger than {} bytes",
             self.options.traits_bytes_max
         );
-        let rejection = Rejection::of_event(event, Code::TraitsTooLarge, message);
-        (Verdict::Rejected(rejection), None)
+        refuse(work, unit, event, id, Code::TraitsTooLarge, message)
     }
 
     /// A number for somebody new.
@@ -237,6 +248,22 @@ impl Shard {
 
 /// How many numbers one step of `persons_id_seq` stands for, as its migration says.
 const PERSON_ID_BLOCK: i64 = 100;
+
+/// Keeps an event in the ledger as rejected, and leaves its message id to another one.
+pub(super) fn refuse(
+    work: &mut Work<'_>,
+    unit: &Unit,
+    event: &Event,
+    id: EventId,
+    code: Code,
+    message: String,
+) -> (Verdict, Option<PersonId>) {
+    if let Some(key) = unit.key() {
+        work.released.insert(id, key);
+    }
+    let rejection = Rejection::of_event(event, code, message);
+    (Verdict::Rejected(rejection), None)
+}
 
 fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
     raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))

@@ -103,23 +103,24 @@ impl Shard {
                 }
             }
         }
-        let locked = self.people_to_lock(units, standings, &people, fresh);
+        let (locked, linked) = self.people_to_lock(units, standings, &people, fresh);
         self.read_states(connection, &mut people, &locked)?;
+        self.count_identities(connection, &mut people, &linked)?;
         Ok(people)
     }
 
     /// The people whose state an event of the batch may change: those it links, and those it
-    /// identifies with traits they do not have yet. A duplicate changes nobody unless the event it
-    /// repeats is refused; that is rare enough for the second attempt.
+    /// identifies with traits they do not have yet; and apart, those it links. A duplicate changes
+    /// nobody unless the event it repeats is refused; that is rare enough for the second attempt.
     fn people_to_lock(
         &self,
         units: &[Unit],
         standings: &[Option<Standing>],
         people: &PeopleOfBatch<'_>,
         fresh: bool,
-    ) -> Vec<PersonId> {
+    ) -> (Vec<PersonId>, Vec<PersonId>) {
         let caches = self.targeting.people();
-        let mut locked = Vec::new();
+        let (mut locked, mut to_link) = (Vec::new(), Vec::new());
         let mut held = Held::default();
         for (unit, standing) in units.iter().zip(standings) {
             let Item::Event(event) = &unit.item else {
@@ -133,7 +134,7 @@ impl Shard {
             let linked_person =
                 linked.and_then(|identity| people.address((unit.project, identity)));
             if linked.is_some() && (own.is_none() || own != linked_person) {
-                locked.extend(own.into_iter().chain(linked_person));
+                to_link.extend(own.into_iter().chain(linked_person));
             }
             if let (
                 Some(own),
@@ -148,9 +149,12 @@ impl Shard {
                 }
             }
         }
+        to_link.sort_unstable();
+        to_link.dedup();
+        locked.extend_from_slice(&to_link);
         locked.sort_unstable();
         locked.dedup();
-        locked
+        (locked, to_link)
     }
 
     fn read_states(

@@ -41,6 +41,7 @@ mod queue;
 mod read_back;
 mod record;
 pub mod replay;
+mod room;
 mod route;
 mod seen;
 mod shard;
@@ -66,9 +67,10 @@ use queue::{Entrance, Permit};
 use route::{Known, Split, split};
 
 pub use metrics::{IngestMetrics, Received};
+pub use room::IDENTITIES_MAX;
 pub use seen::LAST_SEEN_GRAIN;
 
-/// How ingest behaves. Every figure is a setting.
+/// How ingest behaves. Every figure but `identities_max` is a setting.
 #[derive(Debug, Clone)]
 pub struct IngestOptions {
     /// The database that the shards connect to.
@@ -87,6 +89,8 @@ pub struct IngestOptions {
     pub deadline: Duration,
     /// The most bytes of one person's merged traits, as JSON.
     pub traits_bytes_max: usize,
+    /// The most identities of one person.
+    pub identities_max: usize,
     /// What counts.
     pub metrics: IngestMetrics,
 }
@@ -102,6 +106,7 @@ impl Default for IngestOptions {
             queue_bytes_max: 64 * 1024 * 1024,
             deadline: Duration::from_secs(2),
             traits_bytes_max: 256 * 1024,
+            identities_max: IDENTITIES_MAX,
             metrics: IngestMetrics::default(),
         }
     }

@@ -51,6 +51,8 @@ pub(super) struct Working {
     must_be_reread: bool,
     /// What was noted before the state was loaded, when it was loaded and not cached.
     loaded: Option<Observed>,
+    /// How many identities it has, if they were counted.
+    identities: Option<usize>,
 }
 
 impl Working {
@@ -154,6 +156,7 @@ impl<'a> PeopleOfBatch<'a> {
             is_locked,
             must_be_reread: false,
             loaded,
+            identities: None,
             state,
         };
         self.people.insert(working.state.id, working);
@@ -209,6 +212,18 @@ impl<'a> PeopleOfBatch<'a> {
             .is_some_and(|working| working.is_locked)
     }
 
+    /// Notes how many identities a person has before the batch.
+    pub(super) fn set_identities(&mut self, person: PersonId, count: usize) {
+        if let Some(working) = self.people.get_mut(&person) {
+            working.identities = Some(count);
+        }
+    }
+
+    /// How many identities a person has, in the batch so far, if they were counted.
+    pub(super) fn identities(&self, person: PersonId) -> Option<usize> {
+        self.people.get(&person)?.identities
+    }
+
     /// Makes a person, first seen with this identity.
     pub(super) fn create(&mut self, key: Key<'a>, id: PersonId, event: &Event) -> PersonId {
         let (project, identity) = key;
@@ -218,6 +233,7 @@ impl<'a> PeopleOfBatch<'a> {
         self.insert(Arc::new(state), true, None);
         if let Some(working) = self.people.get_mut(&id) {
             working.born_as = Some((project, identity.clone()));
+            working.identities = Some(0);
         }
         self.add_identity(key, id, event.received_at);
         id
@@ -227,9 +243,11 @@ impl<'a> PeopleOfBatch<'a> {
     pub(super) fn add_identity(&mut self, key: Key<'a>, person: PersonId, at: DateTime<Utc>) {
         self.lead(key, person, false);
         self.new_identities.push((key, person, at));
-        if let Some(working) = self.people.get_mut(&person)
-            && key.1.kind() == IdentityKind::User
-        {
+        let Some(working) = self.people.get_mut(&person) else {
+            return;
+        };
+        working.identities = working.identities.map(|count| count.saturating_add(1));
+        if key.1.kind() == IdentityKind::User {
             if working.state.user_id.is_some() {
                 working.must_be_reread = true;
             } else {
@@ -266,6 +284,8 @@ impl<'a> PeopleOfBatch<'a> {
             let state = Arc::make_mut(&mut working.state);
             state.user_id = state.user_id.take().or(gone.state.user_id.clone());
             state.last_seen.advance(gone.state.last_seen.at());
+            let both = working.identities.zip(gone.identities);
+            working.identities = both.map(|(held, taken)| held.saturating_add(taken));
             working.must_be_reread = true;
         }
         for lead in self.by_identity.values_mut() {

@@ -7,7 +7,7 @@
 //! In the ledger a replay is a call of its own: the day of the first call keeps its *rejected*, and
 //! the day of the replay counts one more *received* and one more *stored* (or *duplicate*). What
 //! decoding refuses again never reaches ingest and counts nowhere. What ingest itself refuses (a
-//! person's traits, the database) is kept as a rejected event of its own that names the one it is a
+//! person's traits or identities, the database) is kept as a rejected event of its own that names the one it is a
 //! replay of; a replay by filter leaves those out, so attempts do not multiply.
 
 use std::sync::Arc;

@@ -160,6 +160,29 @@ impl QueryFragment<Pg> for InsertIdentities<'_> {
 
 prepared!(InsertIdentities<'_>);
 
+/// Counts people's identities, each person's as far as `most`.
+#[derive(Debug)]
+pub(super) struct CountIdentities<'a> {
+    pub(super) people: &'a [i64],
+    pub(super) most: i64,
+}
+
+impl QueryFragment<Pg> for CountIdentities<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "SELECT t.id, (SELECT count(*) FROM (SELECT FROM identities i \
+             WHERE i.person_id = t.id LIMIT ",
+        );
+        out.push_bind_param::<BigInt, _>(&self.most)?;
+        out.push_sql(") AS counted) FROM unnest(");
+        out.push_bind_param::<Array<BigInt>, _>(&self.people)?;
+        out.push_sql(") AS t (id)");
+        Ok(())
+    }
+}
+
+prepared!(CountIdentities<'_> => (BigInt, BigInt));
+
 /// New people in columns.
 #[derive(Debug, Default)]
 pub(super) struct PersonRows<'a> {

@@ -38,6 +38,7 @@ mod import;
 mod imports_direction;
 mod ingest;
 mod ingest_core;
+mod ingest_identities;
 mod ingest_model;
 mod ingest_outcomes;
 mod ingest_shard;

@@ -31,6 +31,11 @@ pub struct Rig {
 
 /// Ingest with one shard, whose connection goes another way than the rest.
 pub fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
+    rig_with(database, shard_url, IngestOptions::default())
+}
+
+/// The same with bounds of its own.
+pub fn rig_with(database: &TestDatabase, shard_url: &str, bounds: IngestOptions) -> Rig {
     let store = Store::new(StoreOptions {
         url: database.url.clone(),
         pool_size: 2,
@@ -44,7 +49,7 @@ pub fn rig(database: &TestDatabase, shard_url: &str) -> Rig {
         shards: 1,
         deadline: Duration::from_secs(10),
         metrics: IngestMetrics::new(&metrics),
-        ..Default::default()
+        ..bounds
     };
     let ingest = Ingest::start(targeting.clone(), options).unwrap();
     eventually("targeting is ready", LONG, || {
