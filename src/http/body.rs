@@ -29,6 +29,8 @@ use crate::ingest::decode::{self, DecodeLimits, Encodings};
 pub struct BodyBudget {
     used: Arc<AtomicUsize>,
     bytes_max: usize,
+    /// Of which it is a part.
+    whole: Option<Arc<BodyBudget>>,
 }
 
 impl BodyBudget {
@@ -37,18 +39,37 @@ impl BodyBudget {
         Self {
             used: Arc::default(),
             bytes_max,
+            whole: None,
+        }
+    }
+
+    /// A part of it, of which nothing is used.
+    pub fn part(&self, bytes_max: usize) -> Self {
+        Self {
+            whole: Some(Arc::new(self.clone())),
+            ..Self::new(bytes_max)
         }
     }
 
     fn reserve(&self, bytes: usize) -> Result<(), Error> {
         let before = self.used.fetch_add(bytes, Ordering::AcqRel);
-        if before.saturating_add(bytes) > self.bytes_max {
-            self.used.fetch_sub(bytes, Ordering::AcqRel);
-            return Err(Error::Overloaded {
+        let fits = match before.saturating_add(bytes) > self.bytes_max {
+            true => Err(Error::Overloaded {
                 retry_after: OVERLOAD_RETRY,
-            });
+            }),
+            false => self.whole.as_ref().map_or(Ok(()), |it| it.reserve(bytes)),
+        };
+        if fits.is_err() {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
         }
-        Ok(())
+        fits
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
     }
 }
 
@@ -103,15 +124,16 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.reserved, Ordering::AcqRel);
+        self.budget.give_back(self.reserved);
     }
 }
 
-/// Reads a whole body of at most `bytes_max`.
+/// Reads a whole body of at most `bytes_max`, which takes its place in this budget.
 pub(super) async fn read(
     request: &HttpRequest,
     payload: web::Payload,
     state: &AppState,
+    budget: &BodyBudget,
     bytes_max: usize,
 ) -> Result<Body, Problem> {
     if announced_length(request).is_some_and(|length| length > bytes_max) {
@@ -119,7 +141,7 @@ pub(super) async fn read(
     }
     let settings = &state.settings;
     let deadline = Instant::now() + settings.body_timeout;
-    let mut body = Body::empty(&state.bodies);
+    let mut body = Body::empty(budget);
     let mut stream = pin!(BodyStream::new(payload));
     loop {
         let pause_ends = Instant::now() + settings.body_idle_timeout;
@@ -227,7 +249,7 @@ async fn read_plain(
     state: &AppState,
 ) -> Result<Body, Problem> {
     let bytes_max = state.settings.admin_body_bytes_max;
-    let body = read(request, payload, state, bytes_max).await?;
+    let body = read(request, payload, state, &state.bodies, bytes_max).await?;
     let limits = DecodeLimits {
         body_bytes_max: bytes_max,
         ..state.settings.decode.clone()
@@ -289,6 +311,26 @@ mod tests {
         drop(one);
         two.append(&[0; 6]).unwrap();
         drop(two);
+        assert_eq!(budget.used.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn a_part_of_the_budget_is_no_more_than_that() {
+        let budget = BodyBudget::new(10);
+        let part = budget.part(4);
+        let mut strange = Body::empty(&part);
+        strange.append(&[0; 4]).unwrap();
+        assert!(strange.append(&[0; 1]).is_err());
+        let mut known = Body::empty(&budget);
+        known.append(&[0; 6]).unwrap();
+        assert!(known.append(&[0; 1]).is_err());
+        drop(strange);
+        known.append(&[0; 2]).unwrap();
+        let mut strange = Body::empty(&part);
+        assert!(strange.append(&[0; 3]).is_err(), "the whole counts too");
+        strange.append(&[0; 2]).unwrap();
+        drop((strange, known));
+        assert_eq!(part.used.load(Ordering::Acquire), 0);
         assert_eq!(budget.used.load(Ordering::Acquire), 0);
     }
 

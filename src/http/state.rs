@@ -19,6 +19,9 @@ use crate::targeting::Targeting;
 use crate::telemetry::Sparse;
 use crate::telemetry::metrics::Metrics;
 
+/// Callers whose key is not in the head have one in so many parts of the memory for bodies together.
+const STRANGERS_SHARE: usize = 4;
+
 /// How many large bodies are unpacked or read at a time. Each may become as large as the limit.
 const DECODERS: usize = 4;
 
@@ -45,6 +48,8 @@ pub struct AppState {
     pub limits: Arc<RateLimits>,
     /// How much of bodies is held in memory.
     pub bodies: BodyBudget,
+    /// The part of it for those whose key is not in the head: they may have none.
+    pub bodies_of_strangers: BodyBudget,
     /// Whether the server may call itself ready.
     pub readiness: Readiness,
     /// What is scraped.
@@ -85,6 +90,8 @@ impl AppState {
         let auth = Authenticator::new(store.clone(), clock.clone(), &settings);
         let limits = Arc::new(RateLimits::new(&settings));
         let bodies = BodyBudget::new(settings.bodies_bytes_max);
+        let a_part = settings.bodies_bytes_max / STRANGERS_SHARE;
+        let bodies_of_strangers = bodies.part(a_part.max(settings.decode.body_bytes_max));
         let requests = Arc::new(RequestMetrics::new(&metrics, routes::operations()));
         let readiness = Readiness::default();
         metrics.before_each_scrape({
@@ -104,6 +111,7 @@ impl AppState {
             settings: Arc::new(settings),
             limits,
             bodies,
+            bodies_of_strangers,
             readiness,
             metrics,
             requests,

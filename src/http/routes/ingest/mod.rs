@@ -338,7 +338,11 @@ async fn receive(
         undecided => undecided,
     };
     let bytes_max = state.settings.decode.body_bytes_max;
-    let body = body::read(request, payload, state, bytes_max).await?;
+    let budget = match head {
+        ByHead::Known(_) => &state.bodies,
+        _ => &state.bodies_of_strangers,
+    };
+    let body = body::read(request, payload, state, budget, bytes_max).await?;
     if let (ByHead::Known(access), true) = (&head, route != Route::Metrics) {
         // A body that was not read would cost the connection, so it is checked only now.
         state.ingest.check_room(access.project)?;
