@@ -38,7 +38,7 @@ use diesel::connection::SimpleConnection;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
 use diesel::{Connection, PgConnection, QueryResult};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -234,6 +234,15 @@ impl Store {
             query(connection).map_err(Error::from)
         })
         .await
+    }
+
+    /// Waits for a place, no longer than for a connection.
+    pub async fn wait(&self, places: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        let place = tokio::time::timeout(self.options.deadline, places.acquire_owned());
+        place
+            .await
+            .map_err(|_| self.out_of_time("others of the project are in the way"))?
+            .map_err(|_| Error::ShuttingDown)
     }
 
     /// Runs work in one transaction that is rolled back by any error, the domain's own included.

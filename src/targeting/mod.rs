@@ -37,7 +37,7 @@ use crate::matcher::{Decision, Snapshot};
 use crate::model::{Identity, ProjectId};
 use crate::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
 use crate::store::nodes::NodeId;
-use crate::store::{Store, live as rows};
+use crate::store::{Shares, Store, live as rows};
 use people::People;
 
 pub use crate::matcher::Matches;
@@ -70,6 +70,10 @@ impl Default for TargetingOptions {
     }
 }
 
+/// How many changes of one project have a connection at once. They are made one after the other anyway;
+/// the next one's waits meanwhile, and no more than that.
+const CHANGES_OF_A_PROJECT: usize = 2;
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Targeting(Arc<Inner>);
@@ -83,6 +87,8 @@ struct Inner {
     /// One for each project, held from reading a snapshot's rows until it is swapped in, so that a
     /// later one is never replaced by an earlier one.
     reloading: Mutex<HashMap<ProjectId, Arc<Mutex<()>>>>,
+    /// For the changes of each project.
+    changing: Shares,
     failing: quarantine::Waiting,
     node: NodeId,
     is_ready: AtomicBool,
@@ -125,6 +131,7 @@ impl Targeting {
             people,
             snapshots: ArcSwap::default(),
             reloading: Mutex::default(),
+            changing: Shares::of_each(CHANGES_OF_A_PROJECT),
             failing: quarantine::Waiting::default(),
             node: NodeId::draw(),
             is_ready: AtomicBool::new(false),
@@ -209,10 +216,15 @@ impl Targeting {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        // It and its reload wait for those before them with a connection in their hands.
+        let place = self.0.store.wait(self.0.changing.of(project)).await?;
+        let place = Arc::new(place);
+        let held = Arc::clone(&place);
         let outcome = self
             .0
             .store
             .transact(move |connection| {
+                let _until_it_is_done = held;
                 rows::bump_revision(connection, project.0)?.ok_or(Error::NotFound("Project"))?;
                 let outcome = work(connection)?;
                 rows::notify_change(connection, project.0)?;
@@ -220,7 +232,10 @@ impl Targeting {
             })
             .await?;
         let this = self.clone();
-        let reload = move |connection: &mut PgConnection| this.reload(connection, project);
+        let reload = move |connection: &mut PgConnection| {
+            let _until_it_is_done = place;
+            this.reload(connection, project)
+        };
         if let Err(error) = self.0.store.run(reload).await {
             tracing::warn!(project = project.0, %error, "a change is saved, but not live yet");
         }

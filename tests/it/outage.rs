@@ -195,3 +195,38 @@ fn a_change_whose_notification_was_lost_is_live_soon() {
     }
     println!("the slowest change was live after {slowest:?}");
 }
+
+/// However many changes of one project wait for each other, the connections of the others are theirs.
+#[test]
+fn changes_that_wait_for_each_other_leave_connections_to_the_others() {
+    let app = TestApp::start();
+    let mut lock = app.sql();
+    sql::run(&mut lock, "BEGIN; SELECT FROM project_revisions FOR UPDATE");
+    let saves: Vec<_> = (0..16)
+        .map(|n| {
+            let admin = app.admin();
+            let campaign = for_payers(&format!("c{n}"));
+            thread::spawn(move || admin.post("/v1/admin/campaigns", &campaign).status)
+        })
+        .collect();
+    pause(Duration::from_millis(500));
+    for n in 0..5 {
+        let began = Instant::now();
+        // Somebody who has to be looked up, and a probe that asks the database.
+        let path = format!("/v1/campaigns?user_id=unknown{n}");
+        app.client().get(&path).expect(200);
+        app.client().get("/readyz").expect(200);
+        assert!(
+            began.elapsed() < Duration::from_millis(1_000),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    sql::run(&mut lock, "COMMIT");
+    let saved: Vec<u16> = saves.into_iter().map(|save| save.join().unwrap()).collect();
+    assert!(
+        saved.iter().all(|status| matches!(status, 201 | 503)),
+        "{saved:?}"
+    );
+    assert!(saved.contains(&201), "{saved:?}");
+}
