@@ -33,6 +33,15 @@ pub fn join(connection: &mut PgConnection, node: NodeId) -> QueryResult<()> {
         .map(|_| ())
 }
 
+/// Takes back that the node is there.
+pub fn leave(connection: &mut PgConnection, node: NodeId) -> QueryResult<()> {
+    sql_query("SELECT pg_advisory_unlock_shared($1, $2)")
+        .bind::<Int4, _>(NODE_LOCKS)
+        .bind::<Int4, _>(node.0)
+        .execute(connection)
+        .map(|_| ())
+}
+
 #[derive(QueryableByName)]
 struct Count {
     #[diesel(sql_type = BigInt)]

@@ -22,11 +22,13 @@ use super::people::PERSON_DIGEST;
 use super::runs::{self, Run};
 use super::{BATCH_RECORDS, TransferError};
 use crate::model::{Identity, ProjectId};
+use crate::store::live;
+use crate::store::nodes::{self, NodeId};
 use crate::store::partitions::MESSAGE_BUCKET_LOCK;
-use crate::store::{live, nodes};
 
-/// How long running servers get to forget the people they hold in memory.
-const FORGETTING: Duration = Duration::from_secs(1);
+/// How long running servers get to count this node, and to end what they had begun before: longer than
+/// a count is good for.
+const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 /// What a rollback took out and what it left.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -77,31 +79,49 @@ pub fn rollback(
     force: bool,
 ) -> Result<RollbackReport, TransferError> {
     runs::locked(connection, |connection| {
-        let run = runs::by_id(connection, project, run)?;
-        let mut report = RollbackReport {
-            run: run.id,
-            ..RollbackReport::default()
-        };
-        report.events = take_out_events(connection, &run)?;
-        let removed = take_out_people(connection, &run, force, &mut report)?;
-        connection
-            .transaction(|connection| take_out_definitions(connection, &run, force, &mut report))?;
-        sql_query(
-            "UPDATE import_runs SET rolled_back_at = coalesce(rolled_back_at, now()), \
-             verified_at = NULL WHERE id = $1",
-        )
-        .bind::<BigInt, _>(run.id)
-        .execute(connection)?;
-        runs::announce_people(connection, project)?;
-        settle_strays(connection, &run, &removed)?;
-        tracing::info!(
-            run = run.id,
-            removed = report.removed(),
-            kept = report.kept.len(),
-            "import rolled back"
-        );
-        Ok(report)
+        let node = NodeId::draw();
+        nodes::join(connection, node)?;
+        let outcome = as_a_node(connection, node, project, run, force);
+        nodes::leave(connection, node)?;
+        outcome
     })
+}
+
+/// Takes a run out as one of the nodes: while there is another, none remembers people, and what it
+/// remembered before it forgets when that one is gone, however that comes.
+fn as_a_node(
+    connection: &mut PgConnection,
+    node: NodeId,
+    project: ProjectId,
+    run: i64,
+    force: bool,
+) -> Result<RollbackReport, TransferError> {
+    let run = runs::by_id(connection, project, run)?;
+    if nodes::others(connection, node)? > 0 {
+        wait_for_servers();
+    }
+    let mut report = RollbackReport {
+        run: run.id,
+        ..RollbackReport::default()
+    };
+    report.events = take_out_events(connection, &run)?;
+    let removed = take_out_people(connection, &run, force, &mut report)?;
+    settle_strays(connection, &run, &removed, node)?;
+    connection
+        .transaction(|connection| take_out_definitions(connection, &run, force, &mut report))?;
+    sql_query(
+        "UPDATE import_runs SET rolled_back_at = coalesce(rolled_back_at, now()), \
+             verified_at = NULL WHERE id = $1",
+    )
+    .bind::<BigInt, _>(run.id)
+    .execute(connection)?;
+    tracing::info!(
+        run = run.id,
+        removed = report.removed(),
+        kept = report.kept.len(),
+        "import rolled back"
+    );
+    Ok(report)
 }
 
 #[derive(diesel::QueryableByName)]
@@ -294,6 +314,8 @@ fn take_out_definitions(
     force: bool,
     report: &mut RollbackReport,
 ) -> QueryResult<()> {
+    // In the order of every change, so that none waits for another in a circle.
+    live::bump_revision(connection, run.project.0)?;
     for (kind, table, key, digest) in [
         ("campaign", "campaigns", "id", CAMPAIGN_DIGEST),
         ("segment", "segments", "id", SEGMENT_DIGEST),
@@ -334,7 +356,6 @@ fn take_out_definitions(
         }
     }
     if report.campaigns + report.segments + report.flags > 0 {
-        live::bump_revision(connection, run.project.0)?;
         live::notify_change(connection, run.project.0)?;
     }
     Ok(())
@@ -383,13 +404,14 @@ fn settle_strays(
     connection: &mut PgConnection,
     run: &Run,
     removed: &[(i64, String)],
+    node: NodeId,
 ) -> QueryResult<()> {
     #[derive(diesel::QueryableByName)]
     struct Stray {
         #[diesel(sql_type = BigInt)]
         person_id: i64,
     }
-    if removed.is_empty() || nodes::count(connection)? == 0 {
+    if removed.is_empty() || nodes::others(connection, node)? == 0 {
         return Ok(());
     }
     wait_for_servers();
@@ -450,5 +472,5 @@ fn give_person(connection: &mut PgConnection, run: &Run, id: i64, value: &str) -
     reason = "a command blocks its thread; none of this runs on an async one"
 )]
 fn wait_for_servers() {
-    std::thread::sleep(FORGETTING);
+    std::thread::sleep(INTRODUCTION);
 }

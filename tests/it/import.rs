@@ -498,6 +498,44 @@ fn values_of_flags_that_cannot_be_read_again_are_refused_and_deep_ones_are_read(
     );
 }
 
+/// A server may have had people in memory that a rollback took out before it failed.
+#[test]
+fn a_rollback_that_fails_leaves_no_event_without_a_person() {
+    let app = TestApp::start();
+    let mut connection = app.sql();
+    let project = ProjectId(sql::default_project(&mut connection));
+    import(&mut connection, project);
+    let client = app.client();
+    let known = json!({"user_id": "lone", "traits": {}});
+    client.post("/v1/identify", &known).expect(200);
+    sql::run(
+        &mut connection,
+        "DELETE FROM events WHERE user_id = 'lone' AND name = 'identify'; \
+         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'not now'; END $$; \
+         CREATE TRIGGER no BEFORE DELETE ON campaigns FOR EACH ROW EXECUTE FUNCTION no()",
+    );
+    let run = sql::number(&mut connection, "SELECT max(id) FROM import_runs");
+    let people = "SELECT count(*) FROM identities WHERE value = 'lone'";
+    assert_eq!(sql::number(&mut connection, people), 1);
+    transfer::rollback(&mut connection, project, run, false).unwrap_err();
+    assert_eq!(sql::number(&mut connection, people), 0);
+    for _ in 0..20 {
+        let body = json!({"user_id": "lone", "event": "open"});
+        client.post("/v1/track", &body).expect(200);
+    }
+    let orphans = "SELECT count(*) FROM events e \
+                   WHERE NOT EXISTS (SELECT FROM persons p WHERE p.id = e.person_id)";
+    assert_eq!(sql::number(&mut connection, orphans), 0);
+    sql::run(&mut connection, "DROP TRIGGER no ON campaigns");
+    roll_back(&mut connection, project, false);
+    assert_eq!(
+        nodes::count(&mut connection).unwrap(),
+        1,
+        "the server alone"
+    );
+}
+
 /// A server may connect with an application_name of its own.
 #[test]
 fn a_rollback_knows_servers_by_their_locks() {
