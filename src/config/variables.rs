@@ -279,7 +279,8 @@ pub const VARIABLES: &[Variable] = &[
         "256MiB",
         "BYTES",
         "Bodies that are being received or decoded, all together, as received; beyond it calls are \
-         answered with 503. 1MiB to 64GiB, and no less than limit_body_bytes.",
+         answered with 503. A quarter of it is for calls without a known key in the head. 1MiB to \
+         64GiB, and no less than limit_body_bytes.",
     ),
     Variable::server(
         "limit_admin_body_bytes",

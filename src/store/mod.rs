@@ -236,15 +236,6 @@ impl Store {
         .await
     }
 
-    /// Waits for a place, no longer than for a connection.
-    pub async fn wait(&self, places: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-        let place = tokio::time::timeout(self.options.deadline, places.acquire_owned());
-        place
-            .await
-            .map_err(|_| self.out_of_time("others of the project are in the way"))?
-            .map_err(|_| Error::ShuttingDown)
-    }
-
     /// Runs work in one transaction that is rolled back by any error, the domain's own included.
     pub async fn transact<T, F>(&self, work: F) -> Result<T, Error>
     where
@@ -254,6 +245,28 @@ impl Store {
         let deadline = Instant::now() + self.options.deadline;
         self.run_by(deadline, |connection| connection.transaction(work))
             .await
+    }
+
+    /// As [`Self::transact`], once there is a place; waiting for it is part of the time there is. The
+    /// place is taken until the work has ended, and returned with what came of it.
+    pub async fn transact_in_turn<T, F>(
+        &self,
+        places: Arc<Semaphore>,
+        work: F,
+    ) -> Result<(T, OwnedSemaphorePermit), Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.options.deadline;
+        let place = tokio::time::timeout_at(deadline, places.acquire_owned())
+            .await
+            .map_err(|_| self.out_of_time("others of the project are in the way"))?
+            .map_err(|_| Error::ShuttingDown)?;
+        self.run_by(deadline, |connection| {
+            Ok((connection.transaction(work)?, place))
+        })
+        .await
     }
 
     async fn run_by<T, F>(&self, deadline: Instant, query: F) -> Result<T, Error>

@@ -217,14 +217,11 @@ impl Targeting {
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
         // It and its reload wait for those before them with a connection in their hands.
-        let place = self.0.store.wait(self.0.changing.of(project)).await?;
-        let place = Arc::new(place);
-        let held = Arc::clone(&place);
-        let outcome = self
+        let places = self.0.changing.of(project);
+        let (outcome, place) = self
             .0
             .store
-            .transact(move |connection| {
-                let _until_it_is_done = held;
+            .transact_in_turn(places, move |connection| {
                 rows::bump_revision(connection, project.0)?.ok_or(Error::NotFound("Project"))?;
                 let outcome = work(connection)?;
                 rows::notify_change(connection, project.0)?;
