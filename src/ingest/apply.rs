@@ -16,6 +16,7 @@ use super::route::identities;
 use super::shard::Shard;
 use super::traits::{self, Traits};
 use crate::error::Code;
+use crate::matcher::Snapshot;
 use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{Matches, PersonState};
@@ -72,7 +73,7 @@ impl Shard {
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
         }
-        let is_read = unit.wants.traits || self.decides(unit, event);
+        let is_read = unit.wants.traits || self.deciding(unit, event).is_some();
         let wanted = person.filter(|_| is_read);
         let state = wanted.and_then(|person| work.people.settled(person));
         let matched = self.decide(unit, own, state.map(Arc::as_ref), event);
@@ -154,10 +155,14 @@ impl Shard {
         Ok(Some(person))
     }
 
-    /// Whether somebody wants to know what the person should see, and there may be something.
-    fn decides(&self, unit: &Unit, event: &Event) -> bool {
-        let snapshot = || self.targeting.snapshot(unit.project);
-        unit.wants.matches && snapshot().has_trigger(event.call.name())
+    /// The campaigns to decide on, if somebody wants to know what the person should see and there may
+    /// be something.
+    fn deciding(&self, unit: &Unit, event: &Event) -> Option<Arc<Snapshot>> {
+        if !unit.wants.matches {
+            return None;
+        }
+        let snapshot = self.targeting.snapshot(unit.project);
+        snapshot.has_trigger(event.call.name()).then_some(snapshot)
     }
 
     /// What the person should see now; nothing if nobody wants to know.
@@ -168,10 +173,10 @@ impl Shard {
         state: Option<&PersonState>,
         event: &Event,
     ) -> Matches {
-        let Some(state) = state.filter(|_| self.decides(unit, event)) else {
+        let (Some(snapshot), Some(state)) = (self.deciding(unit, event), state) else {
             return Matches::default();
         };
-        let snapshot = &*self.targeting.snapshot(unit.project);
+        let snapshot = &*snapshot;
         let name = event.call.name();
         self.arena.reset();
         let (targeting, arena) = (&self.targeting, &self.arena);
