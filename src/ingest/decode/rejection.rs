@@ -58,14 +58,9 @@ impl Rejection {
                 message: self.message,
             };
         }
-        let mut fields = self.fields;
-        if fields.is_empty() {
-            // Refused after it was decoded: for what it would do, not for a member.
-            fields.push(FieldError::body("", None, self.message));
-        }
         Error::Validation {
             code: self.code,
-            fields,
+            fields: self.fields,
         }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::members::{Field, Members, push_member, quoted, string};
 use super::segment::traits_within;
 use super::{DecodeLimits, Item, Origin, Rejection, Request, Route, lenient, single_dialect};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, FieldError};
 use crate::model::{Call, Event, RawJson};
 
 /// A rejected event as the ledger keeps it.
@@ -103,8 +103,9 @@ impl Rejection {
         };
         Self {
             code,
+            // For what it would do, not for a member.
+            fields: vec![FieldError::body("", None, message.clone())],
             message,
-            fields: Vec::new(),
             payload: written(event, own),
             message_id: event.message_id.as_ref().map(|id| id.as_str().to_owned()),
             origin: Origin {
