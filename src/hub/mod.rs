@@ -32,7 +32,7 @@ pub enum Signal {
     },
     /// A project's campaigns, segments, flags or keys changed.
     Changed(i64),
-    /// People of a project were changed behind the nodes' backs (an import, a rollback).
+    /// People of a project were changed behind the nodes' backs (an import).
     PeopleChanged(i64),
     /// Time to compare revisions.
     Poll {

@@ -5,11 +5,17 @@
 //! of these sessions is, so no heartbeat has to expire, and none can write unseen because the
 //! session that counts was lost.
 
+use std::time::Duration;
+
 use diesel::sql_types::{BigInt, Int4};
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 
 /// The first half of the key of every node's lock; the second one is the node's number.
 const NODE_LOCKS: i32 = 0x6265_636b;
+
+/// How long a node that finds others waits until they have noticed it and remember nobody any more:
+/// longer than their counts are good for.
+pub const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 /// One node's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +52,6 @@ pub fn leave(connection: &mut PgConnection, node: NodeId) -> QueryResult<()> {
 struct Count {
     #[diesel(sql_type = BigInt)]
     nodes: i64,
-}
-
-/// How many nodes are there.
-pub fn count(connection: &mut PgConnection) -> QueryResult<i64> {
-    // No node has a negative number.
-    others(connection, NodeId(-1))
 }
 
 /// How many other nodes are there.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use diesel::{PgConnection, QueryResult};
 
@@ -14,11 +14,8 @@ use super::{Targeting, live};
 use crate::hub::Signal;
 use crate::matcher::Snapshot;
 use crate::model::ProjectId;
+use crate::store::nodes::INTRODUCTION;
 use crate::store::{is_unavailable, live as rows};
-
-/// How long a node that finds others waits until they have noticed it and stopped caching people:
-/// longer than their counts are good for (`other_nodes::LEASE`).
-const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 impl Targeting {
     /// What the hub tells; called on its thread, with its connection.
@@ -31,37 +28,37 @@ impl Targeting {
         signal: &Signal,
         connection: &mut PgConnection,
     ) -> QueryResult<()> {
-        match signal.clone() {
+        match signal {
             Signal::Connected {
                 other_nodes,
                 counted,
             } => {
                 // What happened while nobody listened is unknown.
                 self.0.people.forget_all();
-                self.0.people.counted(other_nodes > 0, counted);
-                self.0.people.others().set_cut_off(other_nodes > 0);
+                self.0.people.counted(*other_nodes > 0, counted.clone());
+                self.0.people.others().set_cut_off(*other_nodes > 0);
                 self.reload_all(connection)?;
-                if other_nodes > 0 {
+                if *other_nodes > 0 {
                     std::thread::sleep(INTRODUCTION);
                     self.0.people.others().set_cut_off(false);
                 }
-                self.metrics().is_current(other_nodes);
+                self.metrics().is_current(*other_nodes);
                 self.0.is_ready.store(true, Ordering::Release);
                 Ok(())
             }
-            Signal::Changed(project) => self.reload(connection, ProjectId(project)),
+            Signal::Changed(project) => self.reload(connection, ProjectId(*project)),
             Signal::PeopleChanged(project) => {
                 self.0.people.forget_all();
-                self.reload(connection, ProjectId(project))
+                self.reload(connection, ProjectId(*project))
             }
             Signal::Poll {
                 other_nodes,
                 counted,
             } => {
-                self.0.people.counted(other_nodes > 0, counted);
+                self.0.people.counted(*other_nodes > 0, counted.clone());
                 self.quarantine_failing(connection)?;
                 self.reload_changed(connection)?;
-                self.metrics().is_current(other_nodes);
+                self.metrics().is_current(*other_nodes);
                 Ok(())
             }
         }

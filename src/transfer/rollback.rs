@@ -9,8 +9,6 @@
 //! they are taken out. So after the servers were told to forget, such events are looked for and
 //! given a person again.
 
-use std::time::Duration;
-
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Nullable, Text};
@@ -23,12 +21,8 @@ use super::runs::{self, Run};
 use super::{BATCH_RECORDS, TransferError};
 use crate::model::{Identity, ProjectId};
 use crate::store::live;
-use crate::store::nodes::{self, NodeId};
+use crate::store::nodes::{self, INTRODUCTION, NodeId};
 use crate::store::partitions::MESSAGE_BUCKET_LOCK;
-
-/// How long running servers get to count this node, and to end what they had begun before: longer than
-/// a count is good for.
-const INTRODUCTION: Duration = Duration::from_millis(1_500);
 
 /// What a rollback took out and what it left.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
