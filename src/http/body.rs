@@ -16,9 +16,9 @@ use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use actix_web::web;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::limits::OVERLOAD_RETRY;
+use super::limits::{self, OVERLOAD_RETRY};
 use super::problem::Problem;
 use super::state::AppState;
 use crate::error::{Code, Error, FieldError};
@@ -190,13 +190,7 @@ pub(super) async fn on_a_decoder<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let turn = Arc::clone(&state.decoders).acquire_owned();
-    let turn = timeout(DECODER_WAIT, turn)
-        .await
-        .map_err(|_too_long| Error::Overloaded {
-            retry_after: OVERLOAD_RETRY,
-        })?
-        .map_err(|_closed| Error::ShuttingDown)?;
+    let turn = limits::turn(&state.decoders, DECODER_WAIT, OVERLOAD_RETRY).await?;
     let done = tokio::task::spawn_blocking(move || {
         let _until_it_is_done = turn;
         work()

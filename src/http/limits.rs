@@ -7,6 +7,7 @@
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::settings::{HttpSettings, Rate};
 use crate::error::Error;
@@ -236,6 +239,19 @@ pub(super) fn address_of(
         .nth(trusted_hops - 1)
         .and_then(|entry| str::from_utf8(entry).ok()?.trim().parse().ok());
     forwarded.or(peer)
+}
+
+/// Waits for a turn at what few calls do at a time. After so long they are too many, and the caller may
+/// come again later.
+pub(in crate::http) async fn turn(
+    turns: &Arc<Semaphore>,
+    wait: Duration,
+    retry_after: Duration,
+) -> Result<OwnedSemaphorePermit, Error> {
+    timeout(wait, Arc::clone(turns).acquire_owned())
+        .await
+        .map_err(|_too_long| Error::Overloaded { retry_after })?
+        .map_err(|_closed| Error::ShuttingDown)
 }
 
 /// The part of an address that one customer has to himself.

@@ -341,6 +341,7 @@ mod tests {
         assert_eq!(days[0].counts.impressions, 3);
         assert_eq!(days.len(), 2);
     }
+
     #[test]
     fn both_answers_say_when_not_all_interactions_were_counted() {
         let counted = |is_capped| Interactions {

@@ -1,20 +1,18 @@
 //! Why somebody is shown a campaign, or is not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use diesel::Connection;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::error::Error;
 use crate::history::{Answer, Case, Ground, Question};
 use crate::http::auth::{Authorized, Read};
 use crate::http::body;
-use crate::http::limits::OVERLOAD_RETRY;
+use crate::http::limits::{self, OVERLOAD_RETRY};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
 
@@ -89,13 +87,7 @@ pub(super) async fn explain_decision(
         retry_after: OVERLOAD_RETRY,
     })?;
     // One at a time: many campaigns keep a core busy for a while.
-    let turn = Arc::clone(&state.explaining).acquire_owned();
-    let turn = timeout(TURN_WAIT, turn)
-        .await
-        .map_err(|_| Error::Overloaded {
-            retry_after: TURN_WAIT,
-        })?
-        .map_err(|_| Error::ShuttingDown)?;
+    let turn = limits::turn(&state.explaining, TURN_WAIT, TURN_WAIT).await?;
     let case = state
         .store
         .browse(project, move |connection| {

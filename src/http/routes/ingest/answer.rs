@@ -441,6 +441,7 @@ mod tests {
         assert_eq!(answer["results"].as_array().unwrap().len(), 20_000);
         assert_eq!(answer["results"][19_999]["index"], 19_999);
     }
+
     #[test]
     fn an_answer_that_waits_for_its_client_keeps_no_event() {
         let traits: Arc<str> = Arc::from("{}");
