@@ -30,12 +30,11 @@ impl Pattern {
             .dfa_size_limit(limits.max_regex_compiled_bytes)
             .nest_limit(NEST_MAX)
             .build()?;
-        let parsed = ParserBuilder::new().nest_limit(NEST_MAX).build();
-        let parsed = parsed.clone().parse(pattern);
+        let mut parser = ParserBuilder::new().nest_limit(NEST_MAX).build();
         let refused = |error: regex_syntax::Error| regex::Error::Syntax(error.to_string());
         Ok(Self {
             regex,
-            places: places(&parsed.map_err(refused)?),
+            places: places(&parser.parse(pattern).map_err(refused)?),
         })
     }
 

@@ -371,7 +371,7 @@ pub struct PersonsCall {
 
 /// Which of people's identify calls are read, those near to the present first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Calls {
+pub enum CallSpan {
     /// Those since a day; at most so many of each person.
     Since(NaiveDate, u32),
     /// Those before a day that are among so many events of each person.
@@ -386,11 +386,11 @@ pub fn newest_identify_calls(
     connection: &mut PgConnection,
     project: ProjectId,
     persons: &[i64],
-    which: Calls,
+    which: CallSpan,
 ) -> QueryResult<Vec<PersonsCall>> {
     let (which, day, limit) = match which {
-        Calls::Since(day, calls) => ("received_on >= $4 AND kind = $3", day, calls),
-        Calls::Before(day, events) => ("received_on < $4", day, events),
+        CallSpan::Since(day, calls) => ("received_on >= $4 AND kind = $3", day, calls),
+        CallSpan::Before(day, events) => ("received_on < $4", day, events),
     };
     sql_query(format!(
         "SELECT person_id, received_at, id, CASE WHEN is_read THEN traits END AS traits, \

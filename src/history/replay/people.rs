@@ -12,9 +12,7 @@ use diesel::{PgConnection, QueryResult};
 use serde_json::{Map, Value};
 
 use crate::model::{ProjectId, parse_object, parse_traits};
-use crate::store::history::{
-    self, Calls as Which, PastEvent, PastPerson, PersonsCall, Place, Sighting,
-};
+use crate::store::history::{self, CallSpan, PastEvent, PastPerson, PersonsCall, Place, Sighting};
 
 /// The most identify calls of one person since the first replayed day that are kept: the newest.
 const CALLS_MAX: u32 = 100;
@@ -231,7 +229,7 @@ impl Timelines {
             people.iter().find(is_of).map(|it| it.id)
         };
         let mut calls: HashMap<i64, Calls> = HashMap::new();
-        let since = Which::Since(self.since, CALLS_MAX);
+        let since = CallSpan::Since(self.since, CALLS_MAX);
         let everybody = members(&mut people.iter());
         for call in history::newest_identify_calls(connection, self.project, &everybody, since)? {
             if let Some(person) = of(call.person_id) {
@@ -251,7 +249,7 @@ impl Timelines {
             is_older(it) && calls.is_some_and(|calls| !calls.is_cut)
         };
         let go_back = members(&mut people.iter().filter(go_back));
-        let before = Which::Before(self.since, EARLIER_MAX);
+        let before = CallSpan::Before(self.since, EARLIER_MAX);
         for call in history::newest_identify_calls(connection, self.project, &go_back, before)? {
             let calls = of(call.person_id).and_then(|person| calls.get_mut(&person));
             if let Some(calls) = calls {
