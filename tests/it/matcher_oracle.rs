@@ -4,6 +4,7 @@
 //! Failures are shrunk. The same again: `BECKON_SEED=… cargo test`, with the seed that is printed.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod blocks;
 mod explain;
 mod findings;
 mod generate;
@@ -390,11 +391,8 @@ fn many_campaigns_are_decided_as_one_by_one() {
     assert_met("pairs", pairs, 8_000, 2_000_000);
 }
 
-/// Campaigns that the index decides on alone, so many that every part of it is used.
-#[test]
-fn plain_campaigns_are_decided_as_one_by_one() {
-    let pairs = AtomicU64::new(0);
-    let campaign = (plain_rule(), -1_i64..2).prop_map(|(targeting, priority)| {
+fn plain_campaign() -> impl Strategy<Value = Value> {
+    (plain_rule(), -1_i64..2).prop_map(|(targeting, priority)| {
         let segments = json!({"include": [], "exclude": []});
         json!({
             "status": "active",
@@ -403,16 +401,24 @@ fn plain_campaigns_are_decided_as_one_by_one() {
             "targeting": targeting,
             "priority": priority,
         })
-    });
-    let moment = (plain_object(), prop::option::weighted(0.8, plain_object())).prop_map(
-        |(traits, properties)| Moment {
-            traits: traits.to_string(),
-            event: properties.map(|it| ("x", it.to_string(), "{}".to_owned())),
-        },
-    );
+    })
+}
+
+fn plain_moment() -> impl Strategy<Value = Moment> {
+    let event = prop::option::weighted(0.8, plain_object());
+    (plain_object(), event).prop_map(|(traits, properties)| Moment {
+        traits: traits.to_string(),
+        event: properties.map(|it| ("x", it.to_string(), "{}".to_owned())),
+    })
+}
+
+/// Campaigns that the index decides on alone, so many that every part of it is used.
+#[test]
+fn plain_campaigns_are_decided_as_one_by_one() {
+    let pairs = AtomicU64::new(0);
     let strategy = (
-        prop::collection::vec(campaign, 200..1_500),
-        prop::collection::vec(moment, 10),
+        prop::collection::vec(plain_campaign(), 200..1_500),
+        prop::collection::vec(plain_moment(), 10),
     );
     run(
         if is_soak() { 800 } else { 8 },
