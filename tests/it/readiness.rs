@@ -4,13 +4,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use beckon::store::{Store, StoreOptions};
 use diesel::connection::SimpleConnection;
 use serde_json::json;
 
 use crate::support::app::{Launch, Server};
 use crate::support::journal::Load;
-use crate::support::postgres::{DedicatedServer, postgres_server};
-use crate::support::{ADMIN_KEY, CLIENT_KEY, Client, TestApp, eventually, is_soak, pause};
+use crate::support::postgres::{DedicatedServer, database, postgres_server};
+use crate::support::{ADMIN_KEY, CLIENT_KEY, Client, TestApp, eventually, is_soak, pause, sql};
 
 /// How long a call may take while the database does not answer: the 2 s that are promised, and
 /// some for the way.
@@ -321,38 +322,60 @@ fn a_postgres_that_comes_later_is_found() {
 #[test]
 fn a_postgres_that_may_lose_commits_is_not_good_enough() {
     let postgres = postgres_server();
-    {
-        use crate::support::sql;
-        let mut connection = diesel::Connection::establish(&postgres.url()).unwrap();
-        sql::run(&mut connection, "ALTER SYSTEM SET full_page_writes = off");
+    let mut connection = postgres.connect();
+    let mut switch = |name: &str, value: &str| {
+        sql::run(
+            &mut connection,
+            &format!("ALTER SYSTEM SET {name} = {value}"),
+        );
         sql::run(&mut connection, "SELECT pg_reload_conf()");
         eventually("the setting", Duration::from_secs(10), || {
-            let value = sql::texts(
-                &mut connection,
-                "SELECT current_setting('full_page_writes') AS value",
-            );
-            (value == ["off"]).then_some(())
+            let query = format!("SELECT current_setting('{name}') AS value");
+            (sql::texts(&mut connection, &query) == [value]).then_some(())
         });
-    }
+    };
     let launch = Launch::new(&postgres.url());
-    match Server::try_start(&launch) {
-        Ok(mut server) => {
-            // It ends and says why, or it runs and is never ready.
-            if let Some(status) = server.wait(Duration::from_secs(5)) {
-                assert!(!status.success(), "{status}");
-                assert!(
-                    server.log().contains("full_page_writes"),
-                    "{}",
-                    server.log()
-                );
-            } else {
-                check_probes(&server, 503);
-            }
-        }
-        Err(said) => assert!(said.contains("full_page_writes"), "{said}"),
+    for name in ["fsync", "full_page_writes"] {
+        switch(name, "off");
+        // It runs, says why, and is not ready until the setting is safe.
+        let server = Server::start(&launch);
+        let why = format!("the database has {name} off");
+        eventually("it says why", LONG, || {
+            server.log().contains(&why).then_some(())
+        });
+        check_probes(&server, 503);
+        switch(name, "on");
+        server.wait_until_ready();
     }
+    switch("fsync", "off");
     let told = launch.set("BECKON_ALLOW_UNSAFE_DATABASE", "true");
     Server::start(&told).wait_until_ready();
+}
+
+/// Whatever is usual in the database, a commit that is acknowledged has been synced.
+#[test]
+fn every_session_waits_for_its_commits() {
+    let database = database();
+    let mut admin = database.connect();
+    let name = sql::texts(&mut admin, "SELECT current_database()::text AS value").concat();
+    let off = format!("ALTER DATABASE {name} SET synchronous_commit = off");
+    sql::run(&mut admin, &off);
+    let value = "SELECT current_setting('synchronous_commit') AS value";
+    assert_eq!(sql::texts(&mut database.connect(), value), ["off"]);
+
+    let mut own = beckon::store::connect(&database.url).unwrap();
+    assert_eq!(sql::texts(&mut own, value), ["on"]);
+    let store = Store::new(StoreOptions {
+        url: database.url.clone(),
+        pool_size: 1,
+        deadline: Duration::from_secs(20),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let pooled = runtime.block_on(store.run(|sql| Ok(sql::texts(sql, value))));
+    assert_eq!(pooled.unwrap(), ["on"]);
 }
 
 #[test]
