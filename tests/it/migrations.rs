@@ -206,6 +206,59 @@ fn nodes_that_migrate_at_once_do_not_disturb_each_other() {
     }
 }
 
+/// A migration that is killed when half of it is done leaves nothing of it, and the next run does it.
+#[test]
+fn a_migration_that_is_killed_is_done_by_the_next_run() {
+    let reference = empty_database();
+    let mut connection = reference.connect();
+    let count = migrate(&mut connection).unwrap().len();
+    let whole = schema(&mut connection);
+    // So many migrations have run, and the next one waits for this when it has done something.
+    for (run, holding) in [
+        (0, "CREATE TABLE audit_log ()"),
+        (3, "LOCK TABLE rejected_events"),
+        (4, "LOCK TABLE message_ids_1"),
+    ] {
+        let database = empty_database();
+        let mut connection = database.connect();
+        for _ in 0..run {
+            connection.run_next_migration(MIGRATIONS).unwrap();
+        }
+        let before = schema(&mut connection);
+        let mut holder = database.connect();
+        sql::run(&mut holder, &format!("BEGIN; {holding}"));
+        let launch = Launch::new(&database.url);
+        let mut killed = launch.command(&["migrate"]).spawn().unwrap();
+        // Waits for the holder, having written to the catalog.
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND wait_event_type = 'Lock' AND backend_xid IS NOT NULL";
+        eventually("the migration to wait", COMMAND_BOUND, || {
+            (sql::number(&mut connection, waits) == 1).then_some(())
+        });
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        sql::run(&mut holder, "ROLLBACK");
+        let others = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \
+                      (SELECT oid FROM pg_database WHERE datname = current_database())";
+        eventually("its session to end", COMMAND_BOUND, || {
+            (sql::number(&mut connection, others) == 0).then_some(())
+        });
+        if run > 0 {
+            assert_eq!(applied(&mut connection), run, "{holding}");
+        }
+        assert_eq!(schema(&mut connection), before, "{holding}");
+
+        // A server would do the same.
+        let (status, said) = run_to_end(launch.command(&["migrate"]), COMMAND_BOUND);
+        assert!(status.success(), "{holding}: {said}");
+        assert_eq!(applied(&mut connection), count, "{holding}");
+        let mut made = schema(&mut connection);
+        // The command makes partitions besides; nothing else is there that should not be.
+        made.retain(|line| !line.contains("events_p2"));
+        assert_eq!(made, whole, "{holding}");
+    }
+}
+
 /// A node of the version before still writes while a new one migrates.
 #[test]
 fn writers_do_not_queue_behind_a_migration_that_waits_for_a_lock() {
