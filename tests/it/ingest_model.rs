@@ -11,7 +11,7 @@ use beckon::clock::Clock;
 use beckon::hub::Hub;
 use beckon::ingest::decode::Item;
 use beckon::ingest::{Ingest, IngestOptions, Outcome, Submission, Wanted};
-use beckon::model::{EventId, Identity, IdentityKind, ProjectId, parse_object};
+use beckon::model::{EventId, Identity, IdentityKind, MessageId, ProjectId, parse_object};
 use beckon::retention::{self, Mode, RetentionOptions};
 use beckon::store::partitions;
 use beckon::store::{Store, StoreOptions};
@@ -314,7 +314,11 @@ fn random_histories_equal_the_model_without_caches() {
 fn concurrent_changes_leave_no_stale_state() {
     let rig = Arc::new(rig(64 << 20, 4));
     let project = new_project(&mut rig.database.connect());
-    let callers: Vec<_> = (0_u8..8)
+    const CALLERS: u8 = 8;
+    const ROUNDS: u8 = 40;
+    // In one round of eight all callers send the same message id, and one of them is stored.
+    let is_shared = |round: u8| round % 8 == 7;
+    let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
             let rig = Arc::clone(&rig);
             std::thread::spawn(move || {
@@ -322,7 +326,7 @@ fn concurrent_changes_leave_no_stale_state() {
                     .enable_all()
                     .build()
                     .unwrap();
-                for round in 0_u8..40 {
+                for round in 0..ROUNDS {
                     let number = (caller ^ round) % 3;
                     let op = match (caller.wrapping_add(round)) % 5 {
                         0 => Op::Track(anonymous(number)),
@@ -340,12 +344,15 @@ fn concurrent_changes_leave_no_stale_state() {
                             traits: vec![(caller, round)],
                         },
                     };
-                    let sent = Sent {
-                        op,
-                        message: Some(round),
+                    let sent = Sent { op, message: None };
+                    let mut event = event(&sent, crate::support::now());
+                    let id = if is_shared(round) {
+                        format!("round {round}")
+                    } else {
+                        format!("round {round} of {caller}")
                     };
-                    let now = crate::support::now();
-                    let items = vec![Item::Event(Box::new(event(&sent, now)))];
+                    event.message_id = Some(MessageId::parse(&id).unwrap());
+                    let items = vec![Item::Event(Box::new(event))];
                     let submission = Submission {
                         project,
                         items,
@@ -397,5 +404,12 @@ fn concurrent_changes_leave_no_stale_state() {
         .bind::<BigInt, _>(project.0)
         .get_result(&mut connection)
         .unwrap();
-    assert_eq!(stored.count, 40);
+    let ids = (0..ROUNDS).map(|round| {
+        if is_shared(round) {
+            1
+        } else {
+            i64::from(CALLERS)
+        }
+    });
+    assert_eq!(stored.count, ids.sum::<i64>());
 }
