@@ -5,7 +5,7 @@
 //! compared with figures of the same run, and the best of a few rounds counts.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::journal::{Journal, Load, Plan};
 use crate::support::sql::{self, KeyRow};
@@ -15,6 +15,9 @@ const OTHER_KEY: &str = "client_key_of_a_quiet_project_0123456789";
 const LONG: Duration = Duration::from_secs(120);
 /// How long a refusal may take: a quarter of the 1.8 s that a call may wait for the database.
 const REFUSED_WITHIN: Duration = Duration::from_millis(450);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long after an overload all is as it was.
+const NORMAL_WITHIN: Duration = Duration::from_secs(10);
 /// How often a figure is measured anew when the machine was busy with something else.
 const ROUNDS: usize = 3;
 
@@ -68,18 +71,15 @@ fn three_times_what_it_can_do_costs_little_of_what_it_does() {
         let others = more.acknowledged() - others_before;
         #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 events")]
         let goodput = own + others as f64 / measured_for().as_secs_f64();
+        let ending = Instant::now();
         let journal = more.end();
+        // The rate of a second, over and over, until it is what it was.
+        let mut after = 0.0;
+        while after < 0.8 * before && ending.elapsed() + SECOND <= NORMAL_WITHIN {
+            after = usual.rate_over(SECOND);
+        }
         refused += journal.refused.values().sum::<u64>();
         check(&journal, &app, &format!("more{round}"));
-        let mut after = 0.0;
-        let normal = Duration::from_secs(10);
-        // The rate of a second, over and over, until it is what it was.
-        for _ in 0..normal.as_secs() {
-            after = usual.rate_over(Duration::from_secs(1));
-            if after >= 0.8 * before {
-                break;
-            }
-        }
         let ratio = goodput / before;
         println!("before {before:.0}/s, overload {goodput:.0}/s ({ratio:.2}), after {after:.0}/s");
         best = best.max(ratio.min(after / before));
@@ -173,16 +173,22 @@ fn quiet(app: &TestApp, name: &str) -> Journal {
 }
 
 /// Lets many impatient clients of the default project loose, and looks what a quiet project sees.
-/// How many times longer that one's slowest calls may take must be at most `bound`, of which `good`
-/// ends the search for a quiet moment of the machine.
-fn check_neighbour(app: &TestApp, noisy_connections: usize, (good, bound): (f64, f64)) {
+/// How many times longer that one's slowest calls take must be at most `bound` in one of some rounds,
+/// since the machine is not quiet in all. A second the noisy ones must attempt so many calls.
+fn check_neighbour(app: &TestApp, noise: &Plan, attempted: f64, bound: f64) {
     let mut best = f64::MAX;
-    for round in 0..ROUNDS {
+    for round in 0..if is_soak() { 2 * ROUNDS } else { ROUNDS } {
         let (alone, beside) = (format!("alone{round}"), format!("beside{round}"));
         let before = quiet(app, &alone);
-        let noise = Load::start(app.base(), noisy_connections, &format!("noise{round}"));
+        let plan = Plan {
+            prefix: format!("noise{round}"),
+            ..noise.clone()
+        };
+        let noise = Load::of(app.base(), plan);
+        let started = Instant::now();
         pause(Duration::from_millis(500));
         let during = quiet(app, &beside);
+        let lasted = started.elapsed();
         let noise = noise.end();
         for (journal, prefix) in [(&before, &alone), (&during, &beside)] {
             assert!(
@@ -194,28 +200,41 @@ fn check_neighbour(app: &TestApp, noisy_connections: usize, (good, bound): (f64,
         }
         check_at_rest(&noise, app, &format!("noise{round}"));
         assert!(noise.refused.contains_key(&429), "{:?}", noise.refused);
+        let calls = noise.acknowledged.len() as u64 + noise.refused.values().sum::<u64>();
+        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 calls")]
+        let attempts = calls as f64 / lasted.as_secs_f64();
         let (calm, noisy) = (before.percentile(99), during.percentile(99));
         let ratio = noisy.as_secs_f64() / calm.as_secs_f64();
         println!(
-            "quiet p99 {calm:?} alone, {noisy:?} beside {} noisy events ({ratio:.1})",
+            "quiet p99 {calm:?} alone, {noisy:?} beside {} noisy events of {attempts:.0}/s ({ratio:.2})",
             noise.acknowledged.len()
         );
+        assert!(
+            attempts >= attempted,
+            "{attempts:.0} of {attempted} a second"
+        );
         best = best.min(ratio);
-        if best <= good {
+        if best <= bound {
             break;
         }
     }
-    assert!(best <= bound, "{best:.1} times");
+    assert!(best <= bound, "{best:.2} times");
 }
 
 #[test]
 fn a_project_far_over_its_quota_does_not_disturb_another() {
     let _alone = alone();
-    // 40 impatient clients ask 50 times a second each: 20 times the quota.
-    let app = app(&[("BECKON_PROJECT_EVENTS_PER_SECOND", "100")]);
+    const QUOTA: f64 = 100.0;
+    const CALLERS: u32 = 60;
+    let app = app(&[("BECKON_PROJECT_EVENTS_PER_SECOND", &QUOTA.to_string())]);
+    // Some more than 20 times the quota, as a machine may be late.
+    let noise = Plan {
+        every: Some(Duration::from_secs_f64(f64::from(CALLERS) / (23.0 * QUOTA))),
+        ..Plan::new(CALLERS as usize, "")
+    };
     // The noisy clients take the machine's time, too; a debug build's most of all.
-    let bounds = if is_soak() { (1.5, 3.0) } else { (4.0, 10.0) };
-    check_neighbour(&app, 40, bounds);
+    let bound = if is_soak() { 1.5 } else { 10.0 };
+    check_neighbour(&app, &noise, 20.0 * QUOTA, bound);
 }
 
 #[test]
@@ -232,7 +251,7 @@ fn a_project_that_fills_the_queue_does_not_starve_another() {
             sql::run(sql, &slow);
         }
     });
-    check_neighbour(&app, 64, (3.0, 3.0));
+    check_neighbour(&app, &Plan::new(64, ""), 0.0, 3.0);
 }
 
 #[test]
