@@ -24,6 +24,15 @@ pub fn of(figures: &[Figures], figure: fn(&Figures) -> f64) -> f64 {
     median(&figures.iter().map(figure).collect::<Vec<_>>())
 }
 
+/// The lowest and the highest round.
+pub fn range(rounds: &[f64]) -> (f64, f64) {
+    let all = rounds.iter().copied();
+    (
+        all.clone().fold(f64::MAX, f64::min),
+        all.fold(f64::MIN, f64::max),
+    )
+}
+
 /// Prints the figures.
 pub fn print_figures(results: &Results) {
     let rows: Vec<Vec<String>> = results
@@ -91,14 +100,6 @@ impl Ratio {
         format!("{}: beckon / {}", self.shape.describe(), self.side.name())
     }
 
-    fn rounds(&self) -> (f64, f64) {
-        let all = self.by_round.iter().copied();
-        (
-            all.clone().fold(f64::MAX, f64::min),
-            all.fold(f64::MIN, f64::max),
-        )
-    }
-
     /// The ratio as JSON.
     pub fn json(&self) -> Value {
         json!({
@@ -115,7 +116,7 @@ impl Ratio {
         Some(Goal {
             what: self.what(),
             value: median(&self.by_round),
-            rounds: self.rounds(),
+            rounds: range(&self.by_round),
             bound: budget(self.shape, self.side)?,
             at_most: false,
         })
@@ -152,7 +153,7 @@ pub fn print_ratios(ratios: &[Ratio]) {
     let rows: Vec<Vec<String>> = ratios
         .iter()
         .map(|ratio| {
-            let (low, high) = ratio.rounds();
+            let (low, high) = range(&ratio.by_round);
             vec![
                 ratio.what(),
                 format!("{:.2}", median(&ratio.by_round)),
