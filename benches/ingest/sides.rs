@@ -58,6 +58,15 @@ impl Side {
         }
     }
 
+    /// Over how many connections the shape comes to it; of several the best counts.
+    fn connections(self, shape: Shape) -> Vec<usize> {
+        match (self, shape.batch) {
+            (Self::Raw, RAW_BEST_BATCH) => RAW_BEST_CONNECTIONS.to_vec(),
+            (Self::Raw | Self::Copy, 1..) => vec![RAW_BATCH_CONNECTIONS],
+            _ => vec![shape.connections],
+        }
+    }
+
     fn takes(self, shape: Shape) -> bool {
         match self {
             Self::Copy | Self::Read => shape.batch > 0,
@@ -116,6 +125,10 @@ pub type Results = BTreeMap<(Shape, Side), Vec<Figures>>;
 
 /// Raw transactions of many rows are committed by as many connections as there are cores here.
 const RAW_BATCH_CONNECTIONS: usize = 2;
+/// Lists of so many, which a budget is about, are compared with the best that Postgres does over
+/// any of these.
+const RAW_BEST_BATCH: usize = 100;
+const RAW_BEST_CONNECTIONS: [usize; 2] = [RAW_BATCH_CONNECTIONS, 4];
 /// The most requests of one measurement.
 const REQUESTS_MAX: u64 = 2_000_000;
 /// Each known person's event before the measurements, in lists of so many.
@@ -225,17 +238,24 @@ impl Bench {
         Ok(results)
     }
 
-    /// Measures one side once.
+    /// Measures one side once, or once over each number of connections that it may choose from.
     pub fn measure(&mut self, shape: Shape, side: Side) -> Outcome<Figures> {
         let mut span = self.span;
         if side == Side::Naive {
             span.measured = span.measured.max(NAIVE_MIN);
         }
-        self.measured(side, |bench| {
-            bench
-                .load(shape, side, span)
-                .map_err(|error| format!("{} at {shape:?}: {error}", side.name()).into())
-        })
+        let mut best: Option<Figures> = None;
+        for connections in side.connections(shape) {
+            let figures = self.measured(side, |bench| {
+                bench
+                    .load(shape, side, connections, span)
+                    .map_err(|error| format!("{} at {shape:?}: {error}", side.name()).into())
+            })?;
+            if best.is_none_or(|best| best.events_per_second < figures.events_per_second) {
+                best = Some(figures);
+            }
+        }
+        best.ok_or_else(|| "nothing was measured".into())
     }
 
     /// The most events a second that Beckon stores over so many connections: the median of three.
@@ -311,13 +331,8 @@ impl Bench {
         self.stage.expect_stored(side.name(), acknowledged)
     }
 
-    fn load(&self, shape: Shape, side: Side, span: Span) -> Outcome<Run> {
+    fn load(&self, shape: Shape, side: Side, connections: usize, span: Span) -> Outcome<Run> {
         let raw = |by| {
-            let connections = if shape.batch == 0 {
-                shape.connections
-            } else {
-                RAW_BATCH_CONNECTIONS
-            };
             let (url, rows) = (&self.stage.url, shape.batch.max(1));
             raw::drive(url, &self.source, by, rows, connections, span)
         };
@@ -334,7 +349,7 @@ impl Bench {
             _ => feed::requests(&self.source, shape.batch),
         };
         let feed = self.source.feed();
-        load::drive(server.address, feed, requests, shape.connections, span)
+        load::drive(server.address, feed, requests, connections, span)
     }
 
     fn server_cpu(&self, side: Side) -> f64 {
