@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
@@ -35,6 +36,14 @@ pub struct Second {
     pub latencies_us: Vec<u32>,
 }
 
+impl Second {
+    /// The share of its events that were not stored.
+    pub fn lost(&self) -> f64 {
+        let lost = self.refused + self.given_up;
+        lost as f64 / (self.acknowledged + lost).max(1) as f64
+    }
+}
+
 struct Shared {
     feed: RefCell<Feed>,
     requests: Vec<Request>,
@@ -57,13 +66,15 @@ impl Shared {
     }
 }
 
-/// Sends so many single events a second for so long, one phase after the other.
+/// Sends so many single events a second for so long, one phase after the other. It is loaded while
+/// events come or wait, and all connections are open.
 pub fn drive(
     address: SocketAddr,
     feed: Feed,
     requests: Vec<Request>,
     connections: usize,
     phases: &[(Duration, f64)],
+    is_loaded: &AtomicBool,
 ) -> Outcome<Vec<Second>> {
     let mut schedule = Vec::new();
     let mut start = Duration::ZERO;
@@ -95,7 +106,10 @@ pub fn drive(
             .into_iter()
             .map(|stream| tokio::task::spawn_local(client(stream, Rc::clone(&shared))))
             .collect();
+        is_loaded.store(true, Ordering::Relaxed);
         hand_out(&shared, &schedule).await;
+        // No client has closed its connection yet: all of them have this thread.
+        is_loaded.store(false, Ordering::Relaxed);
         for client in clients {
             client.await??;
         }
