@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::report::{line, table};
+use crate::report::{self, Outcome, line, table};
 
 /// Something that is to be reached.
 #[derive(Debug, Clone)]
@@ -59,6 +59,19 @@ impl Goal {
             "reached": self.is_reached(),
         })
     }
+}
+
+/// Where `--must` is given, a goal that is missed is a failure.
+pub fn expect_reached(goals: &[Goal]) -> Outcome<()> {
+    let missed: Vec<&str> = goals
+        .iter()
+        .filter(|goal| !goal.is_reached())
+        .map(|goal| &*goal.what)
+        .collect();
+    if missed.is_empty() || !report::flag("--must") {
+        return Ok(());
+    }
+    Err(format!("missed: {}", missed.join("; ")).into())
 }
 
 /// Prints the goals.

@@ -179,6 +179,20 @@ pub struct Request {
     places: Vec<(usize, usize)>,
 }
 
+/// A request for what this person is to see; it has no ids to be given.
+pub fn fetch(person: Person) -> Request {
+    Request {
+        bytes: format!("{}\r\nHost: bench\r\n\r\n", fetch_head(person)).into_bytes(),
+        places: Vec::new(),
+    }
+}
+
+/// The first line of such a request, and the key.
+pub fn fetch_head(person: Person) -> String {
+    let user_id = person.user_id();
+    format!("GET /v1/campaigns?user_id={user_id} HTTP/1.1\r\nx-api-key: {CLIENT_KEY}")
+}
+
 /// Requests of so many events each; 0 is a single call, which is not a list.
 pub fn requests(source: &Arc<Source>, batch: usize) -> Vec<Request> {
     requests_to(
@@ -246,9 +260,9 @@ fn request(drafts: &[Draft], is_batch: bool, route: &str) -> Request {
 }
 
 impl Request {
-    /// How many events it holds.
+    /// How many events it holds. What is no event counts as one.
     pub fn events(&self) -> usize {
-        self.places.len()
+        self.places.len().max(1)
     }
 
     /// Puts the request with fresh ids in place of what the buffer held.

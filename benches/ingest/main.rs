@@ -10,17 +10,18 @@
 //! stored ends the bench.
 //!
 //! `cargo bench --bench ingest -- [--rounds 3] [--millis 1500] [--connections 64] [--batch 100]
-//! [--part sides] [--slow-sync] [--memory-seconds 60]`; `--connections` and `--batch` choose one
-//! shape, the parts are `sides`, `half`, `overload`, `memory` and `campaigns`, which `changes` of one
-//! among 100,000 are part of. With `--slow-sync` each `fdatasync` of Postgres takes a millisecond
-//! longer, the parts are `sides` and `half`, and the shapes are single calls over 256 connections and
-//! batches of 100 over 16.
+//! [--part sides] [--slow-sync] [--memory-seconds 60] [--must]`; `--connections` and `--batch` choose
+//! one shape, the parts are `sides`, `half`, `fetch`, `overload`, `memory` and `campaigns`, which
+//! `changes` of one among 100,000 are part of. With `--slow-sync` each `fdatasync` of Postgres takes a
+//! millisecond longer, the parts are `sides` and `half`, and the shapes are single calls over 256
+//! connections and batches of 100 over 16. With `--must` a goal that is missed ends it with a failure.
 
 mod campaigns;
 mod changes;
 #[path = "../copy.rs"]
 mod copy;
 mod feed;
+mod fetch;
 #[path = "../goals.rs"]
 mod goals;
 mod load;
@@ -44,10 +45,15 @@ mod world;
 use std::time::Duration;
 
 use goals::Goal;
+use mimalloc::MiMalloc;
 use report::{Outcome, line, median, table};
 use serde_json::{Value, json};
-use sides::{Bench, Shape, Side};
+use sides::{Bench, Figures, Shape, Side};
 use world::{SEED, World};
+
+/// The peers are this program, and have what Beckon has.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const fn shape(batch: usize, connections: usize) -> Shape {
     Shape { batch, connections }
@@ -102,7 +108,11 @@ fn main() -> Outcome<()> {
         "slow_sync": is_slow,
         "seed": SEED,
         "rounds": rounds,
+        "milliseconds": measured.as_millis() as u64,
+        "people": feed::PEOPLE,
+        "campaigns": stage::CAMPAIGNS,
         "matches_per_event": matches,
+        "matches_per_event_naive": naive_matches,
     });
     let mut goals = Vec::new();
     if wants("sides") {
@@ -117,6 +127,11 @@ fn main() -> Outcome<()> {
     if wants("half") {
         let (value, goal) = half_load(&mut bench, rounds, if is_slow { 256 } else { 64 })?;
         document["half_load"] = value;
+        goals.push(goal);
+    }
+    if wants("fetch") {
+        let (value, goal) = fetch::run(&bench, rounds)?;
+        document["fetch"] = value;
         goals.push(goal);
     }
     if wants("overload") {
@@ -148,7 +163,8 @@ fn main() -> Outcome<()> {
     } else {
         "ingest"
     };
-    report::write_json(name, &document)
+    report::write_json(name, &document)?;
+    goals::expect_reached(&goals)
 }
 
 fn chosen_shapes(shapes: &[Shape]) -> Outcome<Vec<Shape>> {
@@ -171,15 +187,18 @@ fn chosen_shapes(shapes: &[Shape]) -> Outcome<Vec<Shape>> {
 fn half_load(bench: &mut Bench, rounds: u64, connections: usize) -> Outcome<(Value, Goal)> {
     let mut span = bench.span;
     (span.warm_up, span.measured) = (Duration::from_secs(1), Duration::from_secs(4));
-    let mut p99s = [Vec::new(), Vec::new()];
+    let sides = [Side::Beckon, Side::Raw];
+    let mut all: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
+    let mut rates = [Vec::new(), Vec::new()];
     let mut lines = Vec::new();
     for _ in 0..rounds {
-        for (side, p99s) in [Side::Beckon, Side::Raw].into_iter().zip(&mut p99s) {
+        for (place, side) in sides.into_iter().enumerate() {
             let maximum = bench
                 .measure(shape(0, connections), side)?
                 .events_per_second;
             let figures = bench.measure_paced(side, connections, maximum / 2.0, span)?;
-            p99s.push(figures.p99_us);
+            all[place].push(figures);
+            rates[place].push(maximum / 2.0);
             lines.push(vec![
                 side.name().to_owned(),
                 format!("{:.0}", maximum / 2.0),
@@ -193,24 +212,34 @@ fn half_load(bench: &mut Bench, rounds: u64, connections: usize) -> Outcome<(Val
         "\nat half load, {connections} connections, open loop\n"
     ));
     table(&["", "events/s", "p50 ms", "p99 ms", "p99.9 ms"], &lines);
-    let [ours, theirs] = &p99s;
-    let by_round: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
-    let all = by_round.iter().copied();
+    let [ours, theirs] = &all;
+    let by_round: Vec<f64> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| ours.p99_us / theirs.p99_us)
+        .collect();
     let goal = Goal {
-        rounds: (
-            all.clone().fold(f64::MAX, f64::min),
-            all.fold(f64::MIN, f64::max),
-        ),
+        rounds: ratios::range(&by_round),
         ..Goal::at_most(
             "half load: p99 of beckon / raw commits",
             median(&by_round),
             3.0,
         )
     };
+    let side_json = |place: usize| {
+        let by_round =
+            |figure: fn(&Figures) -> f64| -> Vec<f64> { all[place].iter().map(figure).collect() };
+        json!({
+            "side": sides[place].name(),
+            "events_per_second_by_round": rates[place],
+            "p50_us_by_round": by_round(|f| f.p50_us),
+            "p99_us_by_round": by_round(|f| f.p99_us),
+            "p999_us_by_round": by_round(|f| f.p999_us),
+        })
+    };
     let value = json!({
         "connections": connections,
-        "beckon_p99_us": ours,
-        "raw_p99_us": theirs,
+        "sides": [side_json(0), side_json(1)],
         "ratio_by_round": by_round,
     });
     Ok((value, goal))

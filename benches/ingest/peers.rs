@@ -5,14 +5,16 @@
 //! baseline: it parses, queues the rows to one of two writers, each of which commits whatever waits
 //! in one statement, and answers after the commit. It has no auth, no validation, no state of
 //! people, no matching, and its answer is short; it trusts that message ids are new. `naive` is in
-//! a file of its own.
+//! a file of its own. `recorded` answers a fetch with what Beckon answered for the same person.
+//!
+//! Each has the allocator that Beckon has.
 
 use std::io::Read;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use beckon::clock::Clock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -69,14 +71,21 @@ enum Peer {
     Bare,
     Group(web::Data<Writers>),
     Naive(web::Data<Naive>),
+    Recorded(web::Data<Vec<web::Bytes>>),
 }
 
-/// Serves until the standard input ends: `bare`, or `group` or `naive` on the database at `url`.
-pub fn serve(kind: &str, url: &str) -> Outcome<()> {
+/// Serves until the standard input ends: `bare`, `group` or `naive` on the database at this URL, or
+/// `recorded` with the answers of this file, a JSON array of texts.
+pub fn serve(kind: &str, place: &str) -> Outcome<()> {
     let peer = match kind {
         "bare" => Peer::Bare,
-        "group" => Peer::Group(web::Data::new(start_writers(url)?)),
-        "naive" => Peer::Naive(web::Data::new(Naive::new(url)?)),
+        "group" => Peer::Group(web::Data::new(start_writers(place)?)),
+        "naive" => Peer::Naive(web::Data::new(Naive::new(place)?)),
+        "recorded" => {
+            let answers: Vec<String> = serde_json::from_slice(&std::fs::read(place)?)?;
+            let answers = answers.into_iter().map(web::Bytes::from).collect();
+            Peer::Recorded(web::Data::new(answers))
+        }
         _ => return Err(format!("there is no peer {kind:?}").into()),
     };
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -90,6 +99,9 @@ pub fn serve(kind: &str, url: &str) -> Outcome<()> {
             Peer::Naive(naive) => app
                 .app_data(naive.clone())
                 .route("/v1/track", web::post().to(naive::track)),
+            Peer::Recorded(answers) => app
+                .app_data(answers.clone())
+                .route("/v1/campaigns", web::get().to(answer_fetch)),
             Peer::Group(writers) => app
                 .app_data(writers.clone())
                 .route("/v1/track", web::post().to(store_track))
@@ -122,6 +134,17 @@ async fn answer_batch(body: web::Bytes) -> HttpResponse {
     match serde_json::from_slice::<Batch<'_>>(&body) {
         Ok(batch) => done(std::hint::black_box(batch).batch.len()),
         Err(error) => refused(&error),
+    }
+}
+
+async fn answer_fetch(request: HttpRequest, answers: web::Data<Vec<web::Bytes>>) -> HttpResponse {
+    let user_id = request.query_string().strip_prefix("user_id=");
+    let person = user_id.and_then(Person::of_user_id);
+    match person.and_then(|person| answers.get(person.number as usize)) {
+        Some(answer) => HttpResponse::Ok()
+            .content_type("application/json")
+            .body(answer.clone()),
+        None => HttpResponse::NotFound().finish(),
     }
 }
 

@@ -11,8 +11,8 @@
 //! the bench fails.
 //!
 //! `cargo bench --bench matching -- [--rounds 3] [--millis 150] [--full] [--largest 100000]
-//! [--world typical]`; with `--full` all worlds have a million campaigns, and `a-tree` has 100,000
-//! of one trigger.
+//! [--world typical] [--must]`; with `--full` all worlds have a million campaigns, and `a-tree` has
+//! 100,000 of one trigger; with `--must` a goal that is missed ends it with a failure.
 
 mod allocator;
 mod beckon;
@@ -167,7 +167,8 @@ fn main() -> Outcome<()> {
         begin.elapsed().as_secs_f64()
     ));
     report::write_json("matching", &document)?;
-    gate(&worlds)
+    gate(&worlds)?;
+    goals::expect_reached(&goals)
 }
 
 fn measure_world(kinds: Kinds, span: Span) -> Outcome<Vec<SizeResult>> {

@@ -179,10 +179,13 @@ impl Figures {
 
     /// The figures as JSON.
     pub fn json(&self) -> Value {
+        let (few, p50_of_few) = self.few_matches();
         json!({
             "mean_ns": self.mean_ns(),
             "p50_ns": self.p50_ns(),
             "p99_ns": self.p99_ns(),
+            "p50_ns_of_few_matches": (few > 0).then_some(p50_of_few),
+            "pairs_of_few_matches": few,
             "decisions": self.rounds.iter().map(|round| round.decisions).sum::<usize>(),
         })
     }
