@@ -1,2 +1,1 @@
-DROP INDEX identities_person_idx;
-CREATE INDEX identities_person_idx ON identities (person_id);
+DROP INDEX identities_order_idx;

@@ -300,6 +300,30 @@ fn writers_do_not_queue_behind_a_migration_that_waits_for_a_lock() {
     assert_eq!(sql::texts(&mut session, timeouts), before);
 }
 
+/// The table of identities is read for every event of somebody who is not in memory.
+#[test]
+fn an_index_of_identities_is_built_while_they_are_read() {
+    let database = database();
+    let mut connection = database.connect();
+    migrate(&mut connection).unwrap();
+    while applied_versions(&mut connection)[0].as_str() >= "20261122000012" {
+        connection.revert_last_migration(MIGRATIONS).unwrap();
+    }
+    let build = include_str!("../../migrations/2026-11-22-000012_identities_order/up.sql");
+    sql::run(&mut connection, "BEGIN");
+    sql::run(&mut connection, build);
+    let mut reader = database.connect();
+    let read = "SET lock_timeout = '2s'; SELECT count(*) FROM identities WHERE person_id = 1";
+    sql::run(&mut reader, read);
+    sql::run(&mut connection, "ROLLBACK");
+    migrate(&mut connection).unwrap();
+    let indexes = "SELECT indexdef AS value FROM pg_indexes WHERE tablename = 'identities' \
+                   AND indexdef LIKE '%(person_id%'";
+    let indexes = sql::texts(&mut connection, indexes);
+    assert_eq!(indexes.len(), 1, "{indexes:?}");
+    assert!(indexes[0].contains("person_id, kind, created_at, value"));
+}
+
 fn applied_versions(connection: &mut PgConnection) -> Vec<String> {
     let versions = connection.applied_migrations().unwrap();
     versions.iter().map(ToString::to_string).collect()
