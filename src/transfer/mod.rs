@@ -25,6 +25,7 @@ mod record;
 mod report;
 mod rollback;
 mod runs;
+mod strays;
 mod text;
 mod verify;
 
@@ -73,6 +74,12 @@ pub enum TransferError {
     /// A batch met somebody else's writes again and again.
     #[error("other writers kept changing the same rows; run it again")]
     Contended,
+    /// Transactions of others that may concern a removed person are open for long.
+    #[error(
+        "a transaction that is older than the rollback is still open; run it again once that has \
+         ended"
+    )]
+    OlderTransactions,
     /// A query failed.
     #[error("the database refused: {0}")]
     Database(#[from] diesel::result::Error),

@@ -6,8 +6,7 @@
 //! otherwise finds nothing to do.
 //!
 //! A server that runs may hold a person in memory and file an event under them at the very moment
-//! they are taken out. So after the servers were told to forget, such events are looked for and
-//! given a person again.
+//! they are taken out; see `strays`.
 
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection;
@@ -18,8 +17,9 @@ use serde::Serialize;
 use super::definitions::{CAMPAIGN_DIGEST, FLAG_DIGEST, SEGMENT_DIGEST, actor};
 use super::people::PERSON_DIGEST;
 use super::runs::{self, Run};
+use super::strays::{self, sleep};
 use super::{BATCH_RECORDS, TransferError};
-use crate::model::{Identity, ProjectId};
+use crate::model::ProjectId;
 use crate::store::live;
 use crate::store::nodes::{self, INTRODUCTION, NodeId};
 use crate::store::partitions::MESSAGE_BUCKET_LOCK;
@@ -76,8 +76,10 @@ pub fn rollback(
         let node = NodeId::draw();
         nodes::join(connection, node)?;
         let outcome = as_a_node(connection, node, project, run, force);
-        nodes::leave(connection, node)?;
-        outcome
+        let left = nodes::leave(connection, node);
+        let report = outcome?;
+        left?;
+        Ok(report)
     })
 }
 
@@ -92,15 +94,15 @@ fn as_a_node(
 ) -> Result<RollbackReport, TransferError> {
     let run = runs::by_id(connection, project, run)?;
     if nodes::others(connection, node)? > 0 {
-        wait_for_servers();
+        sleep(INTRODUCTION);
     }
     let mut report = RollbackReport {
         run: run.id,
         ..RollbackReport::default()
     };
     report.events = take_out_events(connection, &run)?;
-    let removed = take_out_people(connection, &run, force, &mut report)?;
-    settle_strays(connection, &run, &removed, node)?;
+    take_out_people(connection, &run, force, &mut report)?;
+    strays::settle(connection, &run, node)?;
     connection
         .transaction(|connection| take_out_definitions(connection, &run, force, &mut report))?;
     sql_query(
@@ -186,29 +188,28 @@ struct NotedPerson {
     is_linked: bool,
 }
 
-/// Removes the run's people, and returns them.
+/// Removes the run's people. They stay noted until no event can be theirs any more.
 fn take_out_people(
     connection: &mut PgConnection,
     run: &Run,
     force: bool,
     report: &mut RollbackReport,
-) -> QueryResult<Vec<(i64, String)>> {
-    let mut removed = Vec::new();
+) -> QueryResult<()> {
     let mut after = String::new();
     loop {
-        let (batch, kept, next) = connection
+        let (removed, kept, next) = connection
             .transaction(|connection| take_out_people_batch(connection, run, force, &after))?;
-        report.people += i64::try_from(batch.len()).unwrap_or_default();
+        report.people += i64::try_from(removed).unwrap_or_default();
         report.kept.extend(kept);
-        removed.extend(batch);
         match next {
             Some(key) => after = key,
-            None => return Ok(removed),
+            None => return Ok(()),
         }
     }
 }
 
-type PeopleBatch = (Vec<(i64, String)>, Vec<Kept>, Option<String>);
+/// How many were removed, who was kept, and where to go on.
+type PeopleBatch = (usize, Vec<Kept>, Option<String>);
 
 fn take_out_people_batch(
     connection: &mut PgConnection,
@@ -246,12 +247,10 @@ fn take_out_people_batch(
     .bind::<BigInt, _>(run.project.0)
     .load(connection)?;
     let next = noted.last().map(|person| person.key.clone());
-    let mut gone = Vec::new();
     let mut removed = Vec::new();
     let mut kept = Vec::new();
     for person in noted {
         let (Some(id), Some(value)) = (person.id, person.value) else {
-            gone.push(person.key);
             continue;
         };
         let reason = match () {
@@ -266,28 +265,22 @@ fn take_out_people_batch(
                 id: value,
                 reason,
             }),
-            None => {
-                gone.push(person.key);
-                removed.push((id, value));
-            }
+            None => removed.push(id),
         }
     }
-    delete_people(connection, run, &gone)?;
-    Ok((removed, kept, next))
+    delete_people(connection, run, &removed)?;
+    Ok((removed.len(), kept, next))
 }
 
-fn delete_people(connection: &mut PgConnection, run: &Run, keys: &[String]) -> QueryResult<()> {
+fn delete_people(connection: &mut PgConnection, run: &Run, ids: &[i64]) -> QueryResult<()> {
     sql_query(
-        "WITH noted AS (DELETE FROM import_rows WHERE run_id = $1 AND kind = 'person' \
-             AND key = ANY($3) RETURNING key::bigint AS id), \
-         named AS (DELETE FROM identities i USING noted n \
-             WHERE i.project_id = $2 AND i.person_id = n.id), \
-         seen AS (DELETE FROM people_seen s USING noted n WHERE s.person_id = n.id) \
-         DELETE FROM persons p USING noted n WHERE p.project_id = $2 AND p.id = n.id",
+        "WITH named AS (DELETE FROM identities \
+             WHERE project_id = $1 AND person_id = ANY($2)), \
+         seen AS (DELETE FROM people_seen WHERE person_id = ANY($2)) \
+         DELETE FROM persons WHERE project_id = $1 AND id = ANY($2)",
     )
-    .bind::<BigInt, _>(run.id)
     .bind::<BigInt, _>(run.project.0)
-    .bind::<Array<Text>, _>(keys)
+    .bind::<Array<BigInt>, _>(ids)
     .execute(connection)
     .map(drop)
 }
@@ -391,80 +384,4 @@ fn delete_definitions(
     .bind::<Array<Text>, _>(gone)
     .execute(connection)
     .map(drop)
-}
-
-/// Gives events that a server filed under removed people meanwhile a person again.
-fn settle_strays(
-    connection: &mut PgConnection,
-    run: &Run,
-    removed: &[(i64, String)],
-    node: NodeId,
-) -> QueryResult<()> {
-    #[derive(diesel::QueryableByName)]
-    struct Stray {
-        #[diesel(sql_type = BigInt)]
-        person_id: i64,
-    }
-    if removed.is_empty() || nodes::others(connection, node)? == 0 {
-        return Ok(());
-    }
-    wait_for_servers();
-    for batch in removed.chunks(BATCH_RECORDS) {
-        let ids: Vec<i64> = batch.iter().map(|(id, _)| *id).collect();
-        let strays: Vec<Stray> = sql_query(
-            "SELECT DISTINCT person_id FROM events \
-             WHERE project_id = $1 AND person_id = ANY($2) ORDER BY 1",
-        )
-        .bind::<BigInt, _>(run.project.0)
-        .bind::<Array<BigInt>, _>(ids)
-        .load(connection)?;
-        for stray in strays {
-            let found = batch.iter().find(|(id, _)| *id == stray.person_id);
-            if let Some((id, value)) = found {
-                connection.transaction(|connection| give_person(connection, run, *id, value))?;
-                tracing::warn!(
-                    person = *id,
-                    "a server filed an event under a removed person"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Files the events under whoever has the identity now, or brings the person back without traits.
-fn give_person(connection: &mut PgConnection, run: &Run, id: i64, value: &str) -> QueryResult<()> {
-    let Ok(identity) = Identity::user(value) else {
-        return Ok(());
-    };
-    sql_query(
-        "WITH named AS (INSERT INTO identities (project_id, kind, value, person_id, created_at) \
-             VALUES ($1, 0, $3, $2, now()) ON CONFLICT DO NOTHING RETURNING person_id) \
-         INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, created_at, \
-                              last_seen_at) \
-             SELECT person_id, $1, $4, 0, $3, now(), now() FROM named",
-    )
-    .bind::<BigInt, _>(run.project.0)
-    .bind::<BigInt, _>(id)
-    .bind::<Text, _>(value)
-    .bind::<BigInt, _>(identity.home(run.project))
-    .execute(connection)?;
-    sql_query(
-        "UPDATE events e SET person_id = i.person_id FROM identities i \
-         WHERE e.project_id = $1 AND e.person_id = $2 AND i.person_id <> $2 \
-           AND i.project_id = $1 AND i.kind = 0 AND i.value = $3",
-    )
-    .bind::<BigInt, _>(run.project.0)
-    .bind::<BigInt, _>(id)
-    .bind::<Text, _>(value)
-    .execute(connection)
-    .map(drop)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a command blocks its thread; none of this runs on an async one"
-)]
-fn wait_for_servers() {
-    std::thread::sleep(INTRODUCTION);
 }

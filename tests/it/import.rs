@@ -17,7 +17,7 @@ fn file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/import/data.json")
 }
 
-fn fresh() -> (TestDatabase, PgConnection, ProjectId) {
+pub fn fresh() -> (TestDatabase, PgConnection, ProjectId) {
     let database = database();
     let mut connection = beckon::store::connect(&database.url).unwrap();
     let project = ProjectId(sql::default_project(&mut connection));
@@ -30,7 +30,7 @@ fn import_as(connection: &mut PgConnection, project: ProjectId, mode: Mode) -> R
 }
 
 /// Imports a file of this text, which is verified.
-fn import_text(connection: &mut PgConnection, project: ProjectId, text: &str) -> Report {
+pub fn import_text(connection: &mut PgConnection, project: ProjectId, text: &str) -> Report {
     let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
     let mode = Mode::Import;
     let report = transfer::import(connection, project, &file, mode, &mut |_, _| {}).unwrap();
@@ -49,7 +49,7 @@ fn servers(connection: &mut PgConnection) -> QueryResult<i64> {
     nodes::others(connection, nodes::NodeId::draw())
 }
 
-fn roll_back(connection: &mut PgConnection, project: ProjectId, force: bool) -> RollbackReport {
+pub fn roll_back(connection: &mut PgConnection, project: ProjectId, force: bool) -> RollbackReport {
     let run = sql::number(connection, "SELECT max(id) FROM import_runs");
     transfer::rollback(connection, project, run, force).unwrap()
 }

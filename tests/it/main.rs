@@ -35,6 +35,7 @@ mod http_edges;
 mod idempotency;
 mod identity;
 mod import;
+mod import_edges;
 mod imports_direction;
 mod ingest;
 mod ingest_core;
