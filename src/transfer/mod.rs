@@ -80,6 +80,20 @@ pub enum TransferError {
          ended"
     )]
     OlderTransactions,
+    /// The file was imported so long ago that its events are past their retention.
+    #[error(
+        "run {run} imported this file on {day}, and the project keeps events for {retention_days} \
+         day(s): its events would come back and be dropped again; roll the run back \
+         (--rollback {run}) and import the file anew"
+    )]
+    PastRetention {
+        /// The run.
+        run: i64,
+        /// The day on which its events count as received.
+        day: chrono::NaiveDate,
+        /// How long the project keeps events.
+        retention_days: i32,
+    },
     /// A query failed.
     #[error("the database refused: {0}")]
     Database(#[from] diesel::result::Error),
@@ -153,6 +167,9 @@ fn import_locked(
         Mode::Import => runs::begin(connection, project, file)?,
         Mode::DryRun => runs::peek(connection, project, file)?,
     };
+    if !plan.events.is_empty() {
+        runs::refuse_past(connection, &run)?;
+    }
     let mut report = Report::new(file, &plan, &run, mode);
     if mode == Mode::Import {
         for day in run.days(plan.event_places) {

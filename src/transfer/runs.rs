@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use diesel::connection::SimpleConnection;
-use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Binary, Bool, Date, Integer, Nullable, Text, Timestamptz};
 use diesel::{Connection, OptionalExtension, PgConnection, QueryResult, RunQueryDsl, sql_query};
 
 use super::TransferError;
@@ -127,6 +127,34 @@ pub(super) fn peek(
             started_at: partitions::database_now(connection)?,
         },
     })
+}
+
+/// Refuses a run whose events are past their retention: those that retention dropped would come
+/// back.
+pub(super) fn refuse_past(connection: &mut PgConnection, run: &Run) -> Result<(), TransferError> {
+    #[derive(diesel::QueryableByName)]
+    struct Retention {
+        #[diesel(sql_type = Integer)]
+        retention_days: i32,
+        #[diesel(sql_type = Bool)]
+        is_past: bool,
+    }
+    let day = run.started_at.date_naive();
+    let found = sql_query(
+        "SELECT retention_days, $2 < (now() AT TIME ZONE 'UTC')::date - retention_days AS is_past \
+         FROM projects WHERE id = $1",
+    )
+    .bind::<BigInt, _>(run.project.0)
+    .bind::<Date, _>(day)
+    .get_result::<Retention>(connection)?;
+    if found.is_past {
+        return Err(TransferError::PastRetention {
+            run: run.id,
+            day,
+            retention_days: found.retention_days,
+        });
+    }
+    Ok(())
 }
 
 /// The run of this number, unless it is another project's.

@@ -2,11 +2,34 @@
 
 use std::time::Duration;
 
-use beckon::transfer;
+use beckon::transfer::{self, Mode, TransferError};
 use serde_json::{Value, json};
 
 use super::import::{fresh, import_text, roll_back};
 use super::support::{eventually, sql};
+
+#[test]
+fn a_run_whose_events_are_past_their_retention_is_not_repeated() {
+    let (_database, mut connection, project) = fresh();
+    let text = r#"{"events": [{"id": "1", "user_id": "ada", "event": "open", "ts": 0}]}"#;
+    import_text(&mut connection, project, text);
+    // As after 91 days and a run of retention.
+    sql::run(
+        &mut connection,
+        "UPDATE import_runs SET started_at = now() - interval '91 days'; DELETE FROM events",
+    );
+    let file = transfer::built_in("data.json", text.as_bytes()).unwrap();
+    for mode in [Mode::DryRun, Mode::Import] {
+        let outcome = transfer::import(&mut connection, project, &file, mode, &mut |_, _| {});
+        assert!(matches!(outcome, Err(TransferError::PastRetention { .. })));
+    }
+    assert_eq!(
+        sql::number(&mut connection, "SELECT count(*) FROM events"),
+        0
+    );
+    roll_back(&mut connection, project, false);
+    assert_eq!(import_text(&mut connection, project, text).created(), 2);
+}
 
 #[test]
 fn a_rollback_that_died_between_people_and_their_events_is_finished() {
