@@ -71,9 +71,10 @@ fn standings(
 ) -> QueryResult<Vec<Standing>> {
     let ids: Vec<&str> = batch.iter().map(|record| record.identity.value()).collect();
     let traits: Vec<Option<&str>> = batch.iter().map(|record| record.traits).collect();
+    // As text, which is how the verification compares: equal numbers may be written otherwise.
     sql_query(
         "SELECT i.person_id IS NOT NULL AS found, \
-                coalesce(t.traits IS NULL OR p.traits = t.traits::jsonb, false) AS same \
+                coalesce(t.traits IS NULL OR p.traits::text = t.traits::jsonb::text, false) AS same \
          FROM unnest($2, $3) WITH ORDINALITY AS t (value, traits, n) \
          LEFT JOIN identities i ON i.project_id = $1 AND i.kind = 0 AND i.value = t.value \
          LEFT JOIN persons p ON p.id = i.person_id ORDER BY t.n",

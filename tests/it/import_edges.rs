@@ -2,11 +2,31 @@
 
 use std::time::Duration;
 
-use beckon::transfer::{self, Mode, TransferError};
+use beckon::transfer::{self, Mode, Report, TransferError};
 use serde_json::{Value, json};
 
 use super::import::{fresh, import_text, roll_back};
 use super::support::{eventually, sql};
+
+fn conflicts(report: &Report) -> Vec<&str> {
+    report.conflicts.iter().map(|c| c.id.as_str()).collect()
+}
+
+#[test]
+fn numbers_that_are_equal_and_written_otherwise_are_a_conflict() {
+    let (_database, mut connection, project) = fresh();
+    import_text(
+        &mut connection,
+        project,
+        r#"{"users": {"ada": {"n": 100.0}}}"#,
+    );
+    let report = import_text(
+        &mut connection,
+        project,
+        r#"{"users": {"ada": {"n": 100}}}"#,
+    );
+    assert_eq!(conflicts(&report), ["ada"]);
+}
 
 #[test]
 fn a_run_whose_events_are_past_their_retention_is_not_repeated() {
