@@ -5,7 +5,7 @@ use std::fmt;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::batch::Verdict;
-use crate::store::is_unavailable;
+use crate::store::is_refused_data;
 
 /// Why a batch was not committed.
 #[derive(Debug)]
@@ -48,18 +48,11 @@ impl From<DieselError> for Failure {
         }
         match &error {
             DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => Self::Race,
-            DieselError::DatabaseError(
-                DatabaseErrorKind::CheckViolation
-                | DatabaseErrorKind::NotNullViolation
-                // The only references are to projects: this one is gone.
-                | DatabaseErrorKind::ForeignKeyViolation,
-                _,
-            ) => Self::Refused(text),
-            DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)
-                if !is_unavailable(&error) && DATA_MESSAGES.iter().any(|m| text.contains(m)) =>
-            {
+            // The only references are to projects: this one is gone.
+            DieselError::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _) => {
                 Self::Refused(text)
             }
+            refused if is_refused_data(refused) => Self::Refused(text),
             // A row that cannot be read would be tried again for ever; its event goes to the ledger.
             DieselError::SerializationError(_) | DieselError::DeserializationError(_) => {
                 Self::Refused(text)
@@ -68,21 +61,6 @@ impl From<DieselError> for Failure {
         }
     }
 }
-
-/// How Postgres begins to say that it cannot hold a value (SQLSTATE classes 22 and 54). Anything
-/// else that is unknown is the server's trouble, not the event's.
-const DATA_MESSAGES: [&str; 10] = [
-    "invalid input syntax",
-    "unsupported Unicode escape",
-    "invalid byte sequence",
-    "out of range",
-    "index row",
-    "stack depth limit",
-    "total size of jsonb",
-    "string too long to represent",
-    "overflows numeric format",
-    "has no equivalent in encoding",
-];
 
 /// Why a transaction could not be filled.
 #[derive(Debug)]

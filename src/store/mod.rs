@@ -383,3 +383,37 @@ const TRANSIENT_MESSAGES: [&str; 14] = [
     "could not receive data from server",
     "no connection to the server",
 ];
+
+/// True when the database cannot hold a value that it was given: trying again does not help, and
+/// the same without that value may be held.
+pub(crate) fn is_refused_data(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(kind, info) = error else {
+        return false;
+    };
+    let message = info.message();
+    match kind {
+        // A day without a partition is told as a violated check.
+        DatabaseErrorKind::CheckViolation => !message.contains("no partition of relation"),
+        DatabaseErrorKind::NotNullViolation => true,
+        DatabaseErrorKind::Unknown => {
+            !is_transient(message) && DATA_MESSAGES.iter().any(|text| message.contains(text))
+        }
+        _ => false,
+    }
+}
+
+/// How Postgres says that it cannot hold a value (SQLSTATE classes 22 and 54). Anything else that is
+/// unknown is the server's trouble, not the value's.
+const DATA_MESSAGES: [&str; 11] = [
+    "invalid input syntax",
+    "unsupported Unicode escape",
+    "invalid byte sequence",
+    "out of range",
+    "index row",
+    "stack depth limit",
+    "total size of jsonb",
+    "string too long to represent",
+    "too long for tsvector",
+    "overflows numeric format",
+    "has no equivalent in encoding",
+];
