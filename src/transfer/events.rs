@@ -145,10 +145,9 @@ pub(super) fn load(
                 Standing::Present => report.count_present(Section::Events, 1),
                 Standing::Other => report.conflict(Section::Events, &record.id),
                 Standing::ReceivedAs(id) => {
-                    let pointer = format!("/events/{}", record.place);
                     let reason = format!("a client has sent it; it is stored as event {id}");
                     let why = ("already_received", reason);
-                    report.skip(Section::Events, pointer, &record.id, why);
+                    report.skip(Section::Events, &record.place.to_string(), &record.id, why);
                 }
             }
         }

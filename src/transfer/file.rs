@@ -1,7 +1,7 @@
 //! The file: what is in it, checked record by record. Pure but for reading the bytes.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::value::RawValue;
@@ -11,9 +11,12 @@ use super::record::{
     DefinitionRecord, EventRecord, FlagRecord, PersonRecord, definition, does_not_compile, event,
     flag, is_odd_to_the_seed, person, word,
 };
-use super::report::{Section, Skipped, SkippedRecord};
+use super::report::{Section, Skipped, SkippedRecord, SkippedRecords};
 use super::text::{Members, without_lone_surrogates};
 use super::{FILE_BYTES_MAX, TransferError};
+
+/// How many notes there are of a file.
+const NOTES_MAX: usize = 1_000;
 
 /// A file of the seed in memory.
 #[derive(Debug)]
@@ -36,8 +39,10 @@ pub(super) struct Plan<'a> {
     pub(super) event_places: usize,
     pub(super) in_file: BTreeMap<Section, usize>,
     pub(super) odd_event_names: usize,
-    pub(super) skipped: Vec<SkippedRecord>,
+    pub(super) skipped: SkippedRecords,
     pub(super) notes: Vec<String>,
+    /// Users who were skipped.
+    skipped_users: HashSet<String>,
 }
 
 impl DataFile {
@@ -113,7 +118,7 @@ impl DataFile {
         for (name, _) in &whole.0 {
             match name.as_str() {
                 "campaigns" | "segments" | "featureFlags" | "users" | "events" => known += 1,
-                other => plan.notes.push(format!(
+                other => plan.note(format!(
                     "the file's `{}` is unknown and not imported",
                     other.escape_debug()
                 )),
@@ -161,13 +166,24 @@ impl<'a> Plan<'a> {
     }
 
     fn skip(&mut self, section: Section, pointer: &str, id: Option<String>, why: Skipped) {
-        self.skipped.push(SkippedRecord {
+        self.skipped.add(SkippedRecord {
             section,
-            pointer: format!("/{}/{pointer}", section.as_str()),
+            pointer: section.pointer(pointer),
             id,
             code: why.0,
             reason: why.1,
         });
+    }
+
+    /// Notes something, unless there are more notes than anybody reads.
+    fn note(&mut self, note: String) {
+        match self.notes.len() {
+            NOTES_MAX => self
+                .notes
+                .push("there are more notes than these".to_owned()),
+            count if count > NOTES_MAX => {}
+            _ => self.notes.push(note),
+        }
     }
 
     fn take_definitions(&mut self, section: Section, records: &[&'a RawValue]) {
@@ -175,7 +191,7 @@ impl<'a> Plan<'a> {
         let mut places: HashMap<String, usize> = HashMap::new();
         for (place, raw) in records.iter().enumerate() {
             let pointer = place.to_string();
-            let record = match definition(section, raw.get()) {
+            let record = match definition(section, place, raw.get()) {
                 Ok(record) => record,
                 Err(why) => {
                     let id = Members::of(raw.get()).and_then(|members| word(members.get("id")?));
@@ -189,7 +205,7 @@ impl<'a> Plan<'a> {
                 continue;
             }
             if let Some(note) = does_not_compile(section, &record) {
-                self.notes.push(note);
+                self.note(note);
             }
             match section {
                 Section::Campaigns => self.campaigns.push(record),
@@ -200,42 +216,34 @@ impl<'a> Plan<'a> {
 
     fn take_flags(&mut self, flags: Members<'a>) {
         self.in_file.insert(Section::FeatureFlags, flags.0.len());
+        let last = flags.last_places();
         for (place, (key, raw)) in flags.0.iter().enumerate() {
-            let named_again = flags
-                .0
-                .iter()
-                .skip(place + 1)
-                .any(|(later, _)| later == key);
-            match flag(key, raw.get()) {
-                _ if named_again => {
-                    let why = ("named_again", "a later member has the same name".to_owned());
-                    self.skip(Section::FeatureFlags, &escaped(key), Some(key.clone()), why);
-                }
+            let outcome = if last.get(key.as_str()) == Some(&place) {
+                flag(key, raw.get())
+            } else {
+                Err(named_again())
+            };
+            match outcome {
                 Ok(record) => self.flags.push(record),
-                Err(why) => {
-                    self.skip(Section::FeatureFlags, &escaped(key), Some(key.clone()), why);
-                }
+                Err(why) => self.skip(Section::FeatureFlags, key, Some(key.clone()), why),
             }
         }
     }
 
     fn take_users(&mut self, users: Members<'a>) {
         self.in_file.insert(Section::Users, users.0.len());
-        let last: HashMap<&str, usize> = users
-            .0
-            .iter()
-            .enumerate()
-            .map(|(place, (id, _))| (id.as_str(), place))
-            .collect();
+        let last = users.last_places();
         for (place, (id, raw)) in users.0.iter().enumerate() {
-            let outcome = if last.get(id.as_str()) == Some(&place) {
-                person(id, raw.get())
-            } else {
-                Err(("named_again", "a later member has the same name".to_owned()))
-            };
-            match outcome {
+            if last.get(id.as_str()) != Some(&place) {
+                self.skip(Section::Users, id, Some(id.clone()), named_again());
+                continue;
+            }
+            match person(id, raw.get()) {
                 Ok(record) => self.people.push(record),
-                Err(why) => self.skip(Section::Users, &escaped(id), Some(id.clone()), why),
+                Err(why) => {
+                    self.skipped_users.insert(id.clone());
+                    self.skip(Section::Users, id, Some(id.clone()), why);
+                }
             }
         }
     }
@@ -272,6 +280,12 @@ impl<'a> Plan<'a> {
                 continue;
             }
             places.insert(record.id.clone().into_owned(), place);
+            if self.skipped_users.contains(record.user.as_ref()) {
+                let id = record.id.clone().into_owned();
+                let why = of_skipped(&record.user);
+                self.skip(Section::Events, &pointer, Some(id), why);
+                continue;
+            }
             if is_odd_to_the_seed(&record.name) {
                 self.odd_event_names += 1;
             }
@@ -294,9 +308,15 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A name as a token of a JSON pointer.
-fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
+fn named_again() -> Skipped {
+    ("named_again", "a later member has the same name".to_owned())
+}
+
+/// Why an event of a skipped user is skipped, too: with it the user would be created without
+/// traits, and the corrected file would then conflict with that.
+pub(super) fn of_skipped(user: &str) -> Skipped {
+    let reason = format!("{} is skipped", Section::Users.pointer(user));
+    ("user_skipped", reason)
 }
 
 fn taken(section: Section, first: usize) -> Skipped {
@@ -319,5 +339,18 @@ mod tests {
             assert_eq!(file.text, "{\"events\": []}");
             assert_eq!(file.text.as_ptr(), place, "it is not copied");
         }
+    }
+    #[test]
+    fn of_many_skipped_records_the_first_are_listed_and_all_are_counted() {
+        let flags: Vec<String> = (0..12_000).map(|n| format!("\"f{n}\": 1")).collect();
+        let text = format!("{{\"featureFlags\": {{{}}}}}", flags.join(","));
+        let file = DataFile::from_bytes("x", "x", text.into_bytes()).expect("a text");
+        let plan = file.plan().expect("an object");
+        assert_eq!(plan.skipped.listed.len(), 10_000);
+        assert_eq!(plan.skipped.by_code.get("not_an_object"), Some(&12_000));
+        assert_eq!(
+            plan.skipped.by_section.get(&Section::FeatureFlags),
+            Some(&12_000)
+        );
     }
 }

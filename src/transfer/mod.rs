@@ -8,7 +8,8 @@
 //! # What becomes of the records
 //! - Nothing that exists is overwritten. A row of the same id with the same content counts as
 //!   present; with other content it is a *conflict*, which is listed.
-//! - A record that cannot be kept is *skipped* and listed with its reason.
+//! - A record that cannot be kept is *skipped* and listed with its reason. The events of a skipped
+//!   user are skipped, too: user and events come with the corrected file.
 //! - Events keep their ids as row ids where these are UUIDs; otherwise, and where another project
 //!   has the id, the row id is a UUIDv5 of project and id, and the original is kept as message id.
 //! - The id of an event is claimed as a message id, so a client that sends it again within the
@@ -29,12 +30,15 @@ mod strays;
 mod text;
 mod verify;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use diesel::PgConnection;
 
 use crate::model::ProjectId;
-use crate::store::partitions;
+use crate::store::{is_refused_data, partitions};
+
+use record::{EventRecord, PersonRecord};
 
 pub use file::DataFile;
 pub use report::{Conflict, Report, Section, Skipped, SkippedRecord, Tally, Verification};
@@ -42,6 +46,9 @@ pub use rollback::{RollbackReport, rollback};
 
 /// How many records one transaction writes.
 const BATCH_RECORDS: usize = 1_000;
+
+/// How many bytes of records, unless a single one has more.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// The largest file, in bytes. It is held in memory.
 const FILE_BYTES_MAX: u64 = 2 << 30;
@@ -162,7 +169,7 @@ fn import_locked(
     mode: Mode,
     progress: Progress<'_>,
 ) -> Result<Report, TransferError> {
-    let plan = file.plan()?;
+    let mut plan = file.plan()?;
     let run = match mode {
         Mode::Import => runs::begin(connection, project, file)?,
         Mode::DryRun => runs::peek(connection, project, file)?,
@@ -181,18 +188,48 @@ fn import_locked(
     definitions::load(connection, &run, &plan, mode, &mut report)?;
     done += plan.campaigns.len() + plan.segments.len() + plan.flags.len();
     progress(done, total);
-    for batch in plan.people.chunks(BATCH_RECORDS) {
-        people::load(connection, &run, batch, mode, &mut report)?;
+    let mut refused = HashSet::new();
+    for batch in batches(&plan.people, PersonRecord::bytes) {
+        let mut load =
+            |report: &mut Report, part: &[_]| people::load(connection, &run, part, mode, report);
+        by_halves(
+            batch,
+            &mut report,
+            &mut load,
+            &mut |report, person, error| {
+                let id = person.identity.value();
+                report.refuse(Section::Users, id, id, error);
+                refused.insert(id.to_owned());
+            },
+        )?;
         done += batch.len();
         progress(done, total);
     }
-    for batch in plan.events.chunks(BATCH_RECORDS) {
-        events::load(connection, &run, batch, mode, &mut report)?;
+    plan.events.retain(|event| {
+        let is_kept = !refused.contains(event.user.as_ref());
+        if !is_kept {
+            let why = file::of_skipped(&event.user);
+            report.skip(Section::Events, &event.place.to_string(), &event.id, why);
+            done += 1;
+        }
+        is_kept
+    });
+    for batch in batches(&plan.events, EventRecord::bytes) {
+        let mut load =
+            |report: &mut Report, part: &[_]| events::load(connection, &run, part, mode, report);
+        by_halves(
+            batch,
+            &mut report,
+            &mut load,
+            &mut |report, event, error| {
+                report.refuse(Section::Events, &event.place.to_string(), &event.id, error);
+            },
+        )?;
         done += batch.len();
         progress(done, total);
     }
     if mode == Mode::Import {
-        report.verification = verify::verify(connection, &run, &plan, &report)?;
+        verify::verify(connection, &run, &plan, &mut report)?;
         runs::finish(connection, &run, report.verified())?;
         if report.created() > 0 {
             runs::announce_people(connection, project)?;
@@ -205,4 +242,58 @@ fn import_locked(
         );
     }
     Ok(report)
+}
+
+/// The records in parts that one transaction writes each.
+fn batches<T>(records: &[T], bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut bytes = 0_usize;
+        let fits = |record: &&T| {
+            bytes = bytes.saturating_add(bytes_of(record));
+            bytes <= BATCH_BYTES
+        };
+        let count = rest.iter().take(BATCH_RECORDS).take_while(fits).count();
+        let (batch, others) = rest.split_at_checked(count.max(1))?;
+        rest = others;
+        Some(batch)
+    })
+}
+
+/// Does the work on a batch. Where the database cannot hold some of it, on its halves, until what it
+/// refuses stands alone. Work that fails leaves the report as it was.
+fn by_halves<T>(
+    batch: &[T],
+    report: &mut Report,
+    work: &mut impl FnMut(&mut Report, &[T]) -> Result<(), TransferError>,
+    refuse: &mut impl FnMut(&mut Report, &T, &diesel::result::Error),
+) -> Result<(), TransferError> {
+    match (work(report, batch), batch) {
+        (Err(TransferError::Database(error)), [record]) if is_refused_data(&error) => {
+            refuse(report, record, &error);
+            Ok(())
+        }
+        (Err(TransferError::Database(error)), _) if is_refused_data(&error) => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            by_halves(first, report, work, refuse)?;
+            by_halves(second, report, work, refuse)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_by_records_and_by_bytes() {
+        let sizes = |records: &[usize]| -> Vec<usize> {
+            batches(records, |bytes| *bytes).map(<[_]>::len).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 2_500]), [1_000, 1_000, 500]);
+        let half = BATCH_BYTES / 2;
+        assert_eq!(sizes(&[half, half, 1, usize::MAX, 1, 1]), [2, 1, 1, 2]);
+    }
 }

@@ -70,7 +70,10 @@ fn standings(
     batch: &[PersonRecord<'_>],
 ) -> QueryResult<Vec<Standing>> {
     let ids: Vec<&str> = batch.iter().map(|record| record.identity.value()).collect();
-    let traits: Vec<Option<&str>> = batch.iter().map(|record| record.traits).collect();
+    let traits: Vec<Option<&str>> = batch
+        .iter()
+        .map(|record| record.traits.as_deref())
+        .collect();
     // As text, which is how the verification compares: equal numbers may be written otherwise.
     sql_query(
         "SELECT i.person_id IS NOT NULL AS found, \
@@ -110,7 +113,7 @@ fn create(
         .collect();
     let traits: Vec<&str> = absent
         .iter()
-        .map(|record| record.traits.unwrap_or("{}"))
+        .map(|record| record.traits.as_deref().unwrap_or("{}"))
         .collect();
     let first_seen: Vec<DateTime<Utc>> = absent.iter().map(|record| span(record).0).collect();
     let last_seen: Vec<DateTime<Utc>> = absent.iter().map(|record| span(record).1).collect();

@@ -8,15 +8,23 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::report::{Section, Skipped};
-use super::text::{Members, has_nul, is_shallow};
+use super::text::{Members, is_shallow, without_nul};
 use crate::matcher::{Campaign, CampaignRow};
 use crate::model::{CampaignId, EventName, Identity, SegmentId};
 use crate::rules::Limits;
 use crate::segments::Segment;
 
+/// The largest record, in bytes. Postgres takes no message of more than 1 GiB.
+const RECORD_BYTES_MAX: usize = 128 << 20;
+
+/// How a record is called where something is wrong with all of it.
+const THE_RECORD: &str = "the record is";
+
 /// A campaign or segment as it will be stored.
 #[derive(Debug)]
 pub(super) struct DefinitionRecord {
+    /// Its place among all of its kind in the file.
+    pub(super) place: usize,
     pub(super) id: String,
     pub(super) name: String,
     pub(super) status: Option<String>,
@@ -40,7 +48,7 @@ pub(super) struct FlagRecord<'a> {
 pub(super) struct PersonRecord<'a> {
     pub(super) identity: Identity,
     /// An object; nothing for somebody whom only events mention.
-    pub(super) traits: Option<&'a str>,
+    pub(super) traits: Option<Cow<'a, str>>,
     /// The span of time the file knows of.
     pub(super) seen: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
@@ -58,6 +66,11 @@ pub(super) struct EventRecord<'a> {
 }
 
 impl PersonRecord<'_> {
+    /// How much of it goes to the database, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.identity.value().len() + self.traits.as_deref().map_or(0, str::len)
+    }
+
     /// Widens the span of time the file knows of.
     pub(super) fn see(&mut self, at: DateTime<Utc>) {
         self.seen = Some(match self.seen {
@@ -65,6 +78,31 @@ impl PersonRecord<'_> {
             Some((first, last)) => (first.min(at), last.max(at)),
         });
     }
+}
+
+impl EventRecord<'_> {
+    /// How much of it goes to the database, about.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = self.id.len() + self.user.len() + self.name.len();
+        texts + self.properties.map_or(0, str::len)
+    }
+}
+
+/// The members of a record, or of what is called otherwise.
+fn object<'a>(json: &'a str, what: &str) -> Result<Members<'a>, Skipped> {
+    if json.len() > RECORD_BYTES_MAX {
+        return Err(("too_large", format!("{what} larger than 128 MiB")));
+    }
+    Members::of(json).ok_or_else(|| ("not_an_object", format!("{what} not an object")))
+}
+
+/// Checks that JSON of bounded depth can be read again.
+fn readable(json: &str) -> Result<(), Skipped> {
+    let mut parser = serde_json::Deserializer::from_str(json);
+    parser.disable_recursion_limit();
+    Value::deserialize(&mut parser)
+        .map(drop)
+        .map_err(|reason| ("unreadable", reason.to_string()))
 }
 
 fn invalid(field: &str, reason: impl std::fmt::Display) -> Skipped {
@@ -128,9 +166,12 @@ fn optional_time(members: &Members<'_>, name: &str) -> Result<Option<DateTime<Ut
     }
 }
 
-pub(super) fn definition(section: Section, json: &str) -> Result<DefinitionRecord, Skipped> {
-    let members =
-        Members::of(json).ok_or(("not_an_object", "the record is not an object".to_owned()))?;
+pub(super) fn definition(
+    section: Section,
+    place: usize,
+    json: &str,
+) -> Result<DefinitionRecord, Skipped> {
+    let members = object(json, THE_RECORD)?;
     let id = members
         .get("id")
         .and_then(word)
@@ -144,6 +185,7 @@ pub(super) fn definition(section: Section, json: &str) -> Result<DefinitionRecor
     serde_json::from_str::<Value>(json).map_err(|reason| ("unreadable", reason.to_string()))?;
     let name = optional_text(&members, "name")?.filter(|name| !name.trim().is_empty());
     let mut record = DefinitionRecord {
+        place,
         name: name.ok_or_else(|| invalid("name", "it is missing"))?,
         status: None,
         trigger: None,
@@ -198,8 +240,7 @@ pub(super) fn flag<'a>(key: &str, json: &'a str) -> Result<FlagRecord<'a>, Skipp
     if !(1..=255).contains(&count) || key.contains('\0') {
         return Err(invalid("key", "it must have 1 to 255 characters"));
     }
-    let members =
-        Members::of(json).ok_or(("not_an_object", "the record is not an object".to_owned()))?;
+    let members = object(json, THE_RECORD)?;
     let enabled = match members.get("enabled") {
         None => true,
         Some(json) => serde_json::from_str::<bool>(json)
@@ -211,9 +252,7 @@ pub(super) fn flag<'a>(key: &str, json: &'a str) -> Result<FlagRecord<'a>, Skipp
             return Err(invalid("value", "it is nested too deep"));
         }
         // What is stored is read again with all flags of the project, so it has to be readable.
-        let mut parser = serde_json::Deserializer::from_str(value);
-        parser.disable_recursion_limit();
-        Value::deserialize(&mut parser).map_err(|reason| ("unreadable", reason.to_string()))?;
+        readable(value)?;
     }
     Ok(FlagRecord {
         key: key.to_owned(),
@@ -224,16 +263,14 @@ pub(super) fn flag<'a>(key: &str, json: &'a str) -> Result<FlagRecord<'a>, Skipp
 
 pub(super) fn person<'a>(id: &str, json: &'a str) -> Result<PersonRecord<'a>, Skipped> {
     let identity = Identity::user(id).map_err(|reason| invalid("id", reason))?;
-    let members =
-        Members::of(json).ok_or(("not_an_object", "the traits are not an object".to_owned()))?;
-    serde_json::from_str::<Value>(json).map_err(|reason| ("unreadable", reason.to_string()))?;
-    if has_nul(json) {
-        let reason = "the traits hold \\u0000, which the database cannot keep";
-        return Err(("holds_nul", reason.to_owned()));
+    let members = object(json, "the traits are")?;
+    if !is_shallow(json) {
+        return Err(invalid("traits", "they are nested too deep"));
     }
+    readable(json)?;
     let mut record = PersonRecord {
         identity,
-        traits: Some(json),
+        traits: Some(without_nul(json).map_or(Cow::Borrowed(json), Cow::Owned)),
         seen: None,
     };
     // The seed notes there when it heard of the user last.
@@ -244,8 +281,7 @@ pub(super) fn person<'a>(id: &str, json: &'a str) -> Result<PersonRecord<'a>, Sk
 }
 
 pub(super) fn event(place: usize, json: &str) -> Result<(EventRecord<'_>, Identity), Skipped> {
-    let members =
-        Members::of(json).ok_or(("not_an_object", "the record is not an object".to_owned()))?;
+    let members = object(json, THE_RECORD)?;
     let field = |name| {
         members
             .get(name)

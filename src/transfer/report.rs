@@ -1,6 +1,6 @@
 //! What an import did, or would do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::Mode;
 use super::file::{DataFile, Plan};
 use super::runs::Run;
+
+/// How many skipped records of one reason are listed. The others are counted.
+const LISTED_OF_A_CODE_MAX: usize = 10_000;
 
 /// A part of the file, and the table it goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -35,6 +38,14 @@ impl Section {
             Self::Users => "users",
             Self::Events => "events",
         }
+    }
+}
+
+impl Section {
+    /// JSON pointer to one of its records, by its place or its name.
+    pub(super) fn pointer(self, record: &str) -> String {
+        let token = record.replace('~', "~0").replace('/', "~1");
+        format!("/{}/{token}", self.as_str())
     }
 }
 
@@ -69,6 +80,34 @@ pub struct SkippedRecord {
     pub code: &'static str,
     /// Why, in words.
     pub reason: String,
+}
+
+/// The records that were not imported: the first of each reason, and how many there are of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SkippedRecords {
+    pub(super) listed: Vec<SkippedRecord>,
+    pub(super) by_code: BTreeMap<&'static str, usize>,
+    pub(super) by_section: BTreeMap<Section, usize>,
+}
+
+impl SkippedRecords {
+    pub(super) fn add(&mut self, record: SkippedRecord) {
+        *self.by_section.entry(record.section).or_default() += 1;
+        add_skipped(&mut self.listed, &mut self.by_code, record);
+    }
+}
+
+/// Counts a record, and lists it if it is among the first of its reason.
+fn add_skipped(
+    listed: &mut Vec<SkippedRecord>,
+    by_code: &mut BTreeMap<&'static str, usize>,
+    record: SkippedRecord,
+) {
+    let count = by_code.entry(record.code).or_default();
+    *count += 1;
+    if *count <= LISTED_OF_A_CODE_MAX {
+        listed.push(record);
+    }
 }
 
 /// A record whose id exists with other content.
@@ -119,12 +158,17 @@ pub struct Report {
     pub odd_event_names: usize,
     /// Things worth knowing that keep no record out.
     pub notes: Vec<String>,
-    /// Records that were not imported.
+    /// Records that were not imported; of each reason the first 10,000.
     pub skipped: Vec<SkippedRecord>,
+    /// How many records were not imported for each reason, listed or not.
+    pub skipped_by_code: BTreeMap<&'static str, usize>,
     /// Records whose id exists with other content.
     pub conflicts: Vec<Conflict>,
     /// The comparison at the end; empty in a dry run.
     pub verification: Vec<Verification>,
+    /// Of what the file says of these the database rightly holds something else, or nothing.
+    #[serde(skip)]
+    pub(super) left_out: HashSet<(Section, String)>,
 }
 
 impl Report {
@@ -140,8 +184,8 @@ impl Report {
                 (*section, tally)
             })
             .collect();
-        for skipped in &plan.skipped {
-            tallies.entry(skipped.section).or_default().skipped += 1;
+        for (section, skipped) in &plan.skipped.by_section {
+            tallies.entry(*section).or_default().skipped = *skipped;
         }
         Self {
             dry_run: mode == Mode::DryRun,
@@ -151,9 +195,11 @@ impl Report {
             tallies,
             odd_event_names: plan.odd_event_names,
             notes: plan.notes.clone(),
-            skipped: plan.skipped.clone(),
+            skipped: plan.skipped.listed.clone(),
+            skipped_by_code: plan.skipped.by_code.clone(),
             conflicts: Vec::new(),
             verification: Vec::new(),
+            left_out: HashSet::new(),
         }
     }
 
@@ -177,20 +223,36 @@ impl Report {
 
     pub(super) fn conflict(&mut self, section: Section, id: &str) {
         self.tallies.entry(section).or_default().conflicts += 1;
+        self.left_out.insert((section, id.to_owned()));
         self.conflicts.push(Conflict {
             section,
             id: id.to_owned(),
         });
     }
 
-    pub(super) fn skip(&mut self, section: Section, pointer: String, id: &str, why: Skipped) {
+    /// Skips a record that looked good.
+    pub(super) fn skip(&mut self, section: Section, pointer: &str, id: &str, why: Skipped) {
         self.tallies.entry(section).or_default().skipped += 1;
-        self.skipped.push(SkippedRecord {
+        self.left_out.insert((section, id.to_owned()));
+        let record = SkippedRecord {
             section,
-            pointer,
+            pointer: section.pointer(pointer),
             id: Some(id.to_owned()),
             code: why.0,
             reason: why.1,
-        });
+        };
+        add_skipped(&mut self.skipped, &mut self.skipped_by_code, record);
+    }
+
+    /// Skips a record that the database cannot hold.
+    pub(super) fn refuse(
+        &mut self,
+        section: Section,
+        pointer: &str,
+        id: &str,
+        error: &diesel::result::Error,
+    ) {
+        let why = ("refused", format!("the database refuses it: {error}"));
+        self.skip(section, pointer, id, why);
     }
 }

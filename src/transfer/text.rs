@@ -1,5 +1,7 @@
 //! Looking at JSON text without building it.
 
+use std::collections::HashMap;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -45,15 +47,20 @@ impl<'a> Members<'a> {
             .map(|(_, value)| value.get())
     }
 
+    /// Where each name is last.
+    pub(super) fn last_places(&self) -> HashMap<&str, usize> {
+        let members = self.0.iter().enumerate();
+        members
+            .map(|(place, (name, _))| (name.as_str(), place))
+            .collect()
+    }
+
     /// The object without some members, as text; of members named twice the last.
     pub(super) fn without(&self, names: &[&str]) -> String {
         let mut text = String::from("{");
+        let last = self.last_places();
         for (place, (name, value)) in self.0.iter().enumerate() {
-            let named_again = self
-                .0
-                .iter()
-                .skip(place + 1)
-                .any(|(later, _)| later == name);
+            let named_again = last.get(name.as_str()) != Some(&place);
             if named_again || names.contains(&name.as_str()) {
                 continue;
             }
@@ -90,9 +97,11 @@ pub(super) fn is_shallow(json: &str) -> bool {
     true
 }
 
-/// Whether a string of the text holds the escape of the character that Postgres cannot keep.
-pub(super) fn has_nul(json: &str) -> bool {
-    escapes(json).any(|(_, code)| code == 0)
+/// The text with the character that Postgres' `jsonb` cannot keep replaced by U+FFFD, as the traits
+/// of an identify are kept. Nothing when it is not there.
+pub(super) fn without_nul(json: &str) -> Option<String> {
+    let nul = escapes(json).filter_map(|(at, code)| (code == 0).then_some(at));
+    replaced(json, nul.collect())
 }
 
 /// The text with lone surrogates, which Node writes and nobody can read, replaced by U+FFFD.
@@ -113,12 +122,17 @@ pub(super) fn without_lone_surrogates(json: &str) -> Option<String> {
         }
     }
     lone.extend(high);
-    if lone.is_empty() {
+    replaced(json, lone)
+}
+
+/// The text with the escapes that begin at these places replaced; nothing when there are none.
+fn replaced(json: &str, places: Vec<usize>) -> Option<String> {
+    if places.is_empty() {
         return None;
     }
     let mut out = String::with_capacity(json.len());
     let mut from = 0;
-    for at in lone {
+    for at in places {
         out.push_str(json.get(from..at).unwrap_or_default());
         out.push_str("\\ufffd");
         from = at + 6;
@@ -177,9 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn nul_is_found_as_an_escape_only() {
-        assert!(has_nul(r#"{"a":"\u0000"}"#));
-        assert!(!has_nul(r#"{"a":"\\u0000"}"#));
+    fn nul_is_replaced_where_it_is_an_escape() {
+        let replaced = without_nul(r#"{"a\u0000":"\u0000b"}"#);
+        assert_eq!(replaced.as_deref(), Some(r#"{"a\ufffd":"\ufffdb"}"#));
+        assert_eq!(without_nul(r#"{"a":"\\u0000"}"#), None);
     }
 
     #[test]

@@ -255,7 +255,7 @@ fn retention_and_import_speak_json_and_import_has_an_exit_code_of_its_own() {
     assert_eq!(json_of(&imported)["tallies"]["events"]["created"], 4);
     let text = run(&database, &["import", file]);
     assert!(
-        out(&text).contains("skipped /users/nul (id nul)"),
+        out(&text).contains("skipped /users/list (id list)"),
         "{}",
         out(&text)
     );
