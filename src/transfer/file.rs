@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::value::RawValue;
@@ -52,11 +53,12 @@ impl DataFile {
             path: shown.clone(),
             reason,
         };
-        let size = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
-        if size.len() > FILE_BYTES_MAX {
-            return Err(unreadable("it is larger than 2 GiB".to_owned()));
-        }
-        let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let failed = |error: std::io::Error| unreadable(error.to_string());
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let bytes = read_bounded(file, size, FILE_BYTES_MAX)
+            .map_err(failed)?
+            .ok_or_else(|| unreadable("it is larger than 2 GiB".to_owned()))?;
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
@@ -139,6 +141,17 @@ impl DataFile {
         plan.take_events(&array("events")?);
         Ok(plan)
     }
+}
+
+/// The bytes of a file that says to be of this size; nothing when there are more than the most. A
+/// pipe says nothing of its size.
+fn read_bounded(file: impl Read, size: u64, most: u64) -> std::io::Result<Option<Vec<u8>>> {
+    if size > most {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size + 1).unwrap_or_default());
+    let read = file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok((u64::try_from(read).is_ok_and(|read| read <= most)).then_some(bytes))
 }
 
 fn array<'a>(whole: &Members<'a>, name: &str) -> Result<Vec<&'a RawValue>, &'static str> {
@@ -340,6 +353,14 @@ mod tests {
             assert_eq!(file.text.as_ptr(), place, "it is not copied");
         }
     }
+    #[test]
+    fn what_does_not_tell_its_size_is_read_up_to_the_most() {
+        let read = |size, most| read_bounded(std::io::repeat(b' ').take(8), size, most);
+        assert_eq!(read(0, 8).expect("spaces"), Some(vec![b' '; 8]));
+        assert_eq!(read(0, 7).expect("spaces"), None);
+        assert_eq!(read(9, 8).expect("spaces"), None);
+    }
+
     #[test]
     fn of_many_skipped_records_the_first_are_listed_and_all_are_counted() {
         let flags: Vec<String> = (0..12_000).map(|n| format!("\"f{n}\": 1")).collect();
