@@ -68,7 +68,7 @@ fn import(config: &Config, arguments: &ImportArgs, path: &Path) -> Outcome {
     } else {
         Mode::Import
     };
-    let file = transfer::read(path)?;
+    let file = transfer::read(path)?.with_traits_bytes_max(config.limit_traits_bytes);
     let database = Database::for_command(config)?;
     let mut connection = database.connect_migrated()?;
     let project = keys::find_project(&mut connection, &arguments.project)?;

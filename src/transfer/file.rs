@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +16,7 @@ use super::record::{
 use super::report::{Section, Skipped, SkippedRecord, SkippedRecords};
 use super::text::{Members, without_lone_surrogates};
 use super::{FILE_BYTES_MAX, TransferError};
+use crate::model::parse_object;
 
 /// How many notes there are of a file.
 const NOTES_MAX: usize = 1_000;
@@ -26,6 +28,7 @@ pub struct DataFile {
     name: String,
     text: String,
     sha256: [u8; 32],
+    traits_bytes_max: usize,
 }
 
 /// The good records, and what is wrong with the others.
@@ -87,7 +90,17 @@ impl DataFile {
             name: name.to_owned(),
             text,
             sha256,
+            traits_bytes_max: usize::MAX,
         })
+    }
+
+    /// The file for a server that lets somebody have so many bytes of traits: those with more are
+    /// imported and noted.
+    pub fn with_traits_bytes_max(self, traits_bytes_max: usize) -> Self {
+        Self {
+            traits_bytes_max,
+            ..self
+        }
     }
 
     /// The file's name without its folder.
@@ -139,6 +152,7 @@ impl DataFile {
         plan.take_flags(object("featureFlags")?);
         plan.take_users(object("users")?);
         plan.take_events(&array("events")?);
+        plan.note_outgrown(self.traits_bytes_max);
         Ok(plan)
     }
 }
@@ -261,6 +275,25 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Notes who has more traits than a server lets somebody have.
+    fn note_outgrown(&mut self, bytes_max: usize) {
+        let mut outgrown = self.people.iter().filter(|person| {
+            let traits = person.traits.as_deref().unwrap_or_default();
+            // A server counts without the spaces between.
+            traits.len() > bytes_max && compact_bytes(traits) > bytes_max
+        });
+        let Some(first) = outgrown.next() else {
+            return;
+        };
+        let note = format!(
+            "{} user(s), of whom {} is the first, have more than {bytes_max} bytes of traits \
+             (limit_traits_bytes): they are imported, but a server refuses each change of these traits",
+            1 + outgrown.count(),
+            first.identity.value().escape_debug()
+        );
+        self.note(note);
+    }
+
     /// Takes the events, and with them the people whom only events mention.
     fn take_events(&mut self, records: &[&'a RawValue]) {
         self.in_file.insert(Section::Events, records.len());
@@ -321,6 +354,11 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// How long the text of an object of bounded depth is without the spaces between.
+fn compact_bytes(json: &str) -> usize {
+    Value::Object(parse_object(json)).to_string().len()
+}
+
 fn named_again() -> Skipped {
     ("named_again", "a later member has the same name".to_owned())
 }
@@ -372,6 +410,21 @@ mod tests {
         assert_eq!(
             plan.skipped.by_section.get(&Section::FeatureFlags),
             Some(&12_000)
+        );
+    }
+
+    #[test]
+    fn who_has_more_traits_than_a_server_lets_them_is_noted() {
+        let text = r#"{"users": {"big": {"a": "0123456789"}, "spaced": {"a":           1}}}"#;
+        let file = DataFile::from_bytes("x", "x", text.into()).expect("a text");
+        assert!(file.plan().expect("an object").notes.is_empty());
+        let file = file.with_traits_bytes_max(16);
+        let notes = file.plan().expect("an object").notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(
+            notes
+                .concat()
+                .starts_with("1 user(s), of whom big is the first")
         );
     }
 }
