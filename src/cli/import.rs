@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::transfer::{self, Mode, Report, RollbackReport};
@@ -23,8 +24,11 @@ const LISTED_MAX: usize = 20;
   beckon import --rollback 1
 
 Importing a file twice gives the same rows, and so does running an import again that was killed.
-Nothing that exists is overwritten: what differs is listed as a conflict. The exit code is 3 when
-the verification at the end finds that the database does not hold what the file says.
+Nothing that exists is overwritten: what differs is listed as a conflict. What cannot be kept is
+skipped and listed, and so are the events of a skipped user: both come with the corrected file. The
+exit code is 3 when the verification at the end finds that the database does not hold what the file
+says. A file whose import is older than the project keeps events is refused until that import is
+rolled back.
 
 A rollback takes out the rows a run created. It keeps and lists those that were changed since
 (unless --force is given) and people with later events.")]
@@ -82,14 +86,7 @@ fn import(config: &Config, arguments: &ImportArgs, path: &Path) -> Outcome {
     let report = outcome?;
     drop(connection);
     database.stop()?;
-    if let Some(path) = &arguments.report {
-        write_report(path, &report)?;
-    }
-    if arguments.json {
-        output::json(&report);
-    } else {
-        print(&report);
-    }
+    tell(arguments, &report, print)?;
     Ok(if report.verified() {
         Exit::Done
     } else {
@@ -112,7 +109,25 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn write_report(path: &Path, report: &Report) -> Result<(), Failure> {
+/// Prints the report and writes it where it was asked for. What is done is done, so it is told even
+/// if the file cannot be written.
+fn tell<R: Serialize>(
+    arguments: &ImportArgs,
+    report: &R,
+    print: impl FnOnce(&R),
+) -> Result<(), Failure> {
+    if arguments.json {
+        output::json(report);
+    } else {
+        print(report);
+    }
+    match &arguments.report {
+        Some(path) => write_report(path, report),
+        None => Ok(()),
+    }
+}
+
+fn write_report(path: &Path, report: &impl Serialize) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(format!("{} cannot be written: {error}", path.display()))
     };
@@ -139,9 +154,12 @@ fn print(report: &Report) {
             report.odd_event_names
         ));
     }
-    for note in report.notes.iter().take(LISTED_MAX) {
-        output::line(format_args!("note: {}", output::printable(note)));
-    }
+    let notes: Vec<String> = report
+        .notes
+        .iter()
+        .map(|note| format!("note: {note}"))
+        .collect();
+    list(&notes);
     let skipped: Vec<String> = report
         .skipped
         .iter()
@@ -151,6 +169,13 @@ fn print(report: &Report) {
         })
         .collect();
     list(&skipped);
+    let unlisted = report.skipped_by_code.values().sum::<usize>();
+    let unlisted = unlisted.saturating_sub(skipped.len());
+    if unlisted > 0 {
+        output::line(format_args!(
+            "{unlisted} more record(s) were skipped for the same reasons; they are nowhere listed"
+        ));
+    }
     let conflicts: Vec<String> = report
         .conflicts
         .iter()
@@ -216,6 +241,12 @@ fn print_verification(report: &Report) {
             }
         ));
     }
+    if !report.verified() {
+        output::line(
+            "what is not verified may have been changed by others during the import: run it again to \
+             see",
+        );
+    }
 }
 
 /// Prints the first lines.
@@ -238,11 +269,7 @@ fn roll_back(config: &Config, arguments: &ImportArgs, run: i64) -> Outcome {
     let report = transfer::rollback(&mut connection, project, run, arguments.force)?;
     drop(connection);
     database.stop()?;
-    if arguments.json {
-        output::json(&report);
-    } else {
-        print_rollback(&report);
-    }
+    tell(arguments, &report, print_rollback)?;
     Ok(Exit::Done)
 }
 

@@ -259,8 +259,26 @@ fn retention_and_import_speak_json_and_import_has_an_exit_code_of_its_own() {
         "{}",
         out(&text)
     );
-    let undone = run(&database, &["import", "--rollback", "1", "--json"]);
+    // What is done is told even if it cannot be written down.
+    let text = run(&database, &["import", file, "--report", "/no/such/folder"]);
+    assert_eq!(text.status.code(), Some(1));
+    assert!(out(&text).contains("verified events"), "{}", out(&text));
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("rollback.json");
+    let kept_name = kept.to_str().unwrap();
+    let arguments = ["import", "--rollback", "1", "--json", "--report", kept_name];
+    let undone = run(&database, &arguments);
     assert_eq!(json_of(&undone)["events"], 4);
+    let kept: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    assert_eq!(kept, json_of(&undone));
+    let unknown: serde_json::Map<String, Value> = (0..25)
+        .map(|n| (format!("more{n}"), json!({})))
+        .chain([("events".to_owned(), json!([]))])
+        .collect();
+    let odd = folder.path().join("odd.json");
+    std::fs::write(&odd, Value::Object(unknown).to_string()).unwrap();
+    let text = out(&run(&database, &["import", odd.to_str().unwrap()]));
+    assert!(text.contains("… and 5 more"), "{text}");
     let mut connection = database.connect();
     sql::run(
         &mut connection,
