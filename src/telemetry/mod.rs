@@ -5,6 +5,8 @@
 //! Whatever a caller sent ends on its own line only in the middle of one: line ends and other
 //! control characters are escaped, so nobody can forge a log line. Lines that any caller can cause are
 //! bounded in number ([`Sparse`]).
+//!
+//! A line that cannot be written (a full disk, a terminal that is gone) is lost, and nothing else is.
 
 pub mod metrics;
 mod sparse;
@@ -25,7 +27,10 @@ pub fn start(filter: &str, format: LogFormat) {
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
     let filter = EnvFilter::builder().parse_lossy(with_quiet_framework(filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // It would tell of a line that cannot be written by a line there, and panic.
+        .log_internal_errors(false);
     // Starting twice happens in tests only, where the first one is as good.
     let _started = if json {
         builder
@@ -70,11 +75,12 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {
 struct OneLineWriter<W>(W);
 
 impl<W: Write> Write for OneLineWriter<W> {
-    /// The subscriber hands over each event in one call.
+    /// The subscriber hands over each event in one call. Whoever logs is never told of a failure:
+    /// what it does is worth more than the line.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let body = event.strip_suffix(b"\n").unwrap_or(event);
         if !body.iter().any(u8::is_ascii_control) {
-            self.0.write_all(event)?;
+            let _line_lost = self.0.write_all(event);
             return Ok(event.len());
         }
         let mut line = Vec::with_capacity(event.len() + 16);
@@ -90,12 +96,13 @@ impl<W: Write> Write for OneLineWriter<W> {
             }
         }
         line.push(b'\n');
-        self.0.write_all(&line)?;
+        let _line_lost = self.0.write_all(&line);
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        let _line_lost = self.0.flush();
+        Ok(())
     }
 }
 
@@ -111,5 +118,25 @@ mod tests {
         assert_eq!(written, event.len());
         assert_eq!(out, b"INFO name=x\\r\\nINFO forged\\x1b[31m \xc3\xa4\n");
         Ok(())
+    }
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn whoever_logs_is_not_told_that_a_line_was_lost() -> io::Result<()> {
+        for event in [&b"INFO plain\n"[..], b"INFO with\x1bescape\n"] {
+            assert_eq!(OneLineWriter(Full).write(event)?, event.len());
+        }
+        OneLineWriter(Full).flush()
     }
 }

@@ -84,6 +84,32 @@ fn show_tells_where_values_come_from_and_keeps_secrets() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_changes_nothing() {
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let run = |errors: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_beckon"))
+            .args(["ledger", "--data-dir", "/nonexistent/x"])
+            .env_clear()
+            .env("BECKON_LISTN", "a warning")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stderr(errors)
+            .output()
+            .unwrap()
+    };
+    let usual = run(Stdio::piped());
+    let said = String::from_utf8_lossy(&usual.stderr);
+    assert!(said.contains("did you mean BECKON_LISTEN"), "{said}");
+    assert_eq!(usual.status.code(), Some(1), "{said}");
+    assert_eq!(run(full().into()).status, usual.status);
+}
+
+#[test]
 fn the_example_file_is_accepted_as_it_is() {
     let (_, example, _) = beckon(&["config", "example"], &[]);
     let folder = tempfile::tempdir().unwrap();
