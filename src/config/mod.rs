@@ -7,6 +7,7 @@
 //! [`VARIABLES`] documents every setting. A [`Config`] is good: whoever holds one need not check
 //! it again.
 
+mod connection;
 mod file;
 mod parse;
 mod variables;
@@ -456,7 +457,7 @@ impl Checker<'_> {
 
 /// A database URL or connection string without its password.
 pub fn redact_url(url: &str) -> String {
-    parse::redact_url(url)
+    connection::redacted(url)
 }
 
 /// The whole list as a file whose lines are comments, ready to be edited.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use chrono::DateTime;
 
-use super::{CorsOrigins, LogFormat, MetricsSetting, Mode};
+use super::{CorsOrigins, LogFormat, MetricsSetting, Mode, connection};
 
 /// The shortest key outside the demo, in characters.
 const KEY_CHARS_MIN: usize = 16;
@@ -39,14 +39,18 @@ pub(super) fn database_url(text: &str) -> Result<Option<String>, String> {
     }
     let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
     let is_pairs = !text.contains("://") && text.contains('=');
-    if is_url || is_pairs {
-        return Ok(Some(text.to_owned()));
+    if !is_url && !is_pairs {
+        return Err(
+            "it is neither a URL (postgres://user:password@host:5432/database) nor a libpq \
+             connection string (host=… dbname=…)"
+                .to_owned(),
+        );
     }
-    Err(
-        "it is neither a URL (postgres://user:password@host:5432/database) nor a libpq connection \
-         string (host=… dbname=…)"
-            .to_owned(),
-    )
+    // libpq would say what it took for a host or a name, which is a piece of the password.
+    match connection::misread(text) {
+        Some(reason) => Err(reason.to_owned()),
+        None => Ok(Some(text.to_owned())),
+    }
 }
 
 pub(super) fn key(text: &str, mode: Mode) -> Result<Option<String>, String> {
@@ -282,68 +286,4 @@ fn distance(left: &str, right: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or_default()
-}
-
-pub(super) fn redact_url(url: &str) -> String {
-    let mut text = url.to_owned();
-    if let Some((scheme, rest)) = url.split_once("://") {
-        let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, tail) = rest.split_at(authority_end);
-        // The last @ ends the user's part: a password may hold one that was not escaped.
-        if let Some((user, host)) = authority.rsplit_once('@') {
-            let user = user
-                .split_once(':')
-                .map_or(user.to_owned(), |(name, _)| format!("{name}:[redacted]"));
-            text = format!("{scheme}://{user}@{host}{tail}");
-        }
-    }
-    for word in ["password", "sslpassword"] {
-        text = redact_pair(&text, word);
-    }
-    text
-}
-
-/// Replaces the value of `word=value`, which ends at a space or `&`, or is in single quotes.
-fn redact_pair(text: &str, word: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(word) {
-        let (before, from) = rest.split_at(at);
-        let after = from.get(word.len()..).unwrap_or_default();
-        let is_name_start = before
-            .chars()
-            .next_back()
-            .is_none_or(|c| !c.is_ascii_alphanumeric());
-        let value = after.trim_start();
-        out.push_str(before);
-        out.push_str(word);
-        rest = after;
-        if let Some(value) = value.strip_prefix('=').filter(|_| is_name_start) {
-            let value = value.trim_start();
-            out.push_str("=[redacted]");
-            rest = match value.strip_prefix('\'') {
-                Some(quoted) => after_quote(quoted),
-                None => value
-                    .find([' ', '&'])
-                    .and_then(|end| value.get(end..))
-                    .unwrap_or_default(),
-            };
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// What follows the quote that ends a quoted value; a backslash hides the next character.
-fn after_quote(quoted: &str) -> &str {
-    let mut escaped = false;
-    for (at, c) in quoted.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '\'' => return quoted.get(at + 1..).unwrap_or_default(),
-            _ => {}
-        }
-    }
-    ""
 }

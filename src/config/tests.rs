@@ -204,8 +204,80 @@ fn passwords_are_found_wherever_a_connection_string_keeps_them() {
             "host=h sslpassword=[redacted] x=y",
         ),
         ("passwordless=yes", "passwordless=yes"),
+        (
+            "postgres://me:hunt/er2@h:5432/d",
+            "postgres://me:[redacted]@h:5432/d",
+        ),
+        ("postgres://me:hunt?er2@h/d", "postgres://me:[redacted]@h/d"),
+        (
+            "postgres://me:hunt?password=er2@h/d",
+            "postgres://me:[redacted]?password=[redacted]",
+        ),
+        (
+            "postgres://h/d?host=x:1&password=a@b&x=y",
+            "postgres://h/d?host=x:1&password=[redacted]&x=y",
+        ),
+        (
+            "postgres://u@h/d?password=a b&x=y",
+            "postgres://u@h/d?password=[redacted]&x=y",
+        ),
+        (
+            "postgres://h:5432/d?options=-cx",
+            "postgres://h:5432/d?options=-cx",
+        ),
+        (
+            "host=h password=abc&hunter2 dbname=d",
+            "host=h password=[redacted] dbname=d",
+        ),
+        (
+            r"host=h password=abc\ hunter2 dbname=d",
+            "host=h password=[redacted] dbname=d",
+        ),
+        (
+            "host=h password=abc\thost=x",
+            "host=h password=[redacted]\thost=x",
+        ),
+        (
+            "host=h password=a://b dbname=d",
+            "host=h password=[redacted] dbname=d",
+        ),
+        (
+            r"application_name='it\'s password=x' password=y",
+            r"application_name='it\'s password=x' password=[redacted]",
+        ),
+        // A space that was not escaped: who knows where the password ends.
+        (
+            "host=h password=abc hunter2 dbname=d",
+            "host=h password=[redacted] [redacted]",
+        ),
+        ("host=h password='abc hunter2", "host=h [redacted]"),
+        ("hunter2", "[redacted]"),
     ] {
         assert_eq!(redact_url(url), redacted);
+    }
+}
+
+#[test]
+fn a_connection_string_that_libpq_would_misread_is_refused_without_a_word_of_it() {
+    for url in [
+        "postgres://me:hunt/er2@h:5432/d",
+        "postgres://me:hunt?er2@h/d",
+        "postgres://me:hunt@er2@h/d",
+        "host=h password=abc hunter2",
+        "host=h password='hunter2",
+    ] {
+        let refused = errors(&[("DATABASE_URL", url)]);
+        assert!(!refused.contains("hunt"), "{refused}");
+        assert!(!refused.contains("er2"), "{refused}");
+    }
+    for url in [
+        "postgres://",
+        "postgres:///d?host=/run/x&user=a@b",
+        "postgres://me:p%40%2Fw@h1:5432,h2:/d@e",
+        "postgres://me@[::1]:5432,[::2]/d",
+        "host=h password='a b' dbname = d",
+    ] {
+        assert!(check(&[("DATABASE_URL", url)]).is_ok(), "{url}");
     }
 }
 
