@@ -178,6 +178,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The environment.
     pub environment: Vec<(String, String)>,
+    /// The variables of the environment whose values are not UTF-8.
+    pub unreadable: Vec<String>,
     /// Flags: a setting's name and the text given.
     pub flags: Vec<(&'static str, String)>,
 }
@@ -199,27 +201,46 @@ const FOREIGN: [&str; 2] = ["BECKON_SERVICE_", "BECKON_PORT"];
 impl Sources {
     /// The process's own environment, with a file and flags from the command line.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
-        // A variable that is not text cannot be one of ours.
-        let environment: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
-        let named = environment
-            .iter()
-            .find(|(name, _)| name == FILE_VARIABLE)
-            .map(|(_, value)| PathBuf::from(value));
-        Self {
-            file: file.or(named),
-            environment,
+        let mut sources = Self {
+            file,
             flags,
+            ..Self::default()
+        };
+        for (name, value) in std::env::vars_os() {
+            // One whose name is not text cannot be one of ours.
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            if name == FILE_VARIABLE && !value.is_empty() {
+                // A path need not be text.
+                sources.file.get_or_insert_with(|| PathBuf::from(value));
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) if value.is_empty() => {}
+                Ok(value) => sources.environment.push((name, value)),
+                Err(_) => sources.unreadable.push(name),
+            }
         }
+        sources
     }
 
     /// Reads every source.
     ///
     /// # Errors
-    /// A file that cannot be read or has a key that is no setting.
+    /// A file that cannot be read or has a key that is no setting; a variable of the environment
+    /// that is a setting and no text.
     pub fn read(self) -> Result<Settings, ConfigErrors> {
+        let is_ours = |name: &str| name.starts_with("BECKON_") || name == "DATABASE_URL";
+        let unreadable: Vec<String> = self
+            .unreadable
+            .iter()
+            .filter(|name| is_ours(name))
+            .map(|name| format!("the value of the environment variable {name} is not UTF-8"))
+            .collect();
+        if !unreadable.is_empty() {
+            return Err(ConfigErrors(unreadable));
+        }
         let mut found: BTreeMap<&'static str, Found> = VARIABLES
             .iter()
             .map(|variable| {

@@ -17,6 +17,7 @@ fn sources(environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sour
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect(),
+        ..Sources::default()
     }
 }
 
@@ -140,6 +141,20 @@ fn a_variable_that_is_no_setting_is_a_warning_unless_kubernetes_set_it() {
           BECKON_LISTEN?)"
         ]
     );
+}
+
+#[test]
+fn a_setting_whose_value_is_no_text_is_an_error() {
+    for name in ["DATABASE_URL", "BECKON_ADMIN_KEY", "BECKON_LISTN"] {
+        let mut sources = sources(&[], &[]);
+        sources.unreadable = vec!["LS_COLORS".to_owned(), name.to_owned()];
+        let refused = sources.read().unwrap_err().to_string();
+        let expected = format!("the value of the environment variable {name} is not UTF-8");
+        assert_eq!(refused, expected);
+    }
+    let mut sources = sources(&[], &[]);
+    sources.unreadable = vec!["LS_COLORS".to_owned()];
+    assert!(sources.read().is_ok());
 }
 
 #[test]

@@ -83,6 +83,27 @@ fn show_tells_where_values_come_from_and_keeps_secrets() {
     );
 }
 
+/// Otherwise the server would start with an empty Postgres of its own.
+#[test]
+fn a_database_url_that_is_no_text_is_an_error() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_beckon"))
+        .args(["config", "check"])
+        .env_clear()
+        .env(
+            "DATABASE_URL",
+            std::ffi::OsStr::from_bytes(b"postgres://me:caf\xe9@h/d"),
+        )
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("DATABASE_URL is not UTF-8"), "{said}");
+}
+
 #[test]
 fn a_log_that_cannot_be_written_changes_nothing() {
     let full = || {
