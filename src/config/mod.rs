@@ -195,8 +195,17 @@ pub const DEFAULT_FILE: &str = "beckon.toml";
 /// The variable of the environment that names the file.
 pub const FILE_VARIABLE: &str = "BECKON_CONFIG";
 
-/// Variables that Kubernetes sets by itself for a service named `beckon`.
-const FOREIGN: [&str; 2] = ["BECKON_SERVICE_", "BECKON_PORT"];
+/// How variables begin that Kubernetes sets by itself for a service named `beckon`.
+const FOREIGN: [&str; 2] = ["BECKON_SERVICE_", "BECKON_PORT_"];
+
+/// Another of these, whose value is a URL (`tcp://10.0.0.1:8080`). Somebody who sets it to a number
+/// has taken it for a setting.
+const FOREIGN_URL: &str = "BECKON_PORT";
+
+fn is_foreign(name: &str, value: &str) -> bool {
+    FOREIGN.iter().any(|prefix| name.starts_with(prefix))
+        || (name == FOREIGN_URL && value.contains("://"))
+}
 
 impl Sources {
     /// The process's own environment, with a file and flags from the command line.
@@ -269,7 +278,7 @@ impl Sources {
                 }
                 None if env.starts_with("BECKON_")
                     && env != FILE_VARIABLE
-                    && !FOREIGN.iter().any(|prefix| env.starts_with(prefix)) =>
+                    && !is_foreign(&env, &text) =>
                 {
                     warnings.push(format!(
                         "the environment variable {env} is no setting of Beckon{}",

@@ -126,6 +126,7 @@ fn a_variable_that_is_no_setting_is_a_warning_unless_kubernetes_set_it() {
     let settings = sources(
         &[
             ("BECKON_LISTN", "x"),
+            ("BECKON_PORT", "tcp://10.0.0.1:8080"),
             ("BECKON_PORT_8080_TCP", "x"),
             ("BECKON_SERVICE_HOST", "x"),
             ("HOME", "x"),
@@ -141,6 +142,15 @@ fn a_variable_that_is_no_setting_is_a_warning_unless_kubernetes_set_it() {
           BECKON_LISTEN?)"
         ]
     );
+}
+
+#[test]
+fn a_port_that_kubernetes_would_not_set_is_a_warning() {
+    for name in ["BECKON_PORT", "BECKON_PORTS"] {
+        let settings = sources(&[(name, "9000")], &[]).read().unwrap();
+        let mut warnings = settings.warnings().iter();
+        assert!(warnings.any(|text| text.contains(name)), "{name}");
+    }
 }
 
 #[test]
