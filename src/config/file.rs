@@ -69,7 +69,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<Setting>, Vec<(usize, String)>> {
 fn as_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => Some(number.as_str().to_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Integer(number) => {
+            let value = u64::from_str_radix(number.as_str(), number.radix()).ok()?;
+            Some(value.to_string())
+        }
         DeValue::Boolean(flag) => Some(flag.to_string()),
         DeValue::Array(items) => {
             let texts: Option<Vec<String>> =

@@ -168,6 +168,22 @@ fn a_setting_whose_value_is_no_text_is_an_error() {
 }
 
 #[test]
+fn numbers_of_the_file_are_read_as_toml_means_them() {
+    for (text, expected) in [
+        ("0x10", "16"),
+        ("0o17", "15"),
+        ("0b101", "5"),
+        ("0xFF_FF", "65535"),
+        ("1_000", "1000"),
+        ("-3", "-3"),
+    ] {
+        let read = file::parse(&format!("pool_size = {text}\n")).unwrap();
+        assert_eq!(read, [("pool_size", expected.to_owned(), 1)]);
+    }
+    assert!(file::parse("pool_size = 0xFFFF_FFFF_FFFF_FFFF_F\n").is_err());
+}
+
+#[test]
 fn the_demo_takes_short_keys_and_all_origins() {
     let settings = sources(
         &[("BECKON_ADMIN_KEY", "a"), ("BECKON_CLIENT_KEY", "b")],
