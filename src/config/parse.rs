@@ -206,6 +206,12 @@ pub(super) fn cron(text: &str) -> Result<String, String> {
     if let Some(weekdays) = fields.get_mut(5) {
         *weekdays = named_weekdays(weekdays).map_err(|reason| problem(&reason))?;
     }
+    // The library takes whatever years it can, and one that is over comes to nobody's notice.
+    if fields.get(6).is_some_and(|year| year != "*") {
+        return Err(problem(
+            "a schedule comes every year, so the year is left out",
+        ));
+    }
     let full = fields.join(" ");
     let schedule = full.parse::<cron::Schedule>().map_err(|error| {
         let reason = error.to_string();

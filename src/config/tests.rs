@@ -361,9 +361,13 @@ fn sizes_and_schedules_read_as_people_write_them() {
 
 #[test]
 fn a_schedule_that_never_comes_is_refused() {
-    let refusal = |text| errors(&[("BECKON_RETENTION_SCHEDULE", text)]);
+    let refusal = |text: &str| errors(&[("BECKON_RETENTION_SCHEDULE", text)]);
     assert!(refusal("0 0 30 2 *").contains("never comes"));
-    assert!(refusal("0 0 0 1 1 * 1970").contains("never comes"));
+    for year in ["1970", "2020", "2020-2030", "*/4"] {
+        let text = format!("0 17 3 * * * {year}");
+        assert!(refusal(&text).contains("comes every year"), "{year}");
+    }
+    assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 17 3 * * * *")]).is_ok());
     assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 0 29 2 *")]).is_ok());
 }
 

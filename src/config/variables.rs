@@ -361,7 +361,7 @@ pub const VARIABLES: &[Variable] = &[
         "CRON",
         "When old events are dropped: second, minute, hour, day of the month, month, day of the \
          week (0 and 7 are Sunday, 1 is Monday; or a name, as in Mon), in UTC. The second may be \
-         left out. How long events are kept is the project's.",
+         left out, and there is no year. How long events are kept is the project's.",
     ),
     Variable::everything(
         "rejected_retention_days",
