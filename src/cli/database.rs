@@ -4,6 +4,8 @@
 //! server that runs, and else starts it for as long as it needs it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::embedded_pg::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres, is_re
 use crate::store;
 
 use super::Failure;
+use super::signals::{Held, Signals, Stops, Told};
 
 /// The database of the private Postgres.
 const DATABASE: &str = "beckon";
@@ -45,21 +48,22 @@ pub(super) struct Database {
     /// Its libpq URL.
     pub(super) url: String,
     /// The private Postgres and its folder.
-    private: Option<(EmbeddedPostgres, PathBuf)>,
+    private: Option<(Held, PathBuf)>,
 }
 
-fn private_options(folder: &Path) -> EmbeddedOptions {
+fn private_options(folder: &Path, stop: &Arc<AtomicBool>) -> EmbeddedOptions {
     let mut options = EmbeddedOptions::new(folder);
     options.stop_timeout = STOP_TIMEOUT;
+    options.stop = Arc::clone(stop);
     options
 }
 
 impl Database {
     /// The server's: a private one is its own.
-    pub(super) fn for_server(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn for_server(config: &Config, signals: &Signals) -> Result<Self, Failure> {
         match &config.database_url {
             Some(url) => Ok(Self::elsewhere(url)),
-            None => Ok(Self::start_private(&data_folder(config))?),
+            None => Ok(Self::start_private(&data_folder(config), signals)?),
         }
     }
 
@@ -76,7 +80,9 @@ impl Database {
                 folder.display()
             )));
         }
-        match Self::start_private(folder) {
+        // Without a Postgres of its own a command just ends.
+        let signals = Signals::listen(Told::Command)?;
+        match Self::start_private(folder, &signals) {
             Err(in_use @ EmbeddedError::InUse { .. }) => {
                 let url = EmbeddedPostgres::url_of_running(folder, DATABASE).ok_or(in_use)?;
                 Ok(Self { url, private: None })
@@ -93,12 +99,17 @@ impl Database {
     }
 
     /// Starts the private Postgres in this folder, with Beckon's database.
-    pub(super) fn start_private(folder: &Path) -> Result<Self, EmbeddedError> {
-        let postgres = EmbeddedPostgres::start(&private_options(folder))?;
-        postgres.create_database(DATABASE)?;
+    pub(super) fn start_private(folder: &Path, signals: &Signals) -> Result<Self, EmbeddedError> {
+        let mut url = String::new();
+        let held = signals.hold(|stop| {
+            let postgres = EmbeddedPostgres::start(&private_options(folder, stop))?;
+            postgres.create_database(DATABASE)?;
+            url = postgres.url(DATABASE);
+            Ok(postgres)
+        })?;
         Ok(Self {
-            url: postgres.url(DATABASE),
-            private: Some((postgres, folder.to_owned())),
+            url,
+            private: Some((held, folder.to_owned())),
         })
     }
 
@@ -129,27 +140,35 @@ impl Database {
     }
 
     /// Hands a private Postgres to a thread that starts it again should it end by itself, for as
-    /// long as a server runs.
-    pub(super) fn supervise(self) -> Result<Supervised, Failure> {
-        let Some((postgres, folder)) = self.private else {
-            return Ok(Supervised(None));
+    /// long as a server runs. From now on the server's end is up to whoever asks for the signals.
+    pub(super) fn supervise(self, signals: &Signals) -> Result<(Supervised, Stops), Failure> {
+        let (postgres, stops) = signals.serve();
+        let (Some(postgres), Some((_, folder))) = (postgres, self.private) else {
+            return Ok((Supervised(None), stops));
         };
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::clone(&is_stopping);
         let (stop, stopped) = channel();
         let (done, outcome) = channel();
         std::thread::Builder::new()
             .name("private-postgres".to_owned())
             .spawn(move || {
-                let last = keep_running(postgres, &folder, &stopped);
+                let last = keep_running(postgres, &folder, &stopped, &is_stopped);
                 // Nobody waits when the server ended in the middle of a start.
                 let _nobody_waits = done.send(last.map_or(Ok(()), EmbeddedPostgres::stop));
             })?;
-        Ok(Supervised(Some(Supervision { stop, outcome })))
+        let supervision = Supervision {
+            is_stopping,
+            stop,
+            outcome,
+        };
+        Ok((Supervised(Some(supervision)), stops))
     }
 
     /// Stops a private Postgres.
     pub(super) fn stop(self) -> Result<(), Failure> {
         match self.private {
-            Some((postgres, _)) => Ok(postgres.stop()?),
+            Some((held, _)) => Ok(held.stop()?),
             None => Ok(()),
         }
     }
@@ -162,6 +181,8 @@ pub(super) struct Supervised(Option<Supervision>);
 
 #[derive(Debug)]
 struct Supervision {
+    /// Ends a start that is under way.
+    is_stopping: Arc<AtomicBool>,
     /// Nothing is ever sent: dropping it stops the private Postgres.
     stop: Sender<()>,
     outcome: Receiver<Result<(), EmbeddedError>>,
@@ -170,9 +191,15 @@ struct Supervision {
 impl Supervised {
     /// Stops the private Postgres.
     pub(super) fn stop(self) -> Result<(), Failure> {
-        let Some(Supervision { stop, outcome }) = self.0 else {
+        let Some(supervision) = self.0 else {
             return Ok(());
         };
+        let Supervision {
+            is_stopping,
+            stop,
+            outcome,
+        } = supervision;
+        is_stopping.store(true, Ordering::Release);
         drop(stop);
         match outcome.recv_timeout(STOP_PATIENCE) {
             Ok(stopped) => Ok(stopped?),
@@ -198,6 +225,7 @@ fn keep_running(
     postgres: EmbeddedPostgres,
     folder: &Path,
     stopped: &Receiver<()>,
+    is_stopped: &Arc<AtomicBool>,
 ) -> Option<EmbeddedPostgres> {
     let mut running = Some(postgres);
     let mut pause = LOOK_EVERY;
@@ -208,12 +236,13 @@ fn keep_running(
         tracing::error!("the private Postgres has ended by itself; starting it again");
         // The folder is let go of first; whatever of the old server lingers delays the new one.
         drop(running.take());
-        match EmbeddedPostgres::start(&private_options(folder)) {
+        match EmbeddedPostgres::start(&private_options(folder, is_stopped)) {
             Ok(again) => {
                 tracing::info!(pid = again.pid(), "the private Postgres runs again");
                 running = Some(again);
                 pause = LOOK_EVERY;
             }
+            Err(EmbeddedError::Stopped) => return None,
             Err(error) => {
                 tracing::error!(%error, "the private Postgres does not start");
                 pause = START_AGAIN_AFTER;

@@ -13,6 +13,7 @@ use crate::transfer;
 use super::database::{Database, data_folder};
 use super::prepare::{Unprepared, prepare};
 use super::serve::{Listeners, Server};
+use super::signals::{Signals, Told};
 use super::{Failure, Outcome, keys, output};
 
 /// The sample campaigns, segments, users, events and flags, as the seed would write them.
@@ -27,9 +28,10 @@ enum Shown {
 }
 
 pub(super) fn demo(config: &Config) -> Outcome {
+    let signals = Signals::listen(Told::Server)?;
     let listeners = Listeners::bind(config)?;
     let data_dir = data_folder(config);
-    let database = Database::start_private(&data_dir)?;
+    let database = Database::start_private(&data_dir, &signals)?;
     let mut connection = prepare(config, &database.url).map_err(|unprepared| match unprepared {
         Unprepared::NotYet(reason) => Failure::new(reason),
         Unprepared::Never(failure) => failure,
@@ -41,6 +43,7 @@ pub(super) fn demo(config: &Config) -> Outcome {
     let data_dir = data_dir.display().to_string();
     let server = Server {
         config,
+        signals,
         database,
         listeners,
         mode: Mode::Demo,

@@ -23,6 +23,7 @@ mod retention;
 mod running;
 mod serve;
 mod settings;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ const EXIT_CODES: &str = "Exit codes:
   1  failed; the reason is on standard error
   2  the command line or the configuration is wrong
   3  an import was not verified: the database does not hold what the file says
+  128 and the signal's number: ended by a signal
 
 Every setting can come from a flag, the environment or a file, in this order.
 `beckon config example` prints them all with their documentation.";
@@ -63,7 +65,7 @@ enum Command {
   DATABASE_URL=postgres://beckon:secret@db/beckon?sslmode=require beckon serve
   beckon serve --listen 0.0.0.0:8080 --log beckon=debug
 
-It prints `listening on http://HOST:PORT` once it takes calls. SIGTERM or SIGINT stop it.")]
+It prints `listening on http://HOST:PORT` once it takes calls. SIGTERM, SIGINT or SIGHUP stop it.")]
     Serve {
         #[command(flatten)]
         settings: ServerSettings,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use actix_web::rt::System;
 use diesel::PgConnection;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Mode};
 use crate::http::{self, AppState, Serving};
@@ -16,6 +15,7 @@ use crate::retention::{RetentionMetrics, SchedulerOptions};
 use super::compose::compose;
 use super::database::Database;
 use super::prepare::{Preparation, Preparing, Unprepared, prepare};
+use super::signals::{Signals, Stops, Told};
 use super::{Exit, Failure, Outcome, output, retention};
 
 /// How long ingest may take to write what waits, once no request is in flight any more.
@@ -28,9 +28,10 @@ const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn serve(config: &Config) -> Outcome {
+    let signals = Signals::listen(Told::Server)?;
     // A port that is taken is found before a Postgres is started.
     let listeners = Listeners::bind(config)?;
-    let database = Database::for_server(config)?;
+    let database = Database::for_server(config, &signals)?;
     let prepared = if database.is_private() {
         match prepare(config, &database.url) {
             Ok(connection) => Some(connection),
@@ -44,6 +45,7 @@ pub(super) fn serve(config: &Config) -> Outcome {
     };
     let server = Server {
         config,
+        signals,
         database,
         listeners,
         mode: Mode::Normal,
@@ -95,6 +97,7 @@ fn bind(address: &str) -> Result<TcpListener, Failure> {
 /// What a server needs to run.
 pub(super) struct Server<'a> {
     pub(super) config: &'a Config,
+    pub(super) signals: Signals,
     pub(super) database: Database,
     pub(super) listeners: Listeners,
     pub(super) mode: Mode,
@@ -110,6 +113,7 @@ impl Server<'_> {
     ) -> Outcome {
         let Self {
             config,
+            signals,
             database,
             listeners,
             mode,
@@ -139,11 +143,12 @@ impl Server<'_> {
             clock: state.clock.clone(),
         };
         let preparing = preparation.start(prepared)?;
-        let supervised = database.supervise()?;
+        let (supervised, stops) = database.supervise(&signals)?;
         let ended = System::new().block_on(serve_until_signal(
             config,
             state.clone(),
             listeners,
+            stops,
             &preparing,
             greet,
         ));
@@ -166,12 +171,10 @@ async fn serve_until_signal(
     config: &Config,
     state: AppState,
     listeners: Listeners,
+    mut stops: Stops,
     preparing: &Preparing,
     greet: impl FnOnce(SocketAddr),
 ) -> Result<(), Failure> {
-    // The signals are caught before anybody can know that there is somebody to send them to.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let readiness = state.readiness.clone();
     let targeting = state.targeting.clone();
     let metrics = state.metrics.clone();
@@ -210,7 +213,7 @@ async fn serve_until_signal(
         Err(failed(preparing).await)
     };
     let outcome = tokio::select! {
-        () = received(&mut terminate, &mut interrupt) => Ok(()),
+        () = stops.next() => Ok(()),
         failure = life => failure,
     };
     tracing::info!("stopping: no new calls; those in flight finish");
@@ -220,7 +223,7 @@ async fn serve_until_signal(
         finished = graceful => if finished.is_err() {
             tracing::warn!("some calls did not finish in time");
         },
-        () = received(&mut terminate, &mut interrupt) => {
+        () = stops.next() => {
             tracing::warn!("told to stop again; calls in flight are cut");
         }
     }
@@ -230,13 +233,6 @@ async fn serve_until_signal(
         scraping.abort();
     }
     outcome
-}
-
-async fn received(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// Ends when the database turns out to be one that this binary cannot serve.

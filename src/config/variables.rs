@@ -139,7 +139,7 @@ pub const VARIABLES: &[Variable] = &[
         "shutdown_timeout_ms",
         "7000",
         "MS",
-        "How long requests in flight may take to finish after SIGTERM or SIGINT, in milliseconds. \
+        "How long requests in flight may take to finish after SIGTERM, SIGINT or SIGHUP, in ms. \
          With the default the server ends within 10 s. 1000 to 60000.",
     ),
     Variable::server(

@@ -9,10 +9,11 @@ use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
+use super::EmbeddedOptions;
 use super::account::Account;
 use super::binaries::PgBinaries;
 use super::error::{EmbeddedError, IoContext};
@@ -43,7 +44,7 @@ pub(super) fn make(
     layout: &Layout,
     account: &Account,
     binaries: &PgBinaries,
-    timeout: Duration,
+    options: &EmbeddedOptions,
 ) -> Result<(), EmbeddedError> {
     // The name is a new one each time: an initdb that outlived a killed Beckon may still be at
     // work under its own.
@@ -55,7 +56,7 @@ pub(super) fn make(
         .create(unfinished)
         .while_doing("create", unfinished)?;
     foreign::give_folder(unfinished, account)?;
-    run_initdb(unfinished, account, binaries, timeout)?;
+    run_initdb(unfinished, account, binaries, options)?;
     fs::rename(unfinished, &layout.cluster).while_doing("rename", unfinished)?;
     // Without this the rename itself may not survive a power cut.
     let folder = &layout.data_dir;
@@ -100,7 +101,7 @@ fn run_initdb(
     folder: &Path,
     account: &Account,
     binaries: &PgBinaries,
-    timeout: Duration,
+    options: &EmbeddedOptions,
 ) -> Result<(), EmbeddedError> {
     // Names and texts come in every script, so characters must be known as UTF-8; sorting by
     // byte keeps indexes valid when the machine's C library changes its collations.
@@ -133,13 +134,21 @@ fn run_initdb(
         ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .while_doing("run", &program)?;
-    let ended = wait_until(timeout, || !matches!(initdb.try_wait(), Ok(None)));
+    let mut ended = false;
+    wait_until(options.start_timeout, || {
+        ended = !matches!(initdb.try_wait(), Ok(None));
+        ended || options.is_stopped()
+    });
     if !ended {
         initdb.kill().while_doing("end", &program)?;
     }
     let output = initdb.wait_with_output().while_doing("run", &program)?;
+    if options.is_stopped() {
+        return Err(EmbeddedError::Stopped);
+    }
     if output.status.success() {
         return Ok(());
     }

@@ -149,6 +149,9 @@ pub enum EmbeddedError {
         /// The end of the log.
         tail: String,
     },
+    /// [`EmbeddedOptions::stop`](super::EmbeddedOptions::stop) was set meanwhile.
+    #[error("PostgreSQL was told to stop while it started")]
+    Stopped,
     /// Even SIGKILL did not end the server in time (a disk that hangs, say).
     #[error("PostgreSQL (process {pid}) did not end, even when killed")]
     StopTimeout {

@@ -42,6 +42,8 @@ mod wait;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::deserialize::QueryableByName;
@@ -74,13 +76,17 @@ pub struct EmbeddedOptions {
     pub user: Option<String>,
     /// The folder of the server's binaries; searched for when not given.
     pub bin_dir: Option<PathBuf>,
-    /// How long the server may take to be ready, crash recovery included; also for `initdb`.
+    /// How long the server may take to be ready, and `initdb` to make a cluster. The time that the
+    /// server says it needs to start does not count: after a crash it may have much to recover,
+    /// and would begin anew if it was stopped.
     pub start_timeout: Duration,
     /// How long a clean stop may take before the server is stopped less cleanly. Even then no
     /// committed data is lost; the next start recovers.
     pub stop_timeout: Duration,
     /// Further settings for `postgresql.conf`, by name and value.
     pub settings: Vec<(String, String)>,
+    /// Ends a start that is under way once it is set, by whoever wants no server any more.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl EmbeddedOptions {
@@ -94,7 +100,12 @@ impl EmbeddedOptions {
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(30),
             settings: Vec::new(),
+            stop: Arc::default(),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
     }
 }
 
@@ -117,7 +128,8 @@ impl EmbeddedPostgres {
     /// killed Beckon left running. Returns when the server takes connections.
     ///
     /// # Errors
-    /// See [`EmbeddedError`]. A server that was started but did not become ready is ended.
+    /// See [`EmbeddedError`]. A server that was started but did not become ready is ended; so is
+    /// one that was found on its way up when the start is stopped.
     pub fn start(options: &EmbeddedOptions) -> Result<Self, EmbeddedError> {
         let layout = Layout::prepare(&options.data_dir)?;
         let lock = FolderLock::take(&layout.data_dir)?;
@@ -140,7 +152,7 @@ impl EmbeddedPostgres {
             None => {
                 let binaries = binaries::newest_in(bin_dir)?;
                 tracing::info!(folder = %layout.cluster.display(), "making a PostgreSQL cluster");
-                cluster::make(&layout, &account, &binaries, options.start_timeout)?;
+                cluster::make(&layout, &account, &binaries, options)?;
                 binaries
             }
         };

@@ -72,6 +72,8 @@ enum Waited {
     /// The server ended. A child's exit status is known.
     Ended(Option<ExitStatus>),
     TimedOut,
+    /// Nobody wants it any more.
+    Stopped,
 }
 
 impl Start<'_> {
@@ -93,6 +95,7 @@ impl Start<'_> {
                     Waited::Ended(_) if may_retry => continue,
                     Waited::Ended(_) => return Err(self.start_failed("gone".to_owned(), 0)),
                     Waited::TimedOut => return Err(self.start_timed_out(0)),
+                    Waited::Stopped => return Err(self.stopped(&mut server)),
                 }
             }
             let (mut server, log_start) = self.spawn()?;
@@ -106,11 +109,12 @@ impl Start<'_> {
                     return Err(self.start_failed(status, log_start));
                 }
                 Ok(Waited::TimedOut) => {
-                    self.give_up(&mut server);
+                    self.give_up(&mut server, Duration::ZERO);
                     return Err(self.start_timed_out(log_start));
                 }
+                Ok(Waited::Stopped) => return Err(self.stopped(&mut server)),
                 Err(error) => {
-                    self.give_up(&mut server);
+                    self.give_up(&mut server, Duration::ZERO);
                     return Err(error);
                 }
             }
@@ -161,6 +165,10 @@ impl Start<'_> {
                 outcome = Some(Waited::Ended(exit_status(server)));
                 return true;
             }
+            if self.options.is_stopped() {
+                outcome = Some(Waited::Stopped);
+                return true;
+            }
             match self.ready_address(server.pid()) {
                 Ok(address) => outcome = address.map(Waited::Ready),
                 Err(error) => failure = Some(error),
@@ -203,10 +211,15 @@ impl Start<'_> {
         Ok(answer.yes.then_some(address))
     }
 
-    fn give_up(&self, server: &mut Server) {
-        if let Err(error) = server.stop(Duration::ZERO) {
+    fn give_up(&self, server: &mut Server, patience: Duration) {
+        if let Err(error) = server.stop(patience) {
             tracing::error!(%error, "could not end a server that did not become ready");
         }
+    }
+
+    fn stopped(&self, server: &mut Server) -> EmbeddedError {
+        self.give_up(server, self.options.stop_timeout);
+        EmbeddedError::Stopped
     }
 
     fn start_failed(&self, status: String, log_start: u64) -> EmbeddedError {
