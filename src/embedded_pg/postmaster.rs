@@ -28,6 +28,8 @@ pub(super) struct PidFile {
     pub(super) socket_dir: Option<PathBuf>,
     /// Whether the server says that it takes connections.
     pub(super) is_ready: bool,
+    /// Whether the server says that it is on its way up, crash recovery included.
+    pub(super) is_starting: bool,
 }
 
 impl PidFile {
@@ -57,6 +59,7 @@ impl PidFile {
                 .filter(|line| !line.is_empty())
                 .map(PathBuf::from),
             is_ready: lines.get(7).is_some_and(|line| *line == "ready"),
+            is_starting: lines.get(7).is_some_and(|line| *line == "starting"),
         })
     }
 
@@ -220,8 +223,11 @@ mod tests {
             port: Some(5432),
             socket_dir: Some(PathBuf::from("/d/run")),
             is_ready: true,
+            is_starting: false,
         };
         assert_eq!(PidFile::parse(text), Some(expected));
+        let file = PidFile::parse(&text.replace("ready   ", "starting")).expect("a pid");
+        assert!(file.is_starting && !file.is_ready);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::{Connection, PgConnection, RunQueryDsl, sql_query};
 
@@ -18,6 +18,9 @@ use super::{Answer, EmbeddedOptions, cluster, log};
 
 /// How often a start is begun anew because a server appeared or vanished while it was looked at.
 const START_ROUNDS_MAX: u32 = 3;
+
+/// How often it is told that a server is still on its way up.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,15 @@ enum Waited {
     TimedOut,
     /// Nobody wants it any more.
     Stopped,
+}
+
+/// What a server says of itself.
+enum Said {
+    Nothing,
+    /// It is on its way up, and gets on however long that takes.
+    Starting,
+    /// It listens here, and has answered a query.
+    Ready(Address),
 }
 
 impl Start<'_> {
@@ -159,8 +171,10 @@ impl Start<'_> {
     fn wait_for(&self, server: &mut Server) -> Result<Waited, EmbeddedError> {
         let mut outcome = None;
         let mut failure = None;
-        let timeout = self.options.start_timeout;
-        wait_until(timeout, || {
+        let begun = Instant::now();
+        let mut silent_since = begun;
+        let mut told_at = begun;
+        wait_until(Duration::MAX, || {
             if server.has_ended() {
                 outcome = Some(Waited::Ended(exit_status(server)));
                 return true;
@@ -169,11 +183,20 @@ impl Start<'_> {
                 outcome = Some(Waited::Stopped);
                 return true;
             }
-            match self.ready_address(server.pid()) {
-                Ok(address) => outcome = address.map(Waited::Ready),
+            match self.asked(server.pid()) {
+                Ok(Said::Ready(address)) => outcome = Some(Waited::Ready(address)),
+                Ok(Said::Starting) => {
+                    silent_since = Instant::now();
+                    if told_at.elapsed() >= TELL_EVERY {
+                        told_at = silent_since;
+                        let seconds = begun.elapsed().as_secs();
+                        tracing::info!(seconds, "PostgreSQL is still starting; see its log");
+                    }
+                }
+                Ok(Said::Nothing) => {}
                 Err(error) => failure = Some(error),
             }
-            outcome.is_some()
+            outcome.is_some() || silent_since.elapsed() >= self.options.start_timeout
         });
         match (outcome, failure) {
             (Some(outcome), _) => Ok(outcome),
@@ -183,13 +206,17 @@ impl Start<'_> {
         }
     }
 
-    /// Where the server listens, once it says it is ready and has answered a query.
-    fn ready_address(&self, pid: u32) -> Result<Option<Address>, EmbeddedError> {
-        let Some(file) = PidFile::read(&self.layout.cluster)? else {
-            return Ok(None);
+    /// How far the server is, by its pid file and by its answer to a query.
+    fn asked(&self, pid: u32) -> Result<Said, EmbeddedError> {
+        let file = match PidFile::read(&self.layout.cluster)? {
+            Some(file) if file.pid == pid => file,
+            _ => return Ok(Said::Nothing),
         };
-        if file.pid != pid || !file.is_ready {
-            return Ok(None);
+        if !file.is_ready {
+            return Ok(match file.is_starting {
+                true => Said::Starting,
+                false => Said::Nothing,
+            });
         }
         // An adopted server may have been started when the folder had another name.
         let address = Address {
@@ -208,7 +235,10 @@ impl Start<'_> {
         let answer = sql_query("SELECT NOT pg_is_in_recovery() AS yes")
             .get_result::<Answer>(&mut connection)
             .map_err(|e| failed(Box::new(e)))?;
-        Ok(answer.yes.then_some(address))
+        Ok(match answer.yes {
+            true => Said::Ready(address),
+            false => Said::Nothing,
+        })
     }
 
     fn give_up(&self, server: &mut Server, patience: Duration) {

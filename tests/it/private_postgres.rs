@@ -228,6 +228,25 @@ fn a_server_that_starts_its_postgres_again_can_be_stopped() {
     expect_nobody_in(&folder);
 }
 
+/// Recovery after a crash may take long, and begins anew when it is cut.
+#[test]
+fn a_server_on_its_way_up_is_waited_for_beyond_the_timeout() {
+    let (folder, _watchdog) = guarded_folder();
+    let mut options = EmbeddedOptions::new(&folder);
+    EmbeddedPostgres::start(&options).unwrap().stop().unwrap();
+    options.bin_dir = Some(slow_binaries(&folder));
+    options.start_timeout = Duration::from_secs(1);
+    hold_back(&folder);
+    let slow = folder.join("slow");
+    let released = std::thread::spawn(move || {
+        pause(Duration::from_secs(3));
+        fs::remove_file(slow).unwrap();
+    });
+    let started = EmbeddedPostgres::start(&options);
+    released.join().unwrap();
+    assert!(started.unwrap().is_running());
+}
+
 /// A private Postgres that dies under the server is started again, with all it had acknowledged.
 #[test]
 fn a_private_postgres_that_dies_is_started_again() {
