@@ -196,7 +196,7 @@ impl EmbeddedPostgres {
         let cluster = data_dir.canonicalize().ok()?.join("postgres");
         let file = PidFile::read(&cluster).ok().flatten()?;
         let owner = cluster.metadata().ok()?.uid();
-        if !file.is_ready || look_at(file.pid, owner) != Process::Postgres {
+        if !file.is_ready || look_at(file.pid, owner, &cluster) != Process::Postgres {
             return None;
         }
         Address::new(file.socket_dir?, file.port?)

@@ -89,9 +89,9 @@ pub(super) enum Process {
     Other,
 }
 
-/// Looks at a process that a pid file in a folder of the user `owner` names. One of another user is
-/// not that folder's server, and as root must not be signalled because the folder says so.
-pub(super) fn look_at(pid: u32, owner: u32) -> Process {
+/// Looks at a process that the pid file of a cluster of the user `owner` names. One of another user
+/// is not that cluster's server, and as root must not be signalled because the folder says so.
+pub(super) fn look_at(pid: u32, owner: u32, cluster: &Path) -> Process {
     let Some(process) = to_pid(pid) else {
         return Process::Gone;
     };
@@ -105,7 +105,9 @@ pub(super) fn look_at(pid: u32, owner: u32) -> Process {
             let command = before.split_once('(').map_or("", |(_, command)| command);
             return match command {
                 _ if is_zombie => Process::Gone,
-                "postgres" | "postmaster" if is_of(pid, owner) => Process::Postgres,
+                "postgres" | "postmaster" if is_of(pid, owner) && !is_elsewhere(pid, cluster) => {
+                    Process::Postgres
+                }
                 _ => Process::Other,
             };
         }
@@ -115,6 +117,18 @@ pub(super) fn look_at(pid: u32, owner: u32) -> Process {
 
 fn is_of(pid: u32, owner: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == owner)
+}
+
+/// Whether a server certainly serves another cluster: each works in the folder of its own, before it
+/// writes its pid file there. Folders are compared themselves, as one may have several names.
+fn is_elsewhere(pid: u32, cluster: &Path) -> bool {
+    let works_in = fs::metadata(format!("/proc/{pid}/cwd"));
+    match (works_in, fs::metadata(cluster)) {
+        (Ok(works_in), Ok(cluster)) => {
+            (works_in.dev(), works_in.ino()) != (cluster.dev(), cluster.ino())
+        }
+        _ => false,
+    }
 }
 
 /// A server to be stopped: one we started, or one we found.
@@ -155,7 +169,7 @@ impl Server {
                 let still_named = matches!(
                     PidFile::read(cluster), Ok(Some(file)) if file.pid == *pid
                 );
-                !still_named || look_at(*pid, *owner) != Process::Postgres
+                !still_named || look_at(*pid, *owner, cluster) != Process::Postgres
             }
         }
     }
@@ -211,8 +225,9 @@ mod tests {
 
     use super::*;
 
-    fn own_uid() -> u32 {
-        rustix::process::geteuid().as_raw()
+    fn look(pid: u32) -> Process {
+        let own_uid = rustix::process::geteuid().as_raw();
+        look_at(pid, own_uid, Path::new("/"))
     }
 
     #[test]
@@ -240,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_pid_that_passed_to_another_program_is_not_taken_for_a_server() {
-        assert_eq!(look_at(std::process::id(), own_uid()), Process::Other);
+        assert_eq!(look(std::process::id()), Process::Other);
     }
 
     #[test]
@@ -249,11 +264,8 @@ mod tests {
             .spawn()
             .expect("true runs");
         let pid = child.id();
-        assert!(wait_until(Duration::from_secs(5), || look_at(
-            pid,
-            own_uid()
-        ) == Process::Gone));
+        assert!(wait_until(Duration::from_secs(5), || look(pid) == Process::Gone));
         child.wait().expect("it has ended");
-        assert_eq!(look_at(pid, own_uid()), Process::Gone);
+        assert_eq!(look(pid), Process::Gone);
     }
 }

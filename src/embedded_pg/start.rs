@@ -138,7 +138,7 @@ impl Start<'_> {
         let Some(file) = PidFile::read(&self.layout.cluster)? else {
             return Ok(None);
         };
-        match look_at(file.pid, self.account.uid) {
+        match look_at(file.pid, self.account.uid, &self.layout.cluster) {
             Process::Postgres => Ok(Some(file.pid)),
             Process::Gone => Ok(None),
             Process::Other => {

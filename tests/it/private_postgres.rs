@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -245,6 +245,27 @@ fn a_server_on_its_way_up_is_waited_for_beyond_the_timeout() {
     let started = EmbeddedPostgres::start(&options);
     released.join().unwrap();
     assert!(started.unwrap().is_running());
+}
+
+/// After a crash of the machine the pid may have gone to another server of the same account.
+#[test]
+fn another_server_of_the_same_account_is_not_taken_for_ours() {
+    let (folder, _watchdog) = guarded_folder();
+    let (elsewhere, _other_watchdog) = guarded_folder();
+    let options = EmbeddedOptions::new(&folder);
+    EmbeddedPostgres::start(&options).unwrap().stop().unwrap();
+    let other = EmbeddedPostgres::start(&EmbeddedOptions::new(&elsewhere));
+    let mut other = other.unwrap();
+    let theirs = elsewhere.join("postgres/postmaster.pid");
+    let ours = folder.join("postgres/postmaster.pid");
+    fs::copy(&theirs, &ours).unwrap();
+    let owner = fs::metadata(&theirs).unwrap();
+    std::os::unix::fs::chown(&ours, Some(owner.uid()), Some(owner.gid())).unwrap();
+    assert_eq!(EmbeddedPostgres::url_of_running(&folder, "postgres"), None);
+    let started = EmbeddedPostgres::start(&options).unwrap();
+    assert!(!started.was_adopted());
+    started.stop().unwrap();
+    assert!(other.is_running());
 }
 
 /// A private Postgres that dies under the server is started again, with all it had acknowledged.
