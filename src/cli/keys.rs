@@ -174,17 +174,29 @@ pub(super) fn find_project(
     connection: &mut PgConnection,
     name: &str,
 ) -> Result<ProjectId, Failure> {
+    look_up_project(connection, name)?.ok_or_else(|| no_project(name))
+}
+
+/// The project of this name, if there is one.
+pub(super) fn look_up_project(
+    connection: &mut PgConnection,
+    name: &str,
+) -> QueryResult<Option<ProjectId>> {
     #[derive(diesel::QueryableByName)]
     struct Row {
         #[diesel(sql_type = BigInt)]
         id: i64,
     }
-    sql_query("SELECT id FROM projects WHERE name = $1")
+    let found = sql_query("SELECT id FROM projects WHERE name = $1")
         .bind::<Text, _>(name)
         .get_result::<Row>(connection)
-        .optional()?
-        .map(|row| ProjectId(row.id))
-        .ok_or_else(|| Failure::new(format!("there is no project named {name}")))
+        .optional()?;
+    Ok(found.map(|row| ProjectId(row.id)))
+}
+
+/// That there is no project of this name.
+pub(super) fn no_project(name: &str) -> Failure {
+    Failure::new(format!("there is no project named {name}"))
 }
 
 /// Makes sure that a key chosen by the operator exists; true when it was created. A revoked one

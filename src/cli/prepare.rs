@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a retention run in progress is waited for at the end.
 const RETENTION_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The project of the keys that the settings name.
+const PROJECT: &str = "default";
+
 /// Why a database is not fit to serve.
 pub(super) enum Unprepared {
     /// It may come: down, starting, out of something.
@@ -74,7 +77,8 @@ fn ensure_keys(connection: &mut PgConnection, config: &Config) -> Result<(), Unp
     ];
     for (scope, key) in wanted {
         let Some(key) = key else { continue };
-        let project = keys::find_project(connection, "default").map_err(Unprepared::Never)?;
+        let project = keys::look_up_project(connection, PROJECT)?
+            .ok_or_else(|| Unprepared::Never(keys::no_project(PROJECT)))?;
         if keys::ensure(connection, project, scope, key)? {
             tracing::info!(scope = scope.as_str(), "created the key of the settings");
         }

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::support::app::{Launch, Server};
 use crate::support::journal::Load;
 use crate::support::postgres::{DedicatedServer, database, postgres_server};
+use crate::support::severed::{Cut, SeverablePostgres};
 use crate::support::{ADMIN_KEY, CLIENT_KEY, Client, TestApp, eventually, is_soak, pause, sql};
 
 /// How long a call may take while the database does not answer: the 2 s that are promised, and
@@ -410,4 +411,15 @@ fn every_answer_carries_a_request_id_and_every_refusal_its_form() {
         "{:?}",
         odd.headers
     );
+}
+
+/// A connection that is lost is no reason to give up, whatever was asked on it.
+#[test]
+fn a_connection_lost_while_the_keys_are_made_is_opened_again() {
+    let database = database();
+    let way = SeverablePostgres::before(&mut database.connect());
+    way.cut("FROM projects WHERE name", Cut::Request);
+    let server = Server::start(&Launch::new(&way.url));
+    server.wait_until_ready();
+    assert!(way.has_cut());
 }
