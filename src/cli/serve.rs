@@ -24,6 +24,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the threads that watch the database may take to end.
 const THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How many connections may wait to be accepted; the kernel has a limit of its own too.
+const BACKLOG: i32 = 1024;
+
 /// How often it is looked whether the preparation has failed for good.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -91,7 +94,11 @@ fn bind(address: &str) -> Result<TcpListener, Failure> {
         .to_socket_addrs()
         .map_err(|error| failed(&error))?
         .collect();
-    TcpListener::bind(addresses.as_slice()).map_err(|error| failed(&error))
+    let listener = TcpListener::bind(addresses.as_slice()).map_err(|error| failed(&error))?;
+    // The standard library asks for 128, and what comes at once beyond that would have to knock again
+    // a second later. The kernel takes the new number for a socket that listens already.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(&error))?;
+    Ok(listener)
 }
 
 /// What a server needs to run.

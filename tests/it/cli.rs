@@ -504,3 +504,15 @@ fn the_keys_of_the_settings_are_created_once() {
         2
     );
 }
+
+/// What comes at once while nobody is accepted waits, rather than to be told to knock again.
+#[test]
+fn hundreds_of_connections_may_wait_to_be_accepted() {
+    let database = database();
+    let full = Launch::new(&database.url).set("BECKON_CONNECTIONS_MAX", "2");
+    let server = Server::start(&full);
+    let connect =
+        |_| std::net::TcpStream::connect_timeout(&server.address(), Duration::from_millis(900));
+    let waiting: Result<Vec<_>, _> = (0..400).map(connect).collect();
+    assert!(waiting.is_ok(), "{waiting:?}");
+}
