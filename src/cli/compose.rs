@@ -105,8 +105,27 @@ fn http_settings(config: &Config, mode: Mode) -> HttpSettings {
             MetricsSetting::Public => MetricsAccess::Public,
             MetricsSetting::Off => MetricsAccess::Off,
         },
-        // The framework counts whole seconds.
-        shutdown_timeout: Duration::from_secs(config.shutdown_timeout.as_secs().max(1)),
+        shutdown_timeout: whole_seconds(config.shutdown_timeout),
         ..HttpSettings::default()
+    }
+}
+
+/// The framework counts whole seconds. It may have more time than was asked for, which is kept
+/// elsewhere, and never less.
+fn whole_seconds(duration: Duration) -> Duration {
+    let begun = u64::from(duration.subsec_nanos() > 0);
+    Duration::from_secs(duration.as_secs().saturating_add(begun))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_framework_has_all_the_time_that_was_asked_for() {
+        for (millis, seconds) in [(1_000, 1), (1_001, 2), (1_999, 2), (8_000, 8)] {
+            let whole = whole_seconds(Duration::from_millis(millis));
+            assert_eq!(whole, Duration::from_secs(seconds), "{millis}");
+        }
     }
 }
