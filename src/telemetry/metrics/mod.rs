@@ -78,6 +78,7 @@ impl Described {
     /// Its unit: seconds, bytes, or what its name counts.
     pub fn unit(&self) -> &'static str {
         let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        let name = name.strip_suffix("_max").unwrap_or(name);
         if name.ends_with("_timestamp_seconds") || name == "process_start_time_seconds" {
             "seconds since 1970"
         } else if name.ends_with("_seconds") {
