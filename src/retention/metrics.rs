@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
+use cron::Schedule;
 use diesel::sql_types::{BigInt, Date};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
@@ -13,8 +14,12 @@ use super::projects;
 use crate::store::partitions;
 use crate::telemetry::metrics::{
     DATABASE_SIZE, JOB_DURATION, JOB_RUNS, JOB_SUCCESS, LEDGER_DIFFERENCE, Metrics,
-    PARTITION_HORIZON, RETENTION_LAG,
+    PARTITION_HORIZON, PARTITIONS_AHEAD, RETENTION_LAG, RETENTION_PAUSE,
 };
+
+/// How many runs of a schedule are looked at for the longest pause between two: all of a year's, if
+/// there are not that many that the pause is of no matter.
+const RUNS_LOOKED_AT: usize = 1_000;
 
 /// The handles of one scheduler. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,7 +31,9 @@ struct Inner {
     partitions: JobMetrics,
     sample: JobMetrics,
     horizon: Gauge,
+    partitions_ahead: Gauge,
     lag: Gauge,
+    pause: Gauge,
     database_size: Gauge,
     ledger_difference: IntGaugeVec,
     seen: Mutex<Seen>,
@@ -87,11 +94,21 @@ impl RetentionMetrics {
             partitions: job("partitions"),
             sample: job("sample"),
             horizon: metrics.fraction(&PARTITION_HORIZON),
+            partitions_ahead: metrics.fraction(&PARTITIONS_AHEAD),
             lag: metrics.fraction(&RETENTION_LAG),
+            pause: metrics.fraction(&RETENTION_PAUSE),
             database_size: metrics.fraction(&DATABASE_SIZE),
             ledger_difference: metrics.gauges(&LEDGER_DIFFERENCE),
             seen: Mutex::default(),
         }))
+    }
+
+    /// Sets what the settings ask for, which an alert compares with what is.
+    pub(super) fn set_wanted(&self, schedule: &Schedule, ahead_days: u32, now: DateTime<Utc>) {
+        let ahead = TimeDelta::days(i64::from(ahead_days));
+        self.0.partitions_ahead.set(ahead.as_seconds_f64());
+        let pause = longest_pause(schedule, now);
+        self.0.pause.set(pause.as_seconds_f64());
     }
 
     pub(super) fn retention(&self) -> &JobMetrics {
@@ -155,6 +172,13 @@ impl RetentionMetrics {
     }
 }
 
+/// The longest time between two of the next runs of a schedule.
+fn longest_pause(schedule: &Schedule, now: DateTime<Utc>) -> TimeDelta {
+    let runs = || schedule.after(&now).take(RUNS_LOOKED_AT);
+    let pauses = runs().zip(runs().skip(1)).map(|(one, next)| next - one);
+    pauses.max().unwrap_or_default()
+}
+
 #[derive(diesel::QueryableByName)]
 struct Difference {
     #[diesel(sql_type = BigInt)]
@@ -215,5 +239,19 @@ mod tests {
         let seen = Seen::of(&[day(3), day(4)], day(4), Some(2));
         assert_eq!(seen.oldest_due, midnight(6));
         assert_eq!(Seen::of(&[], day(4), Some(2)).oldest_due, None);
+    }
+
+    #[test]
+    fn the_longest_pause_of_a_schedule_is_found() -> Result<(), cron::error::Error> {
+        for (text, hours) in [
+            ("0 17 3 * * *", 24),
+            ("0 0 3 * * Sun", 7 * 24),
+            ("0 0 2,4 * * Mon-Fri", 2 * 24 + 22),
+            ("0 0 * * 1 *", 334 * 24 + 1),
+        ] {
+            let pause = longest_pause(&text.parse()?, DateTime::UNIX_EPOCH);
+            assert_eq!(pause, TimeDelta::hours(hours), "{text}");
+        }
+        Ok(())
     }
 }

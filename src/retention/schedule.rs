@@ -103,6 +103,9 @@ impl Clockwork {
         let now = clock.now();
         // A run that was due while no node was up is made up for; if one was, it is done.
         let missed = options.schedule.after(&now).next_back();
+        let ahead_days = options.retention.partitions_ahead_days;
+        let metrics = &options.metrics;
+        metrics.set_wanted(&options.schedule, ahead_days, now);
         Self {
             next_run: options.schedule.after(&now).next(),
             retry: missed.map(|due| (due, now)),

@@ -104,7 +104,12 @@ fn every_metric_that_is_described_is_there_and_no_other() {
     assert_eq!(scrape.value("beckon_nodes"), 1.0);
     let days = scrape.value("beckon_partition_horizon_seconds") / 86_400.0;
     assert!((7.0..=8.0).contains(&days), "{days}");
+    assert_eq!(
+        scrape.value("beckon_partitions_ahead_seconds"),
+        7.0 * 86_400.0
+    );
     assert_eq!(scrape.value("beckon_retention_lag_seconds"), 0.0);
+    assert_eq!(scrape.value("beckon_retention_pause_seconds"), 86_400.0);
     assert!(scrape.value("process_resident_memory_bytes") > 1e6);
     eventually("people are remembered", SOON, || {
         let scrape = Scrape::of(&admin);

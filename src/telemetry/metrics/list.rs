@@ -130,8 +130,12 @@ described! {
 
     PARTITION_HORIZON: Gauge "beckon_partition_horizon_seconds" []
         "Time until the last day ends that has its partition, without a gap from today.";
+    PARTITIONS_AHEAD: Gauge "beckon_partitions_ahead_seconds" []
+        "How far ahead of today partitions are made, by the settings.";
     RETENTION_LAG: Gauge "beckon_retention_lag_seconds" []
         "How long ago the oldest partition became due to be dropped; 0 when it is not.";
+    RETENTION_PAUSE: Gauge "beckon_retention_pause_seconds" []
+        "The longest time between two runs that drop what is due, by their schedule.";
     DATABASE_SIZE: Gauge "beckon_database_size_bytes" []
         "Size of the database on its disk.";
     JOB_RUNS: Counter "beckon_job_runs_total" ["task", "result"]
