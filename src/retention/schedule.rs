@@ -6,6 +6,7 @@
 //! whoever looks next. So is one that was due while no node was up, at the start. Partitions
 //! are looked after every hour besides, so that even a yearly schedule never runs out of them, and
 //! a database that was down or a lock that was taken at the due time is asked for again every minute.
+//! Should the clock be set back, what is due is found out anew, as at the start.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -16,7 +17,10 @@ use cron::Schedule;
 use diesel::sql_types::{Bool, Text, Timestamptz};
 use diesel::{PgConnection, QueryResult, RunQueryDsl, sql_query};
 
-use super::{Mode, RetentionError, RetentionMetrics, RetentionOptions, under_lock, work};
+use super::{
+    CLOCK_DIFFERENCE_MAX, Mode, RetentionError, RetentionMetrics, RetentionOptions, under_lock,
+    work,
+};
 use crate::clock::Clock;
 use crate::store::{self, partitions};
 
@@ -91,6 +95,8 @@ impl Scheduler {
 struct Clockwork {
     options: SchedulerOptions,
     clock: Clock,
+    /// The time at the last look.
+    looked_at: DateTime<Utc>,
     next_run: Option<DateTime<Utc>>,
     /// The due time of a run that is not known to be done, and when to try it again.
     retry: Option<(DateTime<Utc>, DateTime<Utc>)>,
@@ -111,9 +117,19 @@ impl Clockwork {
             retry: missed.map(|due| (due, now)),
             next_partitions: now,
             next_sample: now,
+            looked_at: now,
             options,
             clock,
         }
+    }
+
+    /// A clock that was ahead and is right again would otherwise not reach what it has set for years.
+    fn begin_anew_if_set_back(&mut self, now: DateTime<Utc>) {
+        if now < self.looked_at {
+            tracing::warn!(%now, was = %self.looked_at, "the clock went back; what is due is asked anew");
+            *self = Self::new(self.options.clone(), self.clock.clone());
+        }
+        self.looked_at = now;
     }
 
     fn turn(mut self, stopped: &Receiver<()>) {
@@ -124,6 +140,7 @@ impl Clockwork {
 
     fn look(&mut self) {
         let now = self.clock.now();
+        self.begin_anew_if_set_back(now);
         if now >= self.next_partitions {
             let started = Instant::now();
             let outcome = self.look_after_partitions();
@@ -173,7 +190,7 @@ impl Clockwork {
     fn run_due(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), JobError> {
         let mut connection = store::connect(&self.options.url)?;
         under_lock(&mut connection, |connection| {
-            if is_done(connection, due)? {
+            if is_done(connection, due, now)? {
                 return Ok(());
             }
             let started = Instant::now();
@@ -220,18 +237,27 @@ enum JobError {
 /// The job's name in `job_runs`.
 const JOB: &str = "retention";
 
-/// Whether the run that was due then, or a later one, has succeeded. Asked under the lock.
-fn is_done(connection: &mut PgConnection, due: DateTime<Utc>) -> QueryResult<bool> {
+/// Whether the run that was due then, or a later one, has succeeded. Asked under the lock. One that
+/// is due later than another node's clock may be ahead was noted by a wrong clock, and is none.
+fn is_done(
+    connection: &mut PgConnection,
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> QueryResult<bool> {
     #[derive(diesel::QueryableByName)]
     struct Done {
         #[diesel(sql_type = Bool)]
         done: bool,
     }
-    sql_query("SELECT EXISTS (SELECT FROM job_runs WHERE job = $1 AND due_at >= $2) AS done")
-        .bind::<Text, _>(JOB)
-        .bind::<Timestamptz, _>(due)
-        .get_result::<Done>(connection)
-        .map(|row| row.done)
+    sql_query(
+        "SELECT EXISTS (SELECT FROM job_runs \
+                        WHERE job = $1 AND due_at BETWEEN $2 AND $3) AS done",
+    )
+    .bind::<Text, _>(JOB)
+    .bind::<Timestamptz, _>(due)
+    .bind::<Timestamptz, _>(now + CLOCK_DIFFERENCE_MAX)
+    .get_result::<Done>(connection)
+    .map(|row| row.done)
 }
 
 /// Notes that the run that was due then has succeeded.

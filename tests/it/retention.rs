@@ -334,6 +334,37 @@ fn a_run_that_finds_another_one_at_work_is_made_up_for() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_and_is_right_again_holds_nothing_up() {
+    let (database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    let clock = Clock::system();
+    clock.set_offset_ms(1_000 * 86_400_000);
+    let node = Scheduler::start(schedule(&database), clock.clone()).unwrap();
+    super::support::pause(Duration::from_millis(2_500));
+    assert_eq!(
+        events(&mut connection, 1),
+        1,
+        "the clocks are too far apart"
+    );
+    clock.set_offset_ms(0);
+    wait_for_the_run(&mut connection);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn a_run_noted_by_a_clock_that_was_ahead_is_no_run() {
+    let (database, mut connection, today) = fresh();
+    store(&mut connection, 1, today - Days::new(91), 1);
+    sql::run(
+        &mut connection,
+        "INSERT INTO job_runs VALUES ('retention', now() + interval '10 years', now())",
+    );
+    let node = Scheduler::start(schedule(&database), Clock::system()).unwrap();
+    wait_for_the_run(&mut connection);
+    node.stop(Duration::from_secs(5));
+}
+
+#[test]
 fn of_two_nodes_with_one_schedule_one_runs_the_job() {
     let (database, mut connection, today) = fresh();
     store(&mut connection, 1, today - Days::new(91), 1);
