@@ -12,12 +12,25 @@ use crate::store::partitions;
 /// How many rows one transaction deletes.
 const BATCH_ROWS: i32 = 5_000;
 
-/// Deletes a project's events before its own cutoff where that is later than everybody's, and its
-/// rejected events.
+/// Which days go as partitions, so that nothing is to be deleted of them.
+pub(super) struct WholeDays<'a> {
+    /// All before this one,
+    pub(super) before: NaiveDate,
+    /// but for these, which hold something newer.
+    pub(super) kept: &'a [NaiveDate],
+}
+
+impl WholeDays<'_> {
+    fn contains(&self, day: NaiveDate) -> bool {
+        day < self.before && !self.kept.contains(&day)
+    }
+}
+
+/// Deletes a project's events before its own cutoff, and its rejected events.
 pub(super) fn delete_past(
     connection: &mut PgConnection,
     project: &Project,
-    longest: i32,
+    whole: &WholeDays<'_>,
     now: DateTime<Utc>,
     options: &RetentionOptions,
     mode: Mode,
@@ -32,9 +45,7 @@ pub(super) fn delete_past(
         rejected_retention_days: rejected_days,
         rejected_events: 0,
     };
-    if project.retention_days < longest {
-        report.events = delete_events(connection, project.id, cutoff, mode)?;
-    }
+    report.events = delete_events(connection, project.id, cutoff, whole, mode)?;
     let cutoff = cutoff_day(now, rejected_days);
     report.rejected_events = delete_batches(connection, &REJECTED, project.id, cutoff, mode)?;
     Ok(report)
@@ -94,12 +105,13 @@ fn delete_events(
     connection: &mut PgConnection,
     project: i64,
     cutoff: NaiveDate,
+    whole: &WholeDays<'_>,
     mode: Mode,
 ) -> QueryResult<i64> {
     let mut total = 0;
     for partition in partitions::list(connection)? {
         let day = partition.day;
-        if day >= cutoff {
+        if day >= cutoff || whole.contains(day) {
             continue;
         }
         let old = format!(

@@ -3,8 +3,11 @@
 //!
 //! Retention counts from when an event was received, in whole UTC days, so a day goes when all of
 //! it is past. Partitions are shared by the projects: one is dropped whole when it is past the
-//! longest retention of all; before that, the rows of projects that keep less are deleted in
-//! bounded batches.
+//! longest retention of all; before that, and where it holds something newer, the rows that are past
+//! their project's retention are deleted in bounded batches.
+//!
+//! A step that fails keeps no other one from its work: a day that cannot be dropped, as while somebody
+//! reads it for hours, is left to the next run.
 //!
 //! Invariants: nothing received after a project's cutoff is removed. The cutoff is counted from
 //! the older of two clocks, this node's and the database's; when they are an hour apart, one is
@@ -21,8 +24,8 @@ use diesel::{Connection, PgConnection, QueryResult, RunQueryDsl, sql_query};
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK};
-use delete::{delete_ledger, delete_past};
+use crate::store::partitions::{self, MESSAGE_BUCKET_LOCK, Partition, is_lock_timeout};
+use delete::{WholeDays, delete_ledger, delete_past};
 
 pub use metrics::RetentionMetrics;
 pub use schedule::{Scheduler, SchedulerOptions};
@@ -90,7 +93,7 @@ pub struct Report {
     pub kept: Vec<NaiveDate>,
     /// Events in dropped partitions, together.
     pub events_dropped: i64,
-    /// Rows deleted for projects that keep less than the longest, and rejected events.
+    /// Events deleted one by one, and rejected events.
     pub projects: Vec<ProjectReport>,
     /// Days of the ledger that were deleted, counted in its rows.
     pub ledger_rows: i64,
@@ -195,24 +198,54 @@ fn go_through(
         dry_run: mode == Mode::DryRun,
         ..Report::default()
     };
+    let mut steps = Steps::default();
     if mode == Mode::Run {
-        report.created =
-            partitions::ensure_ahead(connection, today, options.partitions_ahead_days)?;
+        let days = options.partitions_ahead_days;
+        let created = partitions::ensure_ahead(connection, today, days);
+        report.created = steps.done(created).unwrap_or_default();
     }
-    let projects = projects(connection)?;
+    let projects = steps.done(projects(connection)).unwrap_or_default();
     if let Some(longest) = projects.iter().map(|project| project.retention_days).max() {
         let cutoff = cutoff_day(now, longest);
         report.cutoff = Some(cutoff);
-        drop_past(connection, cutoff, mode, &mut report)?;
+        steps.done(drop_past(connection, cutoff, mode, &mut report));
         for project in &projects {
-            let deleted = delete_past(connection, project, longest, now, options, mode)?;
-            report.projects.push(deleted);
+            let whole = WholeDays {
+                before: cutoff,
+                kept: &report.kept,
+            };
+            let deleted = delete_past(connection, project, &whole, now, options, mode);
+            report.projects.extend(steps.done(deleted));
         }
     }
-    report.ledger_rows = delete_ledger(connection, now, mode)?;
-    report.message_ids_rotated =
-        rotate_message_ids(connection, now, options.dedupe_window_days, mode)?;
-    Ok(report)
+    let ledger_rows = delete_ledger(connection, now, mode);
+    report.ledger_rows = steps.done(ledger_rows).unwrap_or_default();
+    let rotated = rotate_message_ids(connection, now, options.dedupe_window_days, mode);
+    report.message_ids_rotated = steps.done(rotated).unwrap_or_default();
+    match steps.first_error {
+        Some(error) => Err(error.into()),
+        None => Ok(report),
+    }
+}
+
+/// Steps of which each is taken whatever became of those before it.
+#[derive(Default)]
+struct Steps {
+    first_error: Option<diesel::result::Error>,
+}
+
+impl Steps {
+    /// What the step gave, if it succeeded.
+    fn done<T>(&mut self, outcome: QueryResult<T>) -> Option<T> {
+        outcome
+            .map_err(|error| {
+                if self.first_error.is_some() {
+                    tracing::warn!(%error, "another step of retention failed too");
+                }
+                self.first_error.get_or_insert(error);
+            })
+            .ok()
+    }
 }
 
 /// The older of the two clocks, and the database's date.
@@ -249,7 +282,8 @@ fn projects(connection: &mut PgConnection) -> QueryResult<Vec<Project>> {
     sql_query("SELECT id, retention_days FROM projects ORDER BY id").load(connection)
 }
 
-/// Drops the partitions before the cutoff, and what interrupted drops left behind.
+/// Drops the partitions before the cutoff, and what interrupted drops left behind. One whose locks
+/// are not to be had keeps no other one from being dropped; the first error is returned at the end.
 fn drop_past(
     connection: &mut PgConnection,
     cutoff: NaiveDate,
@@ -260,24 +294,51 @@ fn drop_past(
     past.extend(partitions::leftovers(connection)?);
     past.retain(|partition| partition.day < cutoff);
     past.sort_by_key(|partition| partition.day);
+    let mut first_error = None;
     for partition in past {
-        let held = holdings(connection, &partition.name, cutoff)?;
-        if held.has_newer {
-            // A node whose clock was wrong wrote it; the day goes once all of it is old enough.
-            tracing::warn!(partition = partition.name, "kept: it holds newer events");
-            report.kept.push(partition.day);
-            continue;
+        // While a detach cannot be finished, nothing else can be detached, and reading the tables
+        // each time would be in vain.
+        if mode == Mode::Run
+            && let Err(error) = partitions::finish_detaches(connection)
+        {
+            tracing::warn!(partition = partition.name, %error, "a detach cannot be finished");
+            first_error.get_or_insert(error);
+            break;
         }
-        if mode == Mode::Run {
-            partitions::drop_day(connection, partition.day)?;
-            tracing::info!(partition = partition.name, events = held.events, "dropped");
+        match drop_if_past(connection, &partition, cutoff, mode, report) {
+            Err(error) if is_lock_timeout(&error) => {
+                tracing::warn!(partition = partition.name, %error, "left to the next run");
+                first_error.get_or_insert(error);
+            }
+            outcome => outcome?,
         }
-        report.events_dropped += held.events;
-        report.dropped.push(Dropped {
-            day: partition.day,
-            events: held.events,
-        });
     }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn drop_if_past(
+    connection: &mut PgConnection,
+    partition: &Partition,
+    cutoff: NaiveDate,
+    mode: Mode,
+    report: &mut Report,
+) -> QueryResult<()> {
+    let held = holdings(connection, &partition.name, cutoff)?;
+    if held.has_newer {
+        // A node whose clock was wrong wrote it; the day goes once all of it is old enough.
+        tracing::warn!(partition = partition.name, "kept: it holds newer events");
+        report.kept.push(partition.day);
+        return Ok(());
+    }
+    if mode == Mode::Run {
+        partitions::drop_day(connection, partition.day)?;
+        tracing::info!(partition = partition.name, events = held.events, "dropped");
+    }
+    report.events_dropped += held.events;
+    report.dropped.push(Dropped {
+        day: partition.day,
+        events: held.events,
+    });
     Ok(())
 }
 

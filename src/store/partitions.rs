@@ -136,7 +136,7 @@ pub fn drop_day(connection: &mut PgConnection, day: NaiveDate) -> QueryResult<bo
             }
             State::Pending => finalize(connection, day)?,
             State::Attached => {
-                finalize_others(connection, day)?;
+                finish_detaches(connection)?;
                 detach(connection, day)?;
             }
         }
@@ -252,10 +252,11 @@ fn detach(connection: &mut PgConnection, day: NaiveDate) -> QueryResult<()> {
     outcome
 }
 
-/// Only one detach may be pending at a time, so those of other days are finished first.
-fn finalize_others(connection: &mut PgConnection, day: NaiveDate) -> QueryResult<()> {
+/// Finishes detaches that were interrupted: only one may be pending at a time. It fails as long as
+/// somebody looks at the database as it was before. Must not be called inside a transaction.
+pub fn finish_detaches(connection: &mut PgConnection) -> QueryResult<()> {
     for partition in leftovers(connection)? {
-        if partition.day != day && state_of(connection, partition.day)? == State::Pending {
+        if state_of(connection, partition.day)? == State::Pending {
             finalize(connection, partition.day)?;
         }
     }
@@ -306,7 +307,8 @@ pub(crate) fn retried<T, E>(
     }
 }
 
-fn is_lock_timeout(error: &DieselError) -> bool {
+/// Whether a lock was not to be had in time.
+pub fn is_lock_timeout(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(_, info) if info.message().contains("lock timeout"))
 }
 

@@ -166,6 +166,102 @@ fn an_old_day_that_holds_a_newer_event_is_kept() {
     assert_eq!(events(&mut connection, 1), 1);
 }
 
+/// One event that a wrong clock has stamped must not keep everybody's.
+#[test]
+fn what_is_past_goes_from_an_old_day_that_is_kept() {
+    let (_database, mut connection, today) = fresh();
+    let brief = sql::project(&mut connection, "brief");
+    sql::run(
+        &mut connection,
+        &format!("UPDATE projects SET retention_days = 10 WHERE id = {brief}"),
+    );
+    let (day, gone) = (today - Days::new(100), today - Days::new(99));
+    store(&mut connection, 1, day, 1);
+    sql::run(
+        &mut connection,
+        "UPDATE events SET received_at = now() + interval '1 year'",
+    );
+    store(&mut connection, 1, day, 20);
+    store(&mut connection, brief, day, 5);
+    store(&mut connection, brief, gone, 7);
+    let dry = run(&mut connection, &Clock::system(), &OPTIONS, Mode::DryRun).unwrap();
+    let done = run_now(&mut connection);
+    for report in [dry, done] {
+        assert_eq!(report.kept, [day]);
+        assert_eq!(report.events_dropped, 7);
+        let deleted: Vec<i64> = report.projects.iter().map(|it| it.events).collect();
+        assert_eq!(deleted, [20, 5]);
+    }
+    assert_eq!(events(&mut connection, 1), 1, "the newer one stays");
+    assert_eq!(events(&mut connection, brief), 0);
+}
+
+/// As while somebody makes a dump, which takes hours.
+#[test]
+fn a_day_that_cannot_be_dropped_keeps_nothing_else_from_going() {
+    let (database, mut connection, today) = fresh();
+    let held = [93, 92].map(|ago| today - Days::new(ago));
+    for day in held {
+        store(&mut connection, 1, day, 3);
+    }
+    sql::run(
+        &mut connection,
+        "INSERT INTO ingest_ledger SELECT 1, current_date - 500, 0, 1, 1, 0, 0; \
+         UPDATE message_buckets SET rotated_at = now() - interval '8 days'",
+    );
+    let mut dump = beckon::store::connect(&database.url).unwrap();
+    sql::run(
+        &mut dump,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM events",
+    );
+    let reads = |connection: &mut PgConnection| {
+        sql::run(connection, "SELECT pg_stat_force_next_flush()");
+        sql::number(
+            connection,
+            "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables WHERE relname ~ '^events_p'",
+        )
+    };
+    let refused = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
+    assert!(
+        matches!(refused, Err(RetentionError::Database(_))),
+        "{refused:?}"
+    );
+    let ledger = "SELECT count(*) FROM ingest_ledger";
+    assert_eq!(sql::number(&mut connection, ledger), 0);
+    let current = "SELECT current_bucket FROM message_buckets";
+    assert_eq!(sql::number(&mut connection, current), 1);
+    // The next attempt does not read it all again.
+    let before = reads(&mut connection);
+    let refused = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(reads(&mut connection), before);
+    sql::run(&mut dump, "ROLLBACK");
+    let report = run_now(&mut connection);
+    let dropped: Vec<NaiveDate> = report.dropped.iter().map(|it| it.day).collect();
+    assert_eq!(dropped, held);
+}
+
+#[test]
+fn a_day_that_is_locked_is_left_and_the_next_one_goes() {
+    let (database, mut connection, today) = fresh();
+    let days = [93, 92].map(|ago| today - Days::new(ago));
+    for day in days {
+        store(&mut connection, 1, day, 3);
+    }
+    let mut holder = beckon::store::connect(&database.url).unwrap();
+    let locked = partitions::table_name(days[0]);
+    sql::run(
+        &mut holder,
+        &format!("BEGIN; LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE"),
+    );
+    let refused = run(&mut connection, &Clock::system(), &OPTIONS, Mode::Run);
+    assert!(refused.is_err(), "{refused:?}");
+    sql::run(&mut holder, "ROLLBACK");
+    let left = partitions::list(&mut connection).unwrap();
+    assert!(left.iter().any(|it| it.day == days[0]));
+    assert!(!left.iter().any(|it| it.day == days[1]));
+}
+
 #[test]
 fn the_older_clock_decides_and_clocks_an_hour_apart_stop_the_run() {
     let (_database, mut connection, today) = fresh();
