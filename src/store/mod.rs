@@ -79,11 +79,16 @@ impl std::fmt::Debug for Store {
 }
 
 /// What every session is set to. UTC makes `current_date` the same on every server. Errors are told
-/// apart by their English texts, which a session may ask for only if its role is allowed to.
+/// apart by their English texts, which a session may ask for only if its role is allowed to. The
+/// server asks a silent peer whether it is there as often as this side does, since the locks of a
+/// node that lost its power or network say for so long that it works; a local socket needs no such
+/// thing and ignores it.
 const SESSION_SETUP: &str = "SET timezone = 'UTC'; SET synchronous_commit = on; \
      SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
      SET idle_in_transaction_session_timeout = '60s'; \
      SET default_transaction_isolation = 'read committed'; \
+     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 20000; \
      DO $$ BEGIN PERFORM set_config('lc_messages', 'C', false); \
      EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 

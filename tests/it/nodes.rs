@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::campaign_flow::{NONE, create, identify, on_buy, shown};
 use crate::support::metrics::Scrape;
+use crate::support::postgres::database;
 use crate::support::{ADMIN_KEY, Client, TestApp, eventually, pause, sql};
 
 #[test]
@@ -50,6 +51,26 @@ fn a_change_on_one_node_is_live_on_another_within_a_second() {
     assert_eq!(shown(&there, "u", "buy", json!({})), ["free"]);
     identify(&there, "u", json!({"plan": "pro"}));
     assert_eq!(shown(&here, "u", "buy", json!({})), NONE);
+}
+
+/// Its locks say that a node works, so the server must notice when its machine is gone. Over the local
+/// socket of the tests there is nothing to be noticed.
+#[test]
+fn the_server_asks_whether_a_silent_node_is_still_there() {
+    let database = database();
+    let mut connection = beckon::store::connect(&database.url).unwrap();
+    let set = sql::texts(
+        &mut connection,
+        "SELECT name AS value FROM pg_settings WHERE name LIKE 'tcp%' AND source = 'session' \
+         ORDER BY name",
+    );
+    let expected = [
+        "tcp_keepalives_count",
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_user_timeout",
+    ];
+    assert_eq!(set, expected);
 }
 
 /// A node whose broadcast connection is gone still writes, so the others must go on counting it:
