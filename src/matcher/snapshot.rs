@@ -24,6 +24,17 @@ pub struct Flag {
     pub targeting: Option<Arc<Condition>>,
 }
 
+/// What a flag is for one user.
+#[derive(Debug)]
+pub struct FlagAnswer<'s> {
+    /// Whether it is on.
+    pub is_on: bool,
+    /// The flag.
+    pub flag: &'s Flag,
+    /// How many conditions failed at run time.
+    pub errors: u32,
+}
+
 /// What a decision found.
 #[derive(Debug, Default)]
 pub struct Decision {
@@ -238,15 +249,16 @@ impl Snapshot {
         self.flags.get(key)?.targeting.as_ref()
     }
 
-    /// Whether the flag is on for this user, and its value; `None` when there is no such flag.
+    /// Whether the flag is on for this user; `None` when there is no such flag.
     pub fn flag(
         &self,
         key: &str,
         user: UserFacts<'_>,
         now: DateTime<Utc>,
         arena: &FactsArena,
-    ) -> Option<(bool, &Flag)> {
+    ) -> Option<FlagAnswer<'_>> {
         let flag = self.flags.get(key)?;
+        let mut errors = 0;
         let is_on = flag.enabled
             && flag.targeting.as_ref().is_none_or(|condition| {
                 let membership = Membership::new(&self.segments, user, now, arena);
@@ -258,24 +270,28 @@ impl Snapshot {
                     segments: &lookup,
                 };
                 let prepared = Prepared::new(facts, arena);
-                condition.matches_prepared(&prepared).unwrap_or(false)
+                let holds = condition.matches_prepared(&prepared);
+                errors = u32::from(holds.is_err()) + membership.errors();
+                holds.unwrap_or(false)
             });
-        Some((is_on, flag))
+        Some(FlagAnswer {
+            is_on,
+            flag,
+            errors,
+        })
     }
 
-    /// The segments the user is in.
+    /// The segments the user is in, and how many conditions failed at run time.
     pub fn segments_of(
         &self,
         user: UserFacts<'_>,
         now: DateTime<Utc>,
         arena: &FactsArena,
-    ) -> Vec<&Arc<Segment>> {
+    ) -> (Vec<&Arc<Segment>>, u32) {
         let membership = Membership::new(&self.segments, user, now, arena);
-        self.segments
-            .list()
-            .iter()
-            .filter(|segment| membership.contains(&segment.id))
-            .collect()
+        let list = self.segments.list().iter();
+        let list = list.filter(|segment| membership.contains(&segment.id));
+        (list.collect(), membership.errors())
     }
 
     fn decide<'a>(

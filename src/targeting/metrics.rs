@@ -161,6 +161,11 @@ impl TargetingMetrics {
         if matched > 0 {
             self.0.matches.inc_by(matched as u64);
         }
+        self.failed(errors);
+    }
+
+    /// So many conditions failed at run time.
+    pub(super) fn failed(&self, errors: u32) {
         if errors > 0 {
             self.0.rule_errors.inc_by(u64::from(errors));
         }

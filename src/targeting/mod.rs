@@ -289,12 +289,15 @@ impl Targeting {
     ) -> FlagDecision {
         let arena = FactsArena::new();
         let snapshot = self.snapshot(project);
-        match snapshot.flag(key, subject(identity, person, now, &arena), now, &arena) {
-            Some((true, flag)) => FlagDecision {
+        let answer = snapshot.flag(key, subject(identity, person, now, &arena), now, &arena);
+        self.metrics()
+            .failed(answer.as_ref().map_or(0, |answer| answer.errors));
+        match answer.filter(|answer| answer.is_on) {
+            Some(answer) => FlagDecision {
                 enabled: true,
-                value: flag.value.clone(),
+                value: answer.flag.value.clone(),
             },
-            _ => FlagDecision {
+            None => FlagDecision {
                 enabled: false,
                 value: None,
             },
@@ -312,8 +315,9 @@ impl Targeting {
         let arena = FactsArena::new();
         let snapshot = self.snapshot(project);
         let subject = subject(Some(identity), Some(person), now, &arena);
-        snapshot
-            .segments_of(subject, now, &arena)
+        let (segments, errors) = snapshot.segments_of(subject, now, &arena);
+        self.metrics().failed(errors);
+        segments
             .into_iter()
             .map(|segment| SegmentMembership {
                 id: segment.id.clone(),

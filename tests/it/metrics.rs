@@ -139,6 +139,38 @@ fn nothing_is_decided_that_nobody_reads() {
 }
 
 #[test]
+fn what_fails_in_flags_and_segments_is_counted() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    let traits = json!({"user_id": "u", "traits": {"total": "much"}});
+    client.post("/v1/identify", &traits).expect(200);
+    let fails = json!({">": [{"-": [{"var": "user.traits.total"}, 1]}, 0]});
+    let flag = json!({"key": "f", "targeting": fails});
+    admin.post("/v1/admin/features", &flag).expect(200);
+    let segment = json!({"name": "s", "targeting": fails});
+    admin.post("/v1/admin/segments", &segment).expect(201);
+    let inside = json!({"key": "g", "targeting": {"in_segment": "s"}});
+    admin.post("/v1/admin/features", &inside).expect(200);
+    let errors = || Scrape::of(&admin).sum("beckon_rule_errors_total", "");
+    for (path, expected) in [
+        ("/v1/features/f?user_id=u", 1.0),
+        ("/v1/features/g?user_id=u", 2.0),
+        ("/v1/admin/users/u", 3.0),
+        ("/v1/features/absent?user_id=u", 3.0),
+    ] {
+        let reader = if path.contains("admin") {
+            &admin
+        } else {
+            &client
+        };
+        reader.get(path).expect(200);
+        let_the_text_grow_old();
+        let counted = errors();
+        assert!((counted - expected).abs() < 0.5, "{path}: {counted}");
+    }
+}
+
+#[test]
 fn a_scrape_is_what_prometheus_reads() {
     let app = TestApp::start();
     track(&app.client(), "u", "1");

@@ -124,7 +124,8 @@ fn one_number(snapshot: &Snapshot, others: usize) -> i64 {
     for campaign in snapshot.campaigns().iter() {
         assert!(campaign.id.starts_with("other") || number(campaign) == first);
     }
-    if let Some((_, flag)) = snapshot.flag("f", user, now(), &arena) {
+    if let Some(answer) = snapshot.flag("f", user, now(), &arena) {
+        let flag = answer.flag;
         assert_eq!(flag.value, Some(json!(first)));
     }
     first

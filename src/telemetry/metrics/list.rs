@@ -107,7 +107,7 @@ described! {
     MATCHES: Counter "beckon_matches_total" []
         "Campaigns that matched in them.";
     RULE_ERRORS: Counter "beckon_rule_errors_total" []
-        "Conditions that failed in them and counted as false.";
+        "Conditions of campaigns, segments and flags that failed and counted as false.";
     STALENESS: Gauge "beckon_staleness_seconds" []
         "Time since the campaigns were last known to be current; it grows when the database is gone.";
     HUB_CONNECTED: Gauge "beckon_hub_connected" []
