@@ -3,7 +3,7 @@
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Integer, Text};
 use serde_json::{Map, Value};
 
 use super::schema::{campaigns, feature_flags, project_revisions, segments};
@@ -76,16 +76,21 @@ struct ChangedCampaign {
     campaign_id: String,
 }
 
-/// Which campaigns are active and not in quarantine, as (seq, version).
+/// Which campaigns are active and not in quarantine, as (seq, version, bytes in the table). The bytes
+/// are those of the body as it is kept, which tells without reading it.
 pub fn active_campaigns(
     connection: &mut PgConnection,
     project: i64,
-) -> QueryResult<Vec<(i64, i64)>> {
+) -> QueryResult<Vec<(i64, i64, i32)>> {
     campaigns::table
         .filter(campaigns::project_id.eq(project))
         .filter(campaigns::status.eq("active"))
         .filter(campaigns::quarantined_at.is_null())
-        .select((campaigns::seq, campaigns::version))
+        .select((
+            campaigns::seq,
+            campaigns::version,
+            sql::<Integer>("pg_column_size(body)"),
+        ))
         .load(connection)
 }
 

@@ -23,7 +23,7 @@ mod reload;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -87,6 +87,8 @@ struct Inner {
     /// One for each project, held from reading a snapshot's rows until it is swapped in, so that a
     /// later one is never replaced by an earlier one.
     reloading: Mutex<HashMap<ProjectId, Arc<Mutex<()>>>>,
+    /// Projects that could not be loaded, and until when the hub leaves them alone.
+    put_off: Mutex<HashMap<ProjectId, Instant>>,
     /// For the changes of each project.
     changing: Shares,
     failing: quarantine::Waiting,
@@ -131,6 +133,7 @@ impl Targeting {
             people,
             snapshots: ArcSwap::default(),
             reloading: Mutex::default(),
+            put_off: Mutex::default(),
             changing: Shares::of_each(CHANGES_OF_A_PROJECT),
             failing: quarantine::Waiting::default(),
             node: NodeId::draw(),

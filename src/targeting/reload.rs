@@ -2,20 +2,35 @@
 //!
 //! Whoever reads a project's rows holds its lock until what was read is swapped in, so that an
 //! earlier one never replaces a later one.
+//!
+//! All projects share the hub. One that cannot be loaded, or is too large for the time there is, keeps
+//! what it had and is left alone for some time, so that the others get their changes.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use diesel::connection::SimpleConnection;
+use diesel::result::Error as DieselError;
 use diesel::{PgConnection, QueryResult};
 
 use super::{Targeting, live};
 use crate::hub::Signal;
 use crate::matcher::Snapshot;
 use crate::model::ProjectId;
+use crate::store::live as rows;
 use crate::store::nodes::INTRODUCTION;
-use crate::store::{is_unavailable, live as rows};
+
+/// After how many times as long as it took a load that failed is tried again.
+const PUT_OFF_FACTOR: u32 = 4;
+
+/// Whether a connection is still of use after this error. The statement may have taken too long, and
+/// the next project's does not.
+fn is_answering(connection: &mut PgConnection, error: &DieselError) -> bool {
+    !matches!(error, DieselError::BrokenTransactionManager)
+        && connection.batch_execute("SELECT 1").is_ok()
+}
 
 impl Targeting {
     /// What the hub tells; called on its thread, with its connection.
@@ -46,10 +61,10 @@ impl Targeting {
                 self.0.is_ready.store(true, Ordering::Release);
                 Ok(())
             }
-            Signal::Changed(project) => self.reload(connection, ProjectId(*project)),
+            Signal::Changed(project) => self.follow(connection, ProjectId(*project)),
             Signal::PeopleChanged(project) => {
                 self.0.people.forget_all();
-                self.reload(connection, ProjectId(*project))
+                self.follow(connection, ProjectId(*project))
             }
             Signal::Poll {
                 other_nodes,
@@ -74,10 +89,19 @@ impl Targeting {
                     .is_some_and(|held| held.revision() >= revision)
             };
             if !is_current {
-                self.tolerate(project, self.reload(connection, project))?;
+                self.follow(connection, project)?;
             }
         }
         Ok(())
+    }
+
+    /// Brings a project up to date, unless that failed a short while ago.
+    fn follow(&self, connection: &mut PgConnection, project: ProjectId) -> QueryResult<()> {
+        let put_off = self.put_off().get(&project).copied();
+        if put_off.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        self.reload_for_hub(connection, project, |held| held)
     }
 
     /// Reads every project anew. The database that was connected to may be a standby that took over,
@@ -86,20 +110,41 @@ impl Targeting {
         for (project, _) in rows::revisions(connection)? {
             let project = ProjectId(project);
             let nothing = Arc::default();
-            self.tolerate(project, self.reload_from(connection, project, |_| nothing))?;
+            self.reload_for_hub(connection, project, |_| nothing)?;
         }
         Ok(())
     }
 
-    /// One project whose rows cannot be read must not keep the others from their changes.
-    fn tolerate(&self, project: ProjectId, outcome: QueryResult<()>) -> QueryResult<()> {
+    /// One project that cannot be read must not keep the others from their changes. It fails only
+    /// where the connection does not answer any more.
+    fn reload_for_hub(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+        base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
+    ) -> QueryResult<()> {
+        let started = Instant::now();
+        let outcome = self.reload_from(connection, project, base);
         match outcome {
-            Err(error) if !is_unavailable(&error) => {
+            Ok(()) => {
+                self.put_off().remove(&project);
+                Ok(())
+            }
+            Err(error) if is_answering(connection, &error) => {
+                let now = Instant::now();
+                // A project that takes long to fail is tried less often.
+                let until = now + (now - started) * PUT_OFF_FACTOR;
+                self.put_off().insert(project, until);
                 tracing::error!(project = project.0, %error, "a project cannot be loaded");
                 Ok(())
             }
-            outcome => outcome,
+            Err(error) => Err(error),
         }
+    }
+
+    fn put_off(&self) -> MutexGuard<'_, HashMap<ProjectId, Instant>> {
+        let put_off = self.0.put_off.lock();
+        put_off.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn reload(

@@ -231,6 +231,56 @@ fn a_node_that_connects_again_holds_what_another_history_led_to() {
     }
 }
 
+/// It may be too large for the time a statement has, which looks like a database in trouble.
+#[test]
+fn a_project_that_cannot_be_loaded_keeps_no_other_one_waiting() {
+    let rig = rig();
+    let mut connection = rig.database.connect();
+    let other = sql::project(&mut connection, "other");
+    connection
+        .batch_execute(&format!(
+            "CREATE FUNCTION slow(project bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+                 IF project = {other} THEN \
+                     RAISE EXCEPTION 'canceling statement due to statement timeout' \
+                     USING ERRCODE = 'query_canceled'; \
+                 END IF; \
+                 RETURN true; END $$; \
+             INSERT INTO feature_flags (project_id, key, enabled, created_at) \
+                 VALUES ({other}, 'f', true, now()); \
+             ALTER TABLE feature_flags RENAME TO flags; \
+             CREATE VIEW feature_flags AS SELECT * FROM flags WHERE slow(project_id)"
+        ))
+        .unwrap();
+    let _hub = rig.targeting.start().unwrap();
+    eventually("the node is ready", SOON, || {
+        rig.targeting.is_ready().then_some(())
+    });
+    // Nor does it when somebody says that it has changed.
+    for number in 0..3 {
+        Write::Put {
+            number,
+            priority: 1,
+            is_active: true,
+        }
+        .run(&mut connection, "a")
+        .unwrap();
+        for project in [other, PROJECT.0] {
+            live::bump_revision(&mut connection, project).unwrap();
+            live::notify_change(&mut connection, project).unwrap();
+        }
+        eventually("the change is live", SOON, || {
+            (rig.held().len() == usize::from(number) + 1).then_some(())
+        });
+    }
+    connection
+        .batch_execute("CREATE OR REPLACE VIEW feature_flags AS SELECT * FROM flags")
+        .unwrap();
+    eventually("the other one is there too", SOON, || {
+        let snapshot = rig.targeting.snapshot(ProjectId(other));
+        (snapshot.revision() > 0).then_some(())
+    });
+}
+
 #[test]
 fn a_node_that_follows_changes_holds_what_the_database_does() {
     let rig = rig();
