@@ -138,6 +138,12 @@ pub enum WarningCode {
     PlaceholderIgnored,
     /// There is no such segment, so nobody is in it.
     UnknownSegment,
+    /// Another segment has this name or this id.
+    SegmentNameTaken,
+    /// What names this segment means another one from now on, or none.
+    SegmentInUse,
+    /// Who is in a segment is asked without an event.
+    EventInSegment,
     /// A flag is read without an event.
     EventInFlag,
     /// The campaign can never be shown.
@@ -158,11 +164,14 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code, for the documentation and its test.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::MissingValueMatches,
         Self::UnknownOperator,
         Self::PlaceholderIgnored,
         Self::UnknownSegment,
+        Self::SegmentNameTaken,
+        Self::SegmentInUse,
+        Self::EventInSegment,
         Self::EventInFlag,
         Self::NeverTrue,
         Self::AlwaysTrue,
@@ -180,6 +189,9 @@ impl WarningCode {
             Self::UnknownOperator => "unknown_operator",
             Self::PlaceholderIgnored => "placeholder_ignored",
             Self::UnknownSegment => "unknown_segment",
+            Self::SegmentNameTaken => "segment_name_taken",
+            Self::SegmentInUse => "segment_in_use",
+            Self::EventInSegment => "event_in_segment",
             Self::EventInFlag => "event_in_flag",
             Self::NeverTrue => "never_true",
             Self::AlwaysTrue => "always_true",

@@ -244,6 +244,11 @@ impl Snapshot {
         self.decide(&self.on_fetch, user, None, now, arena, runs)
     }
 
+    /// The flags by key, in no order.
+    pub fn flags(&self) -> impl Iterator<Item = (&str, &Flag)> {
+        self.flags.iter().map(|(key, flag)| (key.as_str(), flag))
+    }
+
     /// The condition of the flag of this name.
     pub fn flag_targeting(&self, key: &str) -> Option<&Arc<Condition>> {
         self.flags.get(key)?.targeting.as_ref()

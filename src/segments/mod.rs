@@ -68,6 +68,16 @@ impl Segment {
             && is_same_targeting
     }
 
+    /// The seed's rules.
+    pub fn rules(&self) -> &RuleList {
+        &self.rules
+    }
+
+    /// The JsonLogic.
+    pub fn targeting(&self) -> Option<&Condition> {
+        self.targeting.as_ref()
+    }
+
     /// The segments this one names.
     pub fn references(&self) -> &[String] {
         self.targeting.as_ref().map_or(&[], Condition::segments)
@@ -85,8 +95,10 @@ impl Segment {
     }
 }
 
+/// The name as lists show it: without spaces around it.
 fn name(body: &Map<String, Value>) -> &str {
-    body.get("name").and_then(Value::as_str).unwrap_or_default()
+    let name = body.get("name").and_then(Value::as_str);
+    name.unwrap_or_default().trim()
 }
 
 fn source(json: Option<&Value>) -> String {
@@ -135,7 +147,7 @@ impl Segments {
                     continue;
                 };
                 let references = segment.references().iter();
-                let next = references.filter_map(|name| self.by_reference.get(name).copied());
+                let next = references.filter_map(|name| self.index_of(name));
                 if is_after {
                     let longest = next.filter_map(|next| chains.get(next).copied().flatten());
                     let longest = longest.max().unwrap_or(0);
@@ -176,11 +188,16 @@ impl Segments {
         &self.list
     }
 
-    /// The segment a rule means by this id or name.
+    /// The segment a rule means by this id or name, which it may write with spaces around it.
     pub fn find(&self, reference: &str) -> Option<&Arc<Segment>> {
-        self.by_reference
-            .get(reference)
-            .and_then(|&index| self.list.get(index))
+        self.index_of(reference)
+            .and_then(|index| self.list.get(index))
+    }
+
+    fn index_of(&self, reference: &str) -> Option<usize> {
+        let found = self.by_reference.get(reference);
+        let found = found.or_else(|| self.by_reference.get(reference.trim()));
+        found.copied()
     }
 
     /// The most steps that it can take to find out who is in these and in those that they name, each of
@@ -205,7 +222,7 @@ impl Segments {
     pub fn cycle_through(&self, candidate: &Segment) -> Option<Vec<String>> {
         let is_candidate = |reference: &str| {
             reference == candidate.id
-                || (reference == candidate.name
+                || (reference.trim() == candidate.name
                     && self
                         .find(reference)
                         .is_none_or(|found| found.id == candidate.id))
@@ -280,7 +297,7 @@ impl<'a> Membership<'a> {
 
     /// Whether the user is in the segment of this id or name; nobody is in an unknown one.
     pub fn contains(&self, reference: &str) -> bool {
-        let Some(&index) = self.segments.by_reference.get(reference) else {
+        let Some(index) = self.segments.index_of(reference) else {
             return false;
         };
         let (Some(segment), Some(answer)) =
@@ -408,6 +425,25 @@ mod tests {
         for beyond in [CHAIN_MAX, 19_999] {
             assert!(!is_in(&segments, &format!("s{beyond}")), "{beyond}");
         }
+    }
+
+    #[test]
+    fn spaces_around_a_name_are_no_part_of_it() {
+        let body = json!({"name": " vip ", "targeting": true});
+        let body = body.as_object().unwrap();
+        let vip = Segment::compile("s0", body, &Limits::default()).unwrap();
+        assert_eq!(vip.name, "vip");
+        let of_vip = segment("s1", &json!({"in_segment": "vip"}));
+        let written = segment("s2", &json!({"in_segment": " vip "}));
+        let list = [vip, of_vip, written].map(Arc::new).to_vec();
+        let segments = Segments::new(list);
+        for reference in ["vip", " vip ", "s1", "s2"] {
+            assert!(is_in(&segments, reference), "{reference:?}");
+        }
+        let circle = json!({"name": " vip", "targeting": {"in_segment": " s2"}});
+        let circle = circle.as_object().unwrap();
+        let circle = Segment::compile("s0", circle, &Limits::default()).unwrap();
+        assert!(segments.cycle_through(&circle).is_some());
     }
 
     #[test]

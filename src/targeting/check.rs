@@ -5,9 +5,13 @@ use serde_json::{Map, Value};
 
 use super::{Targeting, live};
 use crate::error::{Error, WarningCode};
+use crate::matcher::Snapshot;
 use crate::model::ProjectId;
 use crate::rules::{Condition, RuleError, RuleWarning};
-use crate::segments::{CHAIN_MAX, Segment};
+use crate::segments::{CHAIN_MAX, Segment, Segments};
+
+/// How many of each kind a warning names.
+const SHOWN_MAX: usize = 5;
 
 /// Something an admin may want to know about what was saved.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -50,6 +54,14 @@ impl Targeting {
         }
         let found = segment.warnings(&self.0.options.rules);
         let mut warnings: Vec<_> = rule_warnings("/targeting", &found).collect();
+        warnings.extend(rule_warnings("/rules", segment.rules().warnings()));
+        warnings.extend(event_in_segment(&segment));
+        warnings.extend(name_taken(&held, &segment));
+        let former = held.list().iter().find(|held| held.id == segment.id);
+        if let Some(former) = former.filter(|former| former.name != segment.name) {
+            let names = meant(&held, former, &[&former.name]);
+            warnings.extend(in_use(&snapshot, &held, former, &names, "/name"));
+        }
         for reference in segment.references() {
             if held.find(reference).is_none() {
                 warnings.push(unknown_segment("/targeting".to_owned(), reference));
@@ -67,6 +79,23 @@ impl Targeting {
             });
         }
         Ok(warnings)
+    }
+
+    /// What to say of a segment that is about to be deleted, within the change that does it.
+    pub fn check_segment_gone(
+        &self,
+        connection: &mut PgConnection,
+        project: ProjectId,
+        id: &str,
+    ) -> Result<Vec<Warning>, Error> {
+        let snapshot = self.snapshot(project);
+        let held = live::segments(connection, project, &snapshot, &self.0.options.rules)?;
+        let Some(gone) = held.list().iter().find(|held| held.id == id) else {
+            return Ok(Vec::new());
+        };
+        let names = meant(&held, gone, &[&gone.id, &gone.name]);
+        let warning = in_use(&snapshot, &held, gone, &names, "");
+        Ok(warning.into_iter().collect())
     }
 
     /// Checks a flag's targeting before it is saved.
@@ -97,6 +126,99 @@ impl Targeting {
             });
         }
         Ok(warnings)
+    }
+}
+
+fn event_in_segment(segment: &Segment) -> Option<Warning> {
+    let pointer = if segment.rules().mentions_event() {
+        "/rules"
+    } else if segment.targeting().is_some_and(Condition::mentions_event) {
+        "/targeting"
+    } else {
+        return None;
+    };
+    Some(Warning {
+        code: WarningCode::EventInSegment,
+        pointer: pointer.to_owned(),
+        message: "who is in a segment is asked without an event, so what this says of one never \
+                  holds"
+            .to_owned(),
+    })
+}
+
+/// Another segment that a rule may mean by this one's name.
+fn name_taken(held: &Segments, segment: &Segment) -> Option<Warning> {
+    let mut others = held.list().iter().filter(|it| it.id != segment.id);
+    let other = others.find(|it| it.name == segment.name || it.id == segment.name)?;
+    let meant = held.find(&segment.name).unwrap_or(other);
+    Some(Warning {
+        code: WarningCode::SegmentNameTaken,
+        pointer: "/name".to_owned(),
+        message: format!(
+            "segment {:?} has this name or id too; rules that use it mean segment {:?}",
+            other.id, meant.id
+        ),
+    })
+}
+
+/// Those of the references to a segment that rules mean it by.
+fn meant<'r>(held: &Segments, segment: &Segment, references: &[&'r str]) -> Vec<&'r str> {
+    let is_meant = |reference: &&str| held.find(reference).is_some_and(|it| it.id == segment.id);
+    references.iter().copied().filter(is_meant).collect()
+}
+
+/// What names a segment by one of these references, which will not lead to it any more.
+fn in_use(
+    snapshot: &Snapshot,
+    held: &Segments,
+    segment: &Segment,
+    references: &[&str],
+    pointer: &str,
+) -> Option<Warning> {
+    let names = |reference: &str| references.contains(&reference.trim());
+    let campaigns = snapshot.campaigns().iter().filter(|campaign| {
+        let mut segments = campaign.segment_references().into_iter();
+        segments.any(|(_, reference)| names(reference))
+    });
+    let others = held.list().iter().filter(|it| it.id != segment.id);
+    let segments = others.filter(|it| it.references().iter().any(|it| names(it)));
+    let flags = snapshot.flags().filter(|(_, flag)| {
+        let targeting = flag.targeting.as_ref();
+        targeting.is_some_and(|it| it.segments().iter().any(|it| names(it)))
+    });
+    let users = [
+        listed("campaign", campaigns.map(|it| it.id.as_str())),
+        listed("segment", segments.map(|it| it.name.as_str())),
+        listed("flag", flags.map(|(key, _)| key)),
+    ];
+    let users: Vec<String> = users.into_iter().flatten().collect();
+    if users.is_empty() {
+        return None;
+    }
+    Some(Warning {
+        code: WarningCode::SegmentInUse,
+        pointer: pointer.to_owned(),
+        message: format!(
+            "this segment is named by {}; they mean another one from now on, or nobody",
+            users.join(", ")
+        ),
+    })
+}
+
+/// The first few of these, with their kind, and how many more there are.
+fn listed<'n>(kind: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|it| format!("{kind} {it:?}"))
+        .collect();
+    let more = names.len().saturating_sub(SHOWN_MAX);
+    match (names.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(shown.join(", ")),
+        (false, more) => Some(format!("{}, {more} more {kind}s", shown.join(", "))),
     }
 }
 

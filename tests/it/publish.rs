@@ -314,3 +314,72 @@ fn a_segment_that_would_contain_itself_is_refused_by_name() {
     let around = refused("C", "A");
     assert!(around.contains("itself, by way of A > B\""), "{around}");
 }
+
+/// A segment's id, by its name.
+fn save_segment(admin: &Client, name: &str, targeting: &Value) -> (String, Value) {
+    let segment = json!({"name": name, "targeting": targeting});
+    let answer = admin.post("/v1/admin/segments", &segment).expect(201);
+    (answer["id"].as_str().unwrap().to_owned(), answer)
+}
+
+#[test]
+fn a_segment_that_goes_or_is_renamed_says_what_named_it() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let (vip, answer) = save_segment(&admin, " vip ", &age(">", 20));
+    assert_eq!(warnings(&answer), []);
+    let inside = |name: &str| json!({"in_segment": name});
+    save_segment(&admin, "other", &inside("vip"));
+    let campaign = on_buy("by id", json!({"segments": {"include": [vip]}}));
+    let campaign = create(&admin, campaign);
+    let flag = json!({"key": "beta", "targeting": inside("vip")});
+    admin.post("/v1/admin/features", &flag).expect(200);
+
+    // Another of that name, or one whose name is its id, changes what rules mean or may mean.
+    let taken = pairs(&[("segment_name_taken", "/name")]);
+    let (second, answer) = save_segment(&admin, "vip", &age(">", 30));
+    assert_eq!(warnings(&answer), taken);
+    let message = answer["warnings"][0]["message"].as_str().unwrap();
+    assert!(message.contains(&vip), "{message}");
+    assert_eq!(warnings(&save_segment(&admin, &vip, &age(">", 1)).1), taken);
+    // Nobody means the second.
+    let path = format!("/v1/admin/segments/{second}");
+    assert_eq!(admin.delete(&path).expect(200), json!({"ok": true}));
+
+    let path = format!("/v1/admin/segments/{vip}");
+    let in_use = |answer: &Value, pointer: &str, users: &[&str], others: &[&str]| {
+        assert_eq!(
+            warnings(answer)[0],
+            pairs(&[("segment_in_use", pointer)])[0]
+        );
+        let message = answer["warnings"][0]["message"].as_str().unwrap();
+        assert!(users.iter().all(|it| message.contains(it)), "{message}");
+        assert!(!others.iter().any(|it| message.contains(it)), "{message}");
+    };
+    let same = admin.put(&path, &json!({"name": "vip"})).expect(200);
+    assert!(!same["warnings"].to_string().contains("in_use"), "{same}");
+    let renamed = admin.put(&path, &json!({"name": "VIP"})).expect(200);
+    in_use(&renamed, "/name", &["other", "beta"], &[campaign.as_str()]);
+    admin.put(&path, &json!({"name": "vip"})).expect(200);
+    let gone = admin.delete(&path).expect(200);
+    assert_eq!(gone["ok"], true);
+    in_use(&gone, "", &["other", "beta", &campaign], &[]);
+    admin.delete(&path).expect_problem(404, "not_found");
+}
+
+#[test]
+fn a_segment_is_warned_of_as_a_campaign_is() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let odd = json!({"type": "attribute", "field": "city", "operator": "like", "value": "O"});
+    let segment = json!({"name": "odd", "rules": [odd]});
+    let answer = admin.post("/v1/admin/segments", &segment).expect(201);
+    let expected = [("unknown_operator", "/rules/0/operator")];
+    assert_eq!(warnings(&answer), pairs(&expected));
+    let event = json!({">": [{"var": "event.properties.total"}, 10]});
+    let (_, answer) = save_segment(&admin, "spenders", &event);
+    assert!(
+        warnings(&answer).contains(&pairs(&[("event_in_segment", "/targeting")])[0]),
+        "{answer}"
+    );
+}

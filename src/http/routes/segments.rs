@@ -69,6 +69,17 @@ struct SegmentList {
     total: i64,
 }
 
+/// Says that a segment is gone.
+#[derive(Debug, Serialize, ToSchema)]
+struct Deleted {
+    /// Always true.
+    ok: bool,
+    /// What may surprise: what named it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    warnings: Vec<Warning>,
+}
+
 /// Says that a thing was done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Done {
@@ -208,7 +219,7 @@ fn update(
 /// Deletes a segment.
 #[utoipa::path(tag = "admin", operation_id = "delete_segment", security(("api_key" = ["admin"])),
     params(("id" = String, Path, description = "The segment's id.")),
-    responses((status = 200, description = "It is gone.", body = Done)))]
+    responses((status = 200, description = "It is gone.", body = Deleted)))]
 #[delete("/v1/admin/segments/{id}")]
 pub(super) async fn delete_segment(
     request: HttpRequest,
@@ -218,17 +229,19 @@ pub(super) async fn delete_segment(
 ) -> Result<HttpResponse, Problem> {
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
-    state
+    let targeting = state.targeting.clone();
+    let warnings = state
         .targeting
         .change(author.project, move |connection| {
+            let warnings = targeting.check_segment_gone(connection, author.project, &id)?;
             if !segments::delete(connection, author.project, &id)? {
                 return Err(NOT_FOUND);
             }
             author.audit(connection, "delete", "segment", &id)?;
-            Ok(())
+            Ok(warnings)
         })
         .await?;
-    Ok(HttpResponse::Ok().json(Done { ok: true }))
+    Ok(HttpResponse::Ok().json(Deleted { ok: true, warnings }))
 }
 
 fn checked_id(id: String) -> Result<String, Error> {
