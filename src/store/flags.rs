@@ -1,7 +1,9 @@
 //! Feature flags.
 
 use chrono::{DateTime, Utc};
+use diesel::dsl::{count_star, sql};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use serde_json::Value;
 
 use super::schema::feature_flags;
@@ -52,12 +54,18 @@ pub fn find_for_update(
         .optional()
 }
 
-/// How many flags the project has.
-pub fn count(connection: &mut PgConnection, project: ProjectId) -> QueryResult<i64> {
+/// How many flags the project has, and how many bytes their values and targeting have together.
+pub fn held(connection: &mut PgConnection, project: ProjectId) -> QueryResult<(i64, i64)> {
     feature_flags::table
         .filter(feature_flags::project_id.eq(project.0))
-        .count()
-        .get_result(connection)
+        .select((
+            count_star(),
+            sql::<BigInt>(
+                "coalesce(sum(coalesce(octet_length(value::text), 0) \
+                            + coalesce(octet_length(targeting::text), 0)), 0)::bigint",
+            ),
+        ))
+        .first(connection)
 }
 
 /// Stores a flag, new or changed.

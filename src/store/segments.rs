@@ -1,7 +1,9 @@
 //! Segments.
 
 use chrono::{DateTime, Utc};
+use diesel::dsl::{count_star, sql};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use serde_json::Value;
 
 use super::schema::segments;
@@ -42,6 +44,17 @@ pub fn list(
         .count()
         .get_result(connection)?;
     Ok((page, total))
+}
+
+/// How many segments the project has, and how many bytes their bodies have together.
+pub fn held(connection: &mut PgConnection, project: ProjectId) -> QueryResult<(i64, i64)> {
+    segments::table
+        .filter(segments::project_id.eq(project.0))
+        .select((
+            count_star(),
+            sql::<BigInt>("coalesce(sum(octet_length(body::text)), 0)::bigint"),
+        ))
+        .first(connection)
 }
 
 /// One segment.

@@ -383,3 +383,50 @@ fn a_segment_is_warned_of_as_a_campaign_is() {
         "{answer}"
     );
 }
+
+#[test]
+fn a_project_holds_so_many_segments_and_so_much_of_segments_and_flags() {
+    let app = TestApp::start();
+    let (admin, mut connection) = (app.admin(), app.sql());
+    let project = sql::default_project(&mut connection);
+    let fill = |bytes: usize, count: u32| {
+        format!(
+            "INSERT INTO segments (project_id, id, name, body, created_at) \
+             SELECT {project}, 's' || n, 's' || n, json_build_object('name', 's' || n, \
+             'note', repeat('a', {bytes})), now() FROM generate_series(1, {count}) n"
+        )
+    };
+    sql::run(&mut connection, &fill(1, 9_999));
+    let segment = |name: &str| json!({"name": name});
+    admin.post("/v1/admin/segments", &segment("a")).expect(201);
+    let answer = admin.post("/v1/admin/segments", &segment("b"));
+    answer.expect_problem(409, "conflict");
+    sql::run(&mut connection, "DELETE FROM segments");
+
+    sql::run(&mut connection, &fill(1_000_000, 68));
+    let answer = admin.post("/v1/admin/segments", &segment("c"));
+    answer.expect_problem(409, "conflict");
+    let path = "/v1/admin/segments/s1";
+    let longer = json!({"more": "x"});
+    admin.put(path, &longer).expect_problem(409, "conflict");
+    admin.put(path, &json!({"note": "a"})).expect(200);
+    admin.post("/v1/admin/segments", &segment("c")).expect(201);
+
+    sql::run(
+        &mut connection,
+        &format!(
+            "INSERT INTO feature_flags (project_id, key, enabled, value, created_at) \
+             SELECT {project}, 'f' || n, true, to_json(repeat('a', 1000000)), now() \
+             FROM generate_series(1, 68) n"
+        ),
+    );
+    let flag = |key: &str, value: &str| json!({"key": key, "value": value});
+    let answer = admin.post("/v1/admin/features", &flag("new", "b"));
+    answer.expect_problem(409, "conflict");
+    admin
+        .post("/v1/admin/features", &flag("f1", "b"))
+        .expect(200);
+    admin
+        .post("/v1/admin/features", &flag("new", "b"))
+        .expect(200);
+}

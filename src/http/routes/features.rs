@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::author::Author;
+use super::budget::{check_budget, written_bytes};
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
 use crate::http::body;
@@ -20,6 +21,12 @@ use crate::targeting::{Targeting, Warning};
 
 /// How many flags a project may have: all of them are answered at once, and held in memory.
 const FLAGS_MAX: i64 = 10_000;
+
+/// What a flag adds to the bytes of the project's.
+fn bytes_of(flag: &StoredFlag) -> usize {
+    let parts = [&flag.value, &flag.targeting];
+    parts.into_iter().flatten().map(written_bytes).sum()
+}
 
 /// A flag to be saved. A member that is absent keeps what is stored; null takes it away.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -165,13 +172,16 @@ fn save(
     body: &Map<String, Value>,
 ) -> Result<(StoredFlag, Vec<Warning>), Error> {
     let stored = flags::find_for_update(connection, author.project, &key)?;
-    if stored.is_none() && flags::count(connection, author.project)? >= FLAGS_MAX {
+    let (count, bytes) = flags::held(connection, author.project)?;
+    if stored.is_none() && count >= FLAGS_MAX {
         return Err(Error::Conflict(format!(
             "A project holds at most {FLAGS_MAX} flags."
         )));
     }
     let action = if stored.is_some() { "update" } else { "create" };
+    let former_bytes = stored.as_ref().map_or(0, bytes_of);
     let flag = merge(stored, key, body);
+    check_budget("flags", bytes, former_bytes, bytes_of(&flag))?;
     let warnings = targeting.check_flag(author.project, flag.targeting.as_ref())?;
     flags::save(connection, author.project, &flag, author.at)?;
     author.audit(connection, action, "feature", &flag.key)?;

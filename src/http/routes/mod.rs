@@ -5,6 +5,7 @@
 
 mod analytics;
 mod author;
+mod budget;
 mod campaigns;
 mod delivery;
 mod events;

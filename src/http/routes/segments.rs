@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::author::{Author, seed_time};
+use super::budget::{check_budget, written_bytes};
 use super::campaigns::draft::{check_size, drop_servers_own};
 use crate::error::{Error, FieldError};
 use crate::http::auth::{Admin, Authorized, Read};
@@ -20,6 +21,9 @@ use crate::store::segments::{self, StoredSegment};
 use crate::targeting::{Targeting, Warning};
 
 const NOT_FOUND: Error = Error::NotFound("Segment");
+
+/// How many segments a project may have: all of them are held in memory, and read with each change.
+const SEGMENTS_MAX: i64 = 10_000;
 
 /// A segment as it is sent. Members that are not listed are kept and returned.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -154,8 +158,15 @@ pub(super) async fn create_segment(
     let (stored, warnings) = state
         .targeting
         .change(author.project, move |connection| {
+            let (count, bytes) = segments::held(connection, author.project)?;
+            if count >= SEGMENTS_MAX {
+                return Err(Error::Conflict(format!(
+                    "A project holds at most {SEGMENTS_MAX} segments."
+                )));
+            }
             let warnings = targeting.check_segment(connection, author.project, None, &body)?;
             let body = Value::Object(body);
+            check_budget("segments", bytes, 0, written_bytes(&body))?;
             let stored =
                 segments::insert(connection, author.project, &id, &name, &body, author.at)?;
             author.audit(connection, "create", "segment", &id)?;
@@ -204,6 +215,7 @@ fn update(
     bytes_max: usize,
 ) -> Result<(StoredSegment, Vec<Warning>), Error> {
     let stored = segments::find_for_update(connection, author.project, id)?.ok_or(NOT_FOUND)?;
+    let former_bytes = written_bytes(&stored.body);
     let mut body = into_answer(stored);
     body.extend(patch);
     let name = check_fields(&body, true)?.unwrap_or_default();
@@ -211,6 +223,8 @@ fn update(
     check_size(&body, bytes_max)?;
     let warnings = targeting.check_segment(connection, author.project, Some(id), &body)?;
     let body = Value::Object(body);
+    let (_, bytes) = segments::held(connection, author.project)?;
+    check_budget("segments", bytes, former_bytes, written_bytes(&body))?;
     let stored = segments::update(connection, author.project, id, &name, &body, author.at)?;
     author.audit(connection, "update", "segment", id)?;
     Ok((stored, warnings))
