@@ -14,10 +14,11 @@ use super::shard::Shard;
 use super::statements::CountIdentities;
 use crate::error::Code;
 use crate::model::{Event, EventId, PersonId};
+use crate::store::people::FAMILY_MAX;
 
 /// The most identities of one person, and so the most people who were merged into one. To move that
 /// many takes some 50 to 100 ms, in which other batches of the shard wait.
-pub const IDENTITIES_MAX: usize = 10_000;
+pub const IDENTITIES_MAX: usize = FAMILY_MAX;
 
 impl Shard {
     /// Counts the identities of the people that the batch links, whose rows are locked. Nobody but

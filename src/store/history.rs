@@ -12,6 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::partitions;
+use super::people::FAMILY_MAX;
 use super::schema::campaign_history;
 use crate::model::{EventKind, ProjectId};
 
@@ -330,20 +331,20 @@ pub fn people(
     project: ProjectId,
     persons: &[i64],
 ) -> QueryResult<Vec<PastPerson>> {
-    sql_query(
+    sql_query(format!(
         "SELECT p.id, p.traits::text AS traits, p.created_at, u.value AS user_id, \
                 u.created_at AS user_id_since, \
                 (WITH RECURSIVE family(id) AS ( \
                      SELECT p.id UNION \
                      SELECT m.id FROM persons m JOIN family f ON m.merged_into = f.id \
                      WHERE m.project_id = $1) \
-                 SELECT array_agg(id) FROM (SELECT id FROM family LIMIT 100) first) AS family \
+                 SELECT array_agg(id) FROM (SELECT id FROM family LIMIT {FAMILY_MAX}) first) AS family \
          FROM persons p LEFT JOIN LATERAL ( \
              SELECT value, created_at FROM identities \
              WHERE project_id = $1 AND person_id = p.id AND kind = 0 \
              ORDER BY created_at, value LIMIT 1) u ON true \
-         WHERE p.project_id = $1 AND p.id = ANY($2)",
-    )
+         WHERE p.project_id = $1 AND p.id = ANY($2)"
+    ))
     .bind::<BigInt, _>(project.0)
     .bind::<Array<BigInt>, _>(persons)
     .load(connection)

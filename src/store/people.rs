@@ -10,8 +10,8 @@ use super::schema::identities;
 use super::stored_json::Traits;
 use crate::model::{Identity, PersonId, ProjectId};
 
-/// How many people that were merged into one are followed.
-const MERGED_MAX: i32 = 1_000;
+/// The most people that can be one: each brought an identity, and a person has no more of these.
+pub const FAMILY_MAX: usize = 10_000;
 
 /// A person in a list.
 #[derive(Debug, Clone, QueryableByName)]
@@ -118,7 +118,7 @@ pub fn family(
              UNION \
              SELECT p.id FROM persons p JOIN family f ON p.merged_into = f.id \
              WHERE p.project_id = $1 \
-         ) SELECT id FROM family LIMIT {MERGED_MAX}"
+         ) SELECT id FROM family LIMIT {FAMILY_MAX}"
     ))
     .bind::<BigInt, _>(project.0)
     .bind::<BigInt, _>(person.0)

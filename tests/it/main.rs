@@ -14,6 +14,7 @@ mod admin_events;
 mod analytics;
 mod auth_matrix;
 mod bombs;
+mod bounded_reads;
 mod campaign_flow;
 mod cli;
 mod compiled_vectors;
