@@ -1,7 +1,8 @@
 //! What is read of people and projects with a great many events: all that is asked for, or so much of
 //! it as can be read in time, and then the answer says so.
 
-use beckon::model::{PersonId, ProjectId};
+use beckon::model::{EventKind, PersonId, ProjectId};
+use beckon::store::events::{self, EventFilter};
 use beckon::store::history;
 use beckon::store::people;
 use diesel::PgConnection;
@@ -17,6 +18,20 @@ fn fresh() -> (TestDatabase, PgConnection) {
     (database, connection)
 }
 
+/// Events of one person, the later ones received later; `kind` and `name` are expressions of `n`.
+fn store(connection: &mut PgConnection, count: u32, kind: &str, name: &str) {
+    sql::run(
+        connection,
+        &format!(
+            "INSERT INTO events (received_on, id, project_id, person_id, kind, name, properties, \
+             timestamp, received_at) \
+             SELECT current_date, gen_random_uuid(), 1, 1, {kind}, {name}, '{{\"n\":1}}', now(), \
+             now() - interval '1 hour' + n * interval '10 milliseconds' \
+             FROM generate_series(1, {count}) n"
+        ),
+    );
+}
+
 #[test]
 fn everybody_who_became_one_person_is_followed() {
     let (_database, mut connection) = fresh();
@@ -30,4 +45,35 @@ fn everybody_who_became_one_person_is_followed() {
     assert_eq!(family.len(), 3_000);
     let past = history::people(&mut connection, PROJECT, &[1]).unwrap();
     assert_eq!(past[0].family.len(), 3_000);
+}
+
+#[test]
+fn events_of_a_rare_kind_are_found_without_reading_the_others() {
+    let (_database, mut connection) = fresh();
+    let is_page = "n IN (7, 9000, 20000)";
+    store(
+        &mut connection,
+        30_000,
+        &format!("CASE WHEN {is_page} THEN 2 ELSE 0 END"),
+        &format!("CASE WHEN {is_page} THEN 'page' ELSE 'e' || n % 100 END"),
+    );
+    sql::run(&mut connection, "ANALYZE events");
+    let read = |connection: &mut PgConnection| {
+        sql::run(connection, "SELECT pg_stat_force_next_flush()");
+        sql::number(
+            connection,
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint \
+             FROM pg_stat_user_tables WHERE relname ~ '^events_p'",
+        )
+    };
+    let before = read(&mut connection);
+    let filter = EventFilter {
+        kind: Some(EventKind::Page),
+        ..EventFilter::default()
+    };
+    let page = events::list(&mut connection, PROJECT, &filter, 21, 0).unwrap();
+    let count = events::count(&mut connection, PROJECT, &filter, 100_001).unwrap();
+    assert_eq!((page.len(), count), (3, 3));
+    let rows = read(&mut connection) - before;
+    assert!(rows < 1_000, "{rows} rows were read");
 }
