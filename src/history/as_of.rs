@@ -53,7 +53,7 @@ pub struct TraitsAsOf {
     pub certain: bool,
     /// How many stored identify calls they were rebuilt from.
     pub identify_calls: usize,
-    /// True when there were more calls than are read, so that old ones were left out.
+    /// True when there were more calls or events than are read, so that calls were left out.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// True when the person is older than the oldest event that is kept.
@@ -131,18 +131,18 @@ pub(super) fn traits(
     place: Place,
 ) -> QueryResult<(Map<String, Value>, TraitsAsOf)> {
     let horizon = history::horizon(connection, known.project)?;
-    let limit = i64::try_from(CALLS_MAX + 1).unwrap_or(i64::MAX);
-    let mut calls =
-        |side| history::identify_calls(connection, known.project, known.family, place, side, limit);
-    let later = calls(Side::After)?;
+    let mut calls = |side| {
+        let (project, family) = (known.project, known.family);
+        history::identify_calls(connection, project, family, place, side, CALLS_MAX)
+    };
+    let (later, is_later_cut) = calls(Side::After)?;
     let merged_people = known.family.len().saturating_sub(1);
-    if later.is_empty() && merged_people == 0 && place.0.date_naive() >= horizon {
+    if later.is_empty() && !is_later_cut && merged_people == 0 && place.0.date_naive() >= horizon {
         // Nothing has changed since.
         return Ok((known.traits, TraitsAsOf::CURRENT));
     }
-    let mut earlier = calls(Side::UpTo)?;
-    let truncated = earlier.len() > CALLS_MAX || later.len() > CALLS_MAX;
-    earlier.truncate(CALLS_MAX);
+    let (earlier, is_earlier_cut) = calls(Side::UpTo)?;
+    let truncated = is_earlier_cut || is_later_cut;
     let older_than_history = known.created_at.date_naive() < horizon;
     let mut rebuilt = Map::new();
     for call in earlier.iter().rev() {

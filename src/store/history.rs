@@ -92,6 +92,9 @@ pub struct IdentifyCall {
     /// Its traits.
     #[diesel(sql_type = Nullable<Text>)]
     pub traits: Option<String>,
+    /// It is the last event that was looked at, call or not.
+    #[diesel(sql_type = Bool)]
+    is_end: bool,
 }
 
 /// On which side of a place.
@@ -103,31 +106,45 @@ pub enum Side {
     After,
 }
 
-/// The identify calls of these people on one side of a place, those near to it first.
+/// The most events among which somebody's identify calls are looked for: no index tells them apart.
+const LOOKED_THROUGH_MAX: i64 = 50_000;
+
+/// The identify calls of these people on one side of a place, those near to it first, and whether
+/// there may be more of them: at most `limit` are read, among so many events at most.
 pub fn identify_calls(
     connection: &mut PgConnection,
     project: ProjectId,
     persons: &[i64],
     place: Place,
     side: Side,
-    limit: i64,
-) -> QueryResult<Vec<IdentifyCall>> {
+    limit: usize,
+) -> QueryResult<(Vec<IdentifyCall>, bool)> {
     let (compare, order) = match side {
         Side::UpTo => ("<=", "DESC"),
         Side::After => (">", "ASC"),
     };
-    sql_query(format!(
-        "SELECT received_at, properties::text AS traits FROM events \
-         WHERE project_id = $1 AND person_id = ANY($2) AND kind = $3 \
-           AND (received_at, id) {compare} ($4, $5) \
-         ORDER BY received_at {order}, id {order} LIMIT {limit}"
+    let mut calls: Vec<IdentifyCall> = sql_query(format!(
+        "SELECT received_at, traits, place = {LOOKED_THROUGH_MAX} AS is_end FROM ( \
+             SELECT received_at, kind, CASE kind WHEN $3 THEN properties::text END AS traits, \
+                    row_number() OVER (ORDER BY received_at {order}, id {order}) AS place \
+             FROM (SELECT received_at, id, kind, properties FROM events \
+                   WHERE project_id = $1 AND person_id = ANY($2) \
+                     AND (received_at, id) {compare} ($4, $5) \
+                   ORDER BY received_at {order}, id {order} \
+                   LIMIT {LOOKED_THROUGH_MAX}) events) placed \
+         WHERE kind = $3 OR place = {LOOKED_THROUGH_MAX} ORDER BY place LIMIT $6"
     ))
     .bind::<BigInt, _>(project.0)
     .bind::<Array<BigInt>, _>(persons)
     .bind::<SmallInt, _>(EventKind::Identify.as_i16())
     .bind::<Timestamptz, _>(place.0)
     .bind::<SqlUuid, _>(place.1)
-    .load(connection)
+    .bind::<BigInt, _>(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
+    .load(connection)?;
+    let is_cut = calls.len() > limit || calls.last().is_some_and(|call| call.is_end);
+    calls.retain(|call| !call.is_end);
+    calls.truncate(limit);
+    Ok((calls, is_cut))
 }
 
 /// When the last event of these people before a place was received.

@@ -3,9 +3,11 @@
 
 use beckon::model::{EventKind, PersonId, ProjectId};
 use beckon::store::events::{self, EventFilter};
-use beckon::store::history;
+use beckon::store::history::{self, Side};
 use beckon::store::people;
+use chrono::Utc;
 use diesel::PgConnection;
+use uuid::Uuid;
 
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::sql;
@@ -76,4 +78,41 @@ fn events_of_a_rare_kind_are_found_without_reading_the_others() {
     assert_eq!((page.len(), count), (3, 3));
     let rows = read(&mut connection) - before;
     assert!(rows < 1_000, "{rows} rows were read");
+}
+
+#[test]
+fn identify_calls_are_looked_for_among_so_many_events_and_no_more() {
+    let (_database, mut connection) = fresh();
+    store(
+        &mut connection,
+        60_000,
+        "CASE WHEN n IN (5, 59990, 59995) THEN 1 ELSE 0 END",
+        "'e'",
+    );
+    let mut calls = |side, limit| {
+        let place = match side {
+            Side::UpTo => (Utc::now(), Uuid::max()),
+            Side::After => (Utc::now() - chrono::TimeDelta::hours(2), Uuid::nil()),
+        };
+        let (calls, is_cut) =
+            history::identify_calls(&mut connection, PROJECT, &[1], place, side, limit).unwrap();
+        (calls.len(), is_cut)
+    };
+    assert_eq!(calls(Side::UpTo, 1_000), (2, true));
+    assert_eq!(calls(Side::UpTo, 1), (1, true));
+    assert_eq!(calls(Side::After, 1_000), (1, true));
+    sql::run(
+        &mut connection,
+        "DELETE FROM events WHERE kind = 0 AND received_at < now() - interval '30 minutes'; \
+         DELETE FROM events WHERE kind = 0 AND random() < 0.5",
+    );
+    let mut calls = |side, limit| {
+        let place = (Utc::now(), Uuid::max());
+        let (calls, is_cut) =
+            history::identify_calls(&mut connection, PROJECT, &[1], place, side, limit).unwrap();
+        (calls.len(), is_cut)
+    };
+    assert_eq!(calls(Side::UpTo, 1_000), (3, false));
+    assert_eq!(calls(Side::UpTo, 3), (3, false));
+    assert_eq!(calls(Side::UpTo, 2), (2, true));
 }
