@@ -14,7 +14,7 @@ const POSTGRES_MAJOR_MIN: i64 = 14;
 const LOG_MIB_MIN: i64 = 4_096;
 
 /// What is looked at.
-pub(super) const CHECKS: [(&str, DatabaseCheck); 8] = [
+pub(super) const CHECKS: [(&str, DatabaseCheck); 9] = [
     ("version", version),
     ("fsync", |connection, _| {
         must_be_on(connection, "fsync", "a power cut can lose or damage events")
@@ -31,6 +31,7 @@ pub(super) const CHECKS: [(&str, DatabaseCheck); 8] = [
     ("max_wal_size", max_wal_size),
     ("connections", connections),
     ("clock", clock_difference),
+    ("lc_messages", language),
 ];
 
 fn version(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
@@ -105,6 +106,26 @@ fn max_wal_size(connection: &mut PgConnection, _: &Config) -> QueryResult<Check>
     Ok(Check::new("max_wal_size", verdict, found, advice))
 }
 
+/// What asks for English texts may be refused to a session, and says nothing then.
+fn language(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
+    let value = setting(connection, "lc_messages")?;
+    let verdict = if is_english(&value) {
+        Verdict::Ok
+    } else {
+        Verdict::Warn
+    };
+    let advice = "Beckon tells some of the database's errors apart by their English texts; as a \
+        superuser, `ALTER ROLE … SET lc_messages = 'C'` for Beckon's role";
+    Ok(Check::new("lc_messages", verdict, value, advice))
+}
+
+/// Whether messages are in English with this locale. An empty one is that of the server's process,
+/// which has no other language unless it was given one.
+fn is_english(locale: &str) -> bool {
+    let language = locale.split(['_', '.', '-', '@']).next();
+    language.is_some_and(|it| ["", "C", "POSIX", "en", "English"].contains(&it))
+}
+
 fn connections(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
     let most = number(
         connection,
@@ -140,4 +161,19 @@ fn clock_difference(connection: &mut PgConnection, _: &Config) -> QueryResult<Ch
     let found = format!("the database's is {millis} ms off this machine's");
     let advice = "let NTP set both clocks; retention refuses to run when they are an hour apart";
     Ok(Check::new("clock", verdict, found, advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locales_of_english_are_known() {
+        for english in ["", "C", "C.UTF-8", "POSIX", "en_US.utf8", "en-GB"] {
+            assert!(is_english(english), "{english}");
+        }
+        for other in ["de_DE.UTF-8", "fr", "German_Germany.1252"] {
+            assert!(!is_english(other), "{other}");
+        }
+    }
 }
