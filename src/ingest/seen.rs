@@ -18,6 +18,9 @@ use crate::targeting::PersonState;
 /// written for every event.
 pub const LAST_SEEN_GRAIN: TimeDelta = TimeDelta::minutes(10);
 
+/// How far ahead of this node's clock another node's may have been that was right.
+const AHEAD_MAX: TimeDelta = TimeDelta::hours(1);
+
 /// How long what was noted waits for more.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,12 +38,19 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Notes that a person was seen, if the time known is a grain old.
+    /// Notes that a person was seen now, if the time known is a grain old, or so far ahead that a
+    /// wrong clock has set it.
     pub(super) fn note(&mut self, person: &PersonState, at: DateTime<Utc>) {
-        if at - person.last_seen.at() < LAST_SEEN_GRAIN || self.waiting.len() >= WAITING_MAX {
+        let since = at - person.last_seen.at();
+        let is_known = (-AHEAD_MAX..LAST_SEEN_GRAIN).contains(&since);
+        if is_known || self.waiting.len() >= WAITING_MAX {
             return;
         }
-        person.last_seen.advance(at);
+        if since < -AHEAD_MAX {
+            person.last_seen.set_back(at);
+        } else {
+            person.last_seen.advance(at);
+        }
         self.waiting.insert(person.id.0, at);
         self.since.get_or_insert_with(Instant::now);
     }

@@ -247,7 +247,8 @@ impl QueryFragment<Pg> for InsertPeople<'_> {
 
 prepared!(InsertPeople<'_>);
 
-/// Writes the traits of people whose rows are locked.
+/// Writes the traits of people whose rows are locked. A time that is more than an hour ahead of the
+/// database's clock was set by a wrong one: it is neither written nor kept.
 #[derive(Debug)]
 pub(super) struct UpdateTraits<'a> {
     pub(super) ids: &'a [i64],
@@ -259,7 +260,9 @@ impl QueryFragment<Pg> for UpdateTraits<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql(
             "UPDATE persons p SET traits = t.traits::jsonb, \
-             last_seen_at = greatest(p.last_seen_at, t.at) FROM unnest(",
+             last_seen_at = greatest(CASE WHEN p.last_seen_at <= now() + interval '1 hour' \
+             THEN p.last_seen_at END, CASE WHEN t.at <= now() + interval '1 hour' THEN t.at \
+             ELSE now() END) FROM unnest(",
         );
         out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
         out.push_sql(", ");
@@ -273,7 +276,7 @@ impl QueryFragment<Pg> for UpdateTraits<'_> {
 
 prepared!(UpdateTraits<'_>);
 
-/// Moves the last-seen time of people forward. The people are in the order of their numbers, so that
+/// Moves the last-seen time of people forward, or back where a wrong clock has set it. The people are in the order of their numbers, so that
 /// two writers cannot wait for each other.
 #[derive(Debug)]
 pub(super) struct TouchPeople<'a> {
@@ -284,14 +287,18 @@ pub(super) struct TouchPeople<'a> {
 impl QueryFragment<Pg> for TouchPeople<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql(
-            "INSERT INTO people_seen AS s (person_id, last_seen_at) SELECT * FROM unnest(",
+            "INSERT INTO people_seen AS s (person_id, last_seen_at) \
+             SELECT t.id, CASE WHEN t.at <= now() + interval '1 hour' THEN t.at ELSE now() END \
+             FROM unnest(",
         );
         out.push_bind_param::<Array<BigInt>, _>(&self.ids)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Timestamptz>, _>(&self.seen_at)?;
         out.push_sql(
-            ") ON CONFLICT (person_id) DO UPDATE SET last_seen_at = excluded.last_seen_at \
-             WHERE s.last_seen_at < excluded.last_seen_at",
+            ") AS t (id, at) ON CONFLICT (person_id) DO UPDATE \
+             SET last_seen_at = excluded.last_seen_at \
+             WHERE s.last_seen_at < excluded.last_seen_at \
+                OR s.last_seen_at > now() + interval '1 hour'",
         );
         Ok(())
     }

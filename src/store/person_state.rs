@@ -90,10 +90,12 @@ pub struct LockPeople<'a> {
     pub ids: &'a [i64],
 }
 
+/// A time that is more than an hour ahead was set by a wrong clock, and counts if there is no other.
 const PERSON_COLUMNS: &str = "SELECT p.id, p.project_id, p.home, p.traits::text, p.merged_into, \
-    p.created_at, greatest(p.last_seen_at, (SELECT s.last_seen_at FROM people_seen s \
-    WHERE s.person_id = p.id)), (SELECT i.value FROM identities i WHERE i.person_id = p.id \
-    AND i.kind = 0 ORDER BY i.created_at, i.value LIMIT 1) FROM persons p WHERE p.id = ANY(";
+    p.created_at, coalesce(greatest(CASE WHEN p.last_seen_at <= now() + interval '1 hour' \
+    THEN p.last_seen_at END, (SELECT s.last_seen_at FROM people_seen s \
+    WHERE s.person_id = p.id)), p.last_seen_at), (SELECT i.value FROM identities i \
+    WHERE i.person_id = p.id AND i.kind = 0 ORDER BY i.created_at, i.value LIMIT 1) FROM persons p WHERE p.id = ANY(";
 
 type PersonSql = (
     BigInt,

@@ -12,7 +12,7 @@ use crate::store::person_state::PersonRow;
 /// What decisions know of a person.
 ///
 /// A state that is shared never changes, but for the time the person was last seen: that only moves
-/// forward, and no decision about what to remember rests on it.
+/// forward unless it was wrong, and no decision about what to remember rests on it.
 #[derive(Debug, Clone)]
 pub struct PersonState {
     /// The internal number.
@@ -31,7 +31,8 @@ pub struct PersonState {
     pub last_seen: LastSeen,
 }
 
-/// A moment that only moves forward, in milliseconds since the epoch.
+/// A moment that only moves forward, but for what a wrong clock has set, in milliseconds since the
+/// epoch.
 #[derive(Debug)]
 pub struct LastSeen(AtomicI64);
 
@@ -44,6 +45,11 @@ impl LastSeen {
     /// Moves the moment forward, never back.
     pub fn advance(&self, at: DateTime<Utc>) {
         self.0.fetch_max(at.timestamp_millis(), Ordering::Relaxed);
+    }
+
+    /// Sets the moment that a clock which was ahead has set to what it is.
+    pub fn set_back(&self, at: DateTime<Utc>) {
+        self.0.store(at.timestamp_millis(), Ordering::Relaxed);
     }
 }
 

@@ -243,6 +243,48 @@ fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
     }
 }
 
+/// A clock that was ahead for a while would otherwise hide for as long when somebody was last seen.
+#[test]
+fn a_time_in_the_future_is_mended_by_the_next_event() {
+    let database = database();
+    let first = rig(&database, &database.url);
+    first.submit(vec![track("u", "e", Some("m0"))]);
+    assert!(first.ingest.close(LONG));
+    drop(first);
+    let mut connection = database.connect();
+    let person: i64 = diesel::select(diesel::dsl::sql::<BigInt>("(SELECT id FROM persons)"))
+        .get_result(&mut connection)
+        .unwrap();
+    let events = [
+        track("u", "e", Some("m1")),
+        identify("u", Some("m2"), r#"{"plan":"pro"}"#),
+    ];
+    for event in events {
+        connection
+            .batch_execute(
+                "UPDATE persons SET last_seen_at = now() + interval '1 year'; \
+                 INSERT INTO people_seen SELECT id, now() + interval '1 year' FROM persons \
+                 ON CONFLICT (person_id) DO UPDATE SET last_seen_at = excluded.last_seen_at",
+            )
+            .unwrap();
+        let rig = rig(&database, &database.url);
+        rig.submit(vec![event]);
+        assert!(rig.ingest.close(LONG));
+        let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
+        let ahead = rows[0].last_seen_at - crate::support::now();
+        assert!(ahead.num_seconds().abs() < 60, "{ahead}");
+    }
+    // A node whose clock is ahead writes the database's time.
+    let rig = rig(&database, &database.url);
+    let mut event = track("u", "e", Some("m3"));
+    event.received_at += chrono::TimeDelta::days(300);
+    rig.submit(vec![event]);
+    assert!(rig.ingest.close(LONG));
+    let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
+    let ahead = rows[0].last_seen_at - crate::support::now();
+    assert!(ahead.num_seconds().abs() < 60, "{ahead}");
+}
+
 /// The statement has committed when its duplicates are looked up; what is lost then is no reason to
 /// do it again.
 #[test]
