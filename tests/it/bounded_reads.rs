@@ -5,12 +5,11 @@ use beckon::model::{EventKind, PersonId, ProjectId};
 use beckon::store::events::{self, EventFilter};
 use beckon::store::history::{self, Side};
 use beckon::store::people;
-use chrono::Utc;
 use diesel::PgConnection;
 use uuid::Uuid;
 
 use crate::support::postgres::{TestDatabase, database};
-use crate::support::sql;
+use crate::support::{now, sql};
 
 const PROJECT: ProjectId = ProjectId(1);
 
@@ -91,8 +90,8 @@ fn identify_calls_are_looked_for_among_so_many_events_and_no_more() {
     );
     let mut calls = |side, limit| {
         let place = match side {
-            Side::UpTo => (Utc::now(), Uuid::max()),
-            Side::After => (Utc::now() - chrono::TimeDelta::hours(2), Uuid::nil()),
+            Side::UpTo => (now(), Uuid::max()),
+            Side::After => (now() - chrono::TimeDelta::hours(2), Uuid::nil()),
         };
         let (calls, is_cut) =
             history::identify_calls(&mut connection, PROJECT, &[1], place, side, limit).unwrap();
@@ -107,7 +106,7 @@ fn identify_calls_are_looked_for_among_so_many_events_and_no_more() {
          DELETE FROM events WHERE kind = 0 AND random() < 0.5",
     );
     let mut calls = |side, limit| {
-        let place = (Utc::now(), Uuid::max());
+        let place = (now(), Uuid::max());
         let (calls, is_cut) =
             history::identify_calls(&mut connection, PROJECT, &[1], place, side, limit).unwrap();
         (calls.len(), is_cut)
