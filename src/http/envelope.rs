@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse, web};
@@ -168,10 +170,24 @@ fn finish_headers(
     if let Some(standing) = standing {
         standing.write(headers);
     }
+    if let Some(named) = headers.get(CONTENT_TYPE).and_then(with_charset) {
+        headers.insert(CONTENT_TYPE, named);
+    }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+}
+
+/// JSON is UTF-8 by itself, but the seed's Flutter SDK takes a text for Latin-1 unless its charset is
+/// named, as the seed's server named it.
+fn with_charset(content_type: &HeaderValue) -> Option<HeaderValue> {
+    match content_type.as_bytes() {
+        b"application/json" => Some("application/json; charset=utf-8"),
+        b"application/problem+json" => Some("application/problem+json; charset=utf-8"),
+        _ => None,
+    }
+    .map(HeaderValue::from_static)
 }
 
 fn log(

@@ -63,7 +63,8 @@ pub(super) struct ProblemDoc {
     info(
         title = "Beckon",
         description = "Event ingestion and campaign targeting. Times are RFC 3339 in UTC. Every \
-                       error is one object with a stable `code`."
+                       error is one object with a stable `code`. `Content-Type` of JSON names its \
+                       charset, which is UTF-8."
     ),
     components(schemas(ProblemDoc, FieldErrorDoc)),
     tags(

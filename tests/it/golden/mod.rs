@@ -1,6 +1,6 @@
 //! The seed's own server as the model: its 94 recorded exchanges, replayed in order.
 //!
-//! Each answer is compared whole. What may differ: generated ids (the recorded one stands for ours
+//! Each answer is compared whole, with its content type. What may differ: generated ids (the recorded one stands for ours
 //! from its first appearance on, in paths too), times, and members we add. What differs on purpose
 //! stands in [`differences`], with our answer and the reason.
 //!
@@ -59,7 +59,8 @@ fn the_seeds_clients_get_the_seeds_answers() {
         };
         let answer = replay(client, recording, &ids);
         let difference = listed.remove(recording.name.as_str());
-        if let Err(problem) = check(recording, difference, &answer, &mut ids) {
+        let checked = check(recording, difference, &answer, &mut ids);
+        if let Err(problem) = checked.and_then(|()| check_content_type(recording, &answer)) {
             problems.push(format!("{}: {problem}", recording.name));
         }
     }
@@ -148,6 +149,23 @@ fn check(
             })
         }
     }
+}
+
+/// The seed's Flutter SDK takes a text for Latin-1 unless its charset is named. Refusals have a type
+/// of their own.
+fn check_content_type(recording: &Recording, answer: &Answer) -> Result<(), String> {
+    let Some(recorded) = recording.response.headers["content-type"].as_str() else {
+        return Ok(());
+    };
+    let expected = match answer.status {
+        ..400 => recorded,
+        _ => "application/problem+json; charset=utf-8",
+    };
+    let ours = answer.header("content-type");
+    if ours != expected {
+        return Err(format!("the type is {ours:?} instead of {expected:?}"));
+    }
+    Ok(())
 }
 
 /// The body as JSON; an empty one as the empty string, as it is recorded.

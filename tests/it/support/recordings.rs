@@ -40,6 +40,9 @@ pub struct Recording {
 pub struct Response {
     /// The status.
     pub status: u16,
+    /// The headers; null where they were not recorded.
+    #[serde(default)]
+    pub headers: Value,
     /// The body.
     pub body: Value,
 }
