@@ -430,3 +430,64 @@ fn a_project_holds_so_many_segments_and_so_much_of_segments_and_flags() {
         .post("/v1/admin/features", &flag("new", "b"))
         .expect(200);
 }
+
+/// An active campaign as an import may leave it, by its path.
+fn imported(app: &TestApp, id: &str, body: &Value) -> String {
+    let mut connection = app.sql();
+    let project = sql::default_project(&mut connection);
+    let body = sql::quoted(&body.to_string());
+    let row = format!(
+        "INSERT INTO campaigns (project_id, id, name, status, trigger, body, created_at)
+         VALUES ({project}, '{id}', 'old', 'active', 'buy', {body}, now())"
+    );
+    sql::run(&mut connection, &row);
+    format!("/v1/admin/campaigns/{id}")
+}
+
+#[test]
+fn stored_rules_that_are_no_list_are_not_emptied_by_another_change() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    let rules = json!({"and": [{"==": [1, 2]}]});
+    let body = on_buy("old", json!({"rules": rules, "config": "odd"}));
+    let path = imported(&app, "broken", &body);
+    let read = admin.get(&path).expect(200);
+    assert_eq!((&read["rules"], &read["config"]), (&json!([]), &json!({})));
+    // It cannot be compiled, and nobody is shown it.
+    assert_eq!(read["evaluation"]["cost"], Value::Null, "{read}");
+    let refused = admin.put(&path, &json!({"name": "new"}));
+    let problem = refused.expect_problem(422, "invalid_rule");
+    assert_eq!(problem["details"][0]["path"], "/rules", "{problem}");
+    assert_eq!(shown(&client, "ada", "buy", json!({})), NONE);
+    let kept = "SELECT body->'rules' AS rules FROM campaigns WHERE id = 'broken'";
+    assert_eq!(sql::rows(&mut app.sql(), kept), [json!({"rules": rules})]);
+    // Whoever sends rules means them.
+    let mended = admin.put(&path, &json!({"rules": []})).expect(200);
+    assert_eq!(mended["evaluation"]["cost"], 0, "{mended}");
+    assert_eq!(shown(&client, "ada", "buy", json!({})), ["old"]);
+}
+
+#[test]
+fn what_is_odd_and_breaks_nothing_does_not_refuse_another_change() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let long = "n".repeat(300);
+    let body = json!({"name": long, "status": null, "config": [1], "trigger": "buy"});
+    let path = imported(&app, "odd", &body);
+    let saved = admin.put(&path, &json!({"priority": 3})).expect(200);
+    assert_eq!(
+        (&saved["name"], &saved["priority"]),
+        (&json!(long), &json!(3))
+    );
+    let kept = "SELECT name, status, body->'config' AS config FROM campaigns WHERE id = 'odd'";
+    let expected = json!({"name": long, "status": null, "config": [1]});
+    assert_eq!(sql::rows(&mut app.sql(), kept), [expected]);
+    // What is sent is looked at.
+    for odd in [
+        json!({"name": long}),
+        json!({"status": null}),
+        json!({"config": [1]}),
+    ] {
+        admin.put(&path, &odd).expect_problem(400, "invalid_field");
+    }
+}

@@ -44,9 +44,11 @@ impl Draft {
         at: &str,
         bytes_max: usize,
     ) -> Result<Self, Error> {
-        let mut body = into_answer(stored);
+        // `check_patch` has looked at what was sent. What is stored may be odd, since an import keeps
+        // what it is given: what cannot be compiled is refused by `targeting`, and the rest is no
+        // reason to refuse a change of something else.
+        let mut body = as_stored(stored);
         body.extend(patch);
-        check_fields(&body, true)?;
         normalize(&mut body);
         let kind = kind_of(&body);
         body.insert("type".into(), kind);
@@ -77,8 +79,8 @@ pub(super) fn check_patch(mut patch: Map<String, Value>) -> Result<Map<String, V
     Ok(patch)
 }
 
-/// A campaign as clients receive it: `rules` is always an array and `config` an object.
-pub(super) fn into_answer(stored: StoredCampaign) -> Map<String, Value> {
+/// The whole object of a stored campaign, however odd.
+pub(super) fn as_stored(stored: StoredCampaign) -> Map<String, Value> {
     let mut body = match stored.body {
         Value::Object(body) => body,
         _ => Map::new(),
@@ -93,6 +95,11 @@ pub(super) fn into_answer(stored: StoredCampaign) -> Map<String, Value> {
     }
     let kind = kind_of(&body);
     body.insert("type".into(), kind);
+    body
+}
+
+/// A campaign as clients receive it: `rules` is always an array and `config` an object.
+pub(super) fn into_answer(mut body: Map<String, Value>) -> Map<String, Value> {
     if !body.get("rules").is_some_and(Value::is_array) {
         body.insert("rules".into(), json!([]));
     }
@@ -244,7 +251,7 @@ mod tests {
     fn what_was_imported_bare_is_answered_whole() {
         let mut bare = stored(&new(json!({"name": "N"})).unwrap());
         bare.body = json!({"rules": null});
-        let answer = into_answer(bare);
+        let answer = into_answer(as_stored(bare));
         assert_eq!(
             Value::Object(answer),
             json!({"id": "c-1", "name": "N", "createdAt": "1970-01-01T00:00:00.000Z",

@@ -108,8 +108,10 @@ pub(super) fn answered(stored: StoredCampaign, targeting: &Targeting) -> Map<Str
         }),
         _ => None,
     };
+    let stored = draft::as_stored(stored);
+    // Of what is stored: what is answered may have been made presentable.
+    let evaluation = evaluation(&stored, quarantine, targeting);
     let mut answer = draft::into_answer(stored);
-    let evaluation = evaluation(&answer, quarantine, targeting);
     answer.insert(draft::EVALUATION.into(), json!(evaluation));
     answer
 }

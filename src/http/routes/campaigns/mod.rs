@@ -294,7 +294,7 @@ pub(super) async fn delete_campaign(
             Ok(deleted)
         })
         .await?;
-    let deleted = draft::into_answer(deleted);
+    let deleted = draft::into_answer(draft::as_stored(deleted));
     Ok(HttpResponse::Ok().json(json!({"ok": true, "deleted": deleted})))
 }
 
