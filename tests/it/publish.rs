@@ -491,3 +491,16 @@ fn what_is_odd_and_breaks_nothing_does_not_refuse_another_change() {
         admin.put(&path, &odd).expect_problem(400, "invalid_field");
     }
 }
+
+#[test]
+fn a_deleted_campaign_is_answered_whole() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let more = json!({"targeting": age(">", 18)});
+    let path = format!(
+        "/v1/admin/campaigns/{}",
+        create(&admin, on_buy("gone", more))
+    );
+    let read = admin.get(&path).expect(200);
+    assert_eq!(admin.delete(&path).expect(200)["deleted"], read);
+}

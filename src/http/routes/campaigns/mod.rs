@@ -286,15 +286,15 @@ pub(super) async fn delete_campaign(
 ) -> Result<HttpResponse, Problem> {
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
+    let targeting = state.targeting.clone();
     let deleted = state
         .targeting
         .change(author.project, move |connection| {
             let deleted = campaigns::delete(connection, author.project, &id)?.ok_or(NOT_FOUND)?;
             record(connection, &author, &deleted, "delete")?;
-            Ok(deleted)
+            Ok(answered(deleted, &targeting))
         })
         .await?;
-    let deleted = draft::into_answer(draft::as_stored(deleted));
     Ok(HttpResponse::Ok().json(json!({"ok": true, "deleted": deleted})))
 }
 
