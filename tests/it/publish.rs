@@ -208,6 +208,15 @@ fn a_campaign_that_another_one_of_its_slot_hides_is_pointed_out() {
         let answer = in_slot("seen", slot, priority, age(">", bound));
         assert_eq!(warnings(&answer), [], "{slot} {priority} {bound}");
     }
+    let edited = json!({"slot": "home", "priority": 8, "targeting": age(">", 19)});
+    let validate = |body: Value| {
+        let answer = admin.post("/v1/admin/campaigns/validate", &body);
+        warnings(&answer.expect(200))
+    };
+    let mut edited = on_buy("wide", edited);
+    assert_eq!(validate(edited.clone()), shadowed);
+    edited["id"] = wide["id"].clone();
+    assert_eq!(validate(edited), [], "it is an edit of the wide one");
     admin.put(&path, &json!({"status": "paused"})).expect(200);
     let answer = in_slot("now seen", "home", 5, age(">", 19));
     assert_eq!(warnings(&answer), []);

@@ -64,6 +64,8 @@ struct CheckedCampaign {
 }
 
 /// Says what saving a campaign would say, and saves nothing.
+///
+/// With the `id` of a campaign that is there, it is an edit of that one.
 #[utoipa::path(tag = "admin", operation_id = "validate_campaign", security(("api_key" = ["admin"])),
     params(("force" = Option<bool>, Query, description = FORCE)),
     request_body = CampaignBody,
@@ -79,11 +81,13 @@ pub(in crate::http::routes) async fn validate_campaign(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read_object(&request, payload, &state).await?;
     let (project, force) = (admin.access.project, params.flag("force")?);
+    // It may be an edit of one that is there, which does not stand in its own way.
+    let id = body.get("id").and_then(Value::as_str).map(str::to_owned);
     let draft = Draft::new(body, "", &seed_time(state.clock.now()))?;
     let (targeting, object) = (state.targeting.clone(), draft.body.clone());
     // Compiling takes its time, which no async thread has and no connection should be held for.
     let check = move || {
-        let warnings = targeting.check_campaign(project, None, &object, force);
+        let warnings = targeting.check_campaign(project, id.as_deref(), &object, force);
         warnings.map(|warnings| (warnings, evaluation(&object, None, &targeting)))
     };
     let checked = tokio::task::spawn_blocking(check).await;
