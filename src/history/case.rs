@@ -124,7 +124,7 @@ impl Case {
                 (user, Some(CaseEvent::from(event)), at, traits, true)
             }
             Subject::Given {
-                identity,
+                identities,
                 event,
                 when,
             } => {
@@ -133,11 +133,9 @@ impl Case {
                     When::At(at) => *at,
                 };
                 let is_past = at < ground.now;
-                let (user, traits) = match identity {
-                    Some(identity) => {
-                        given_user(connection, ground.project, identity, at, is_past)?
-                    }
-                    None => (User::newcomer("", at), TraitsAsOf::CURRENT),
+                let (user, traits) = match identities.is_empty() {
+                    true => (User::newcomer("", at), TraitsAsOf::CURRENT),
+                    false => given_user(connection, ground.project, identities, at, is_past)?,
                 };
                 let event = event.as_ref().map(|event| CaseEvent::given(event, at));
                 (user, event, at, traits, is_past)
@@ -270,16 +268,18 @@ fn user_of_event(
 fn given_user(
     connection: &mut PgConnection,
     project: ProjectId,
-    identity: &Identity,
+    identities: &[Identity],
     at: DateTime<Utc>,
     is_past: bool,
 ) -> Result<(User, TraitsAsOf), Error> {
-    let person = people::find(connection, project, identity)?;
-    let row = match person {
-        Some(person) => survivor(connection, person)?,
-        None => None,
-    };
-    let row = row.ok_or(Error::NotFound("User"))?;
+    let mut found = None;
+    for identity in identities {
+        if let Some(person) = people::find(connection, project, identity)? {
+            found = survivor(connection, person)?.map(|row| (identity, row));
+            break;
+        }
+    }
+    let (identity, row) = found.ok_or(Error::NotFound("User"))?;
     if row.created_at > at {
         // Nobody had seen them yet.
         return Ok((User::newcomer(identity.value(), at), TraitsAsOf::CURRENT));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, FieldError};
 use crate::matcher::SHOWN_MAX;
-use crate::model::{self, EventName, Identity};
+use crate::model::{self, EventName, Identity, IdentityKind};
 
 /// How many campaigns are shown in full unless it is said.
 pub const SHOWN_DEFAULT: usize = 100;
@@ -40,8 +40,8 @@ pub enum Subject {
     Stored(Uuid),
     /// Somebody, with an event or without one.
     Given {
-        /// Who; `None` is a newcomer of whom nothing is known.
-        identity: Option<Identity>,
+        /// Who: the first of these that is known. None is a newcomer of whom nothing is known.
+        identities: Vec<Identity>,
         /// The event; `None` is a fetch.
         event: Option<AskedEvent>,
         /// When.
@@ -89,7 +89,7 @@ impl Question {
         let subject = match text(body, "event_id")? {
             Some(id) => stored(body, id)?,
             None => Subject::Given {
-                identity: identity(body)?,
+                identities: identities(body)?,
                 event: event(body)?,
                 when: time(body, "at", "at")?.map_or(When::Now, When::At),
             },
@@ -114,21 +114,19 @@ fn stored(body: &Map<String, Value>, id: &str) -> Result<Subject, Error> {
     Ok(Subject::Stored(id))
 }
 
-fn identity(body: &Map<String, Value>) -> Result<Option<Identity>, Error> {
-    for (name, make) in [
-        ("user_id", Identity::user as fn(&str) -> _),
-        ("anonymous_id", Identity::anonymous),
+fn identities(body: &Map<String, Value>) -> Result<Vec<Identity>, Error> {
+    for (name, kind) in [
+        ("user_id", IdentityKind::User),
+        ("anonymous_id", IdentityKind::Anonymous),
     ] {
-        let id = text(body, name)?
-            .map(model::trim)
-            .filter(|id| !id.is_empty());
-        if let Some(id) = id {
-            let identity =
-                make(id).map_err(|error| refuse(name, body.get(name), error.to_string()));
-            return identity.map(Some);
+        let id = text(body, name)?.unwrap_or_default();
+        let readings = Identity::readings(kind, id)
+            .map_err(|error| refuse(name, body.get(name), error.to_string()))?;
+        if !readings.is_empty() {
+            return Ok(readings);
         }
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 fn event(body: &Map<String, Value>) -> Result<Option<AskedEvent>, Error> {
@@ -266,14 +264,17 @@ mod tests {
         let question = parse(json!({"user_id": " u ", "event": "Ordered", "limit": 7})).unwrap();
         assert_eq!(question.shown_max, 7);
         let Subject::Given {
-            identity,
+            identities,
             event,
             when,
         } = question.subject
         else {
             unreachable!("no event_id was given");
         };
-        assert_eq!(identity, Identity::user("u").ok());
+        assert_eq!(
+            identities,
+            [" u ", "u"].map(|id| Identity::user(id).unwrap())
+        );
         assert_eq!(event.unwrap().name, "Ordered");
         assert_eq!(when, When::Now);
     }

@@ -12,9 +12,10 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use crate::error::{Error, FieldError};
-use crate::model::{self, Identity};
+use crate::model::{Identity, IdentityKind};
 
-/// The deepest offset of a page; deeper ones are read by cursor.
+/// The deepest offset of a page of what grows without end, such as events; deeper ones are read by
+/// cursor.
 pub const OFFSET_MAX: i64 = 100_000;
 
 /// The parameters of a request's query, by name; of two with one name the first counts.
@@ -127,27 +128,27 @@ impl Params {
         Ok(Some(text))
     }
 
-    /// The person the query names: `user_id`, else `anonymous_id`; spaces around are cut, as on
-    /// ingest. `None` is nobody.
-    pub fn identity(&self) -> Result<Option<Identity>, Error> {
-        for (name, make) in [
-            ("user_id", Identity::user as fn(&str) -> _),
-            ("anonymous_id", Identity::anonymous),
+    /// The person the query names, by `user_id`, else `anonymous_id`: the first of these that is known,
+    /// as [`Identity::readings`] has it. None is nobody.
+    pub fn identities(&self) -> Result<Vec<Identity>, Error> {
+        for (name, kind) in [
+            ("user_id", IdentityKind::User),
+            ("anonymous_id", IdentityKind::Anonymous),
         ] {
-            let text = self.get(name).map(model::trim);
-            let Some(text) = text.filter(|text| !text.is_empty()) else {
-                continue;
-            };
-            return make(text).map(Some).map_err(|_| {
+            let text = self.get(name).unwrap_or_default();
+            let readings = Identity::readings(kind, text).map_err(|_| {
                 let reason = if text.contains('\0') {
                     format!("{name} must not contain \\u0000")
                 } else {
                     format!("{name} too long")
                 };
                 refuse(name, text, reason)
-            });
+            })?;
+            if !readings.is_empty() {
+                return Ok(readings);
+            }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 }
 
@@ -196,11 +197,17 @@ mod tests {
     #[test]
     fn user_goes_before_anonymous_and_spaces_are_nobody() {
         let both = Params::parse("anonymous_id=a&user_id=%20u%20");
-        assert_eq!(both.identity().unwrap(), Identity::user("u").ok());
-        let spaces = Params::parse("user_id=%20");
-        assert_eq!(spaces.identity().unwrap(), None);
+        let readings = [" u ", "u"].map(|id| Identity::user(id).unwrap());
+        assert_eq!(both.identities().unwrap(), readings);
+        let spaces = Params::parse("user_id=%20&anonymous_id=a");
+        let anonymous = Identity::anonymous("a").unwrap();
+        assert_eq!(spaces.identities().unwrap(), [anonymous]);
+        assert_eq!(Params::parse("user_id=%20").identities().unwrap(), []);
+        // With the spaces it is no id, so it was stored without them.
+        let wide = Params::parse(&format!("user_id=%20{}", "x".repeat(255)));
+        assert_eq!(wide.identities().unwrap().len(), 1);
         let long = Params::parse(&format!("user_id={}", "x".repeat(256)));
-        let Err(Error::Validation { fields, .. }) = long.identity() else {
+        let Err(Error::Validation { fields, .. }) = long.identities() else {
             unreachable!("a long id is refused");
         };
         assert_eq!(fields[0].msg, "user_id too long");

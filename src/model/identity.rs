@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Invalid, ProjectId};
+use super::{Invalid, ProjectId, trim};
 
 /// The name space an identity's value lives in. User `abc` and anonymous `abc` are two identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +65,22 @@ impl Identity {
             kind,
             value: value.to_owned(),
         })
+    }
+
+    /// Whom a text of a question may mean: the id as it is written, then the same without the spaces
+    /// around it, if it has any. Ingest keeps them in Segment's dialect and cuts them off in the
+    /// seed's, so who is known by the first is meant. Nobody, if there is nothing else in it.
+    pub fn readings(kind: IdentityKind, text: &str) -> Result<Vec<Self>, Invalid> {
+        let bare = trim(text);
+        if bare.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut readings = Vec::new();
+        if bare != text {
+            readings.extend(Self::parse(kind, text).ok());
+        }
+        readings.push(Self::parse(kind, bare)?);
+        Ok(readings)
     }
 
     /// The application's own id for a user.

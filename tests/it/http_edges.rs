@@ -129,3 +129,42 @@ fn what_is_refused_does_not_fill_the_log() {
     println!("{lines} lines of {REFUSED} refusals");
     assert!(lines < REFUSED / 2, "{lines} lines");
 }
+
+/// What a caller wrote, that caller's next call sees. Segment's SDKs send ids as they are, the seed's
+/// server cut spaces off.
+#[test]
+fn an_id_with_spaces_around_it_names_who_was_named_by_it() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    let identify = |body: Value| client.post("/v1/identify", &body).expect(200);
+    identify(json!({"userId": " ada ", "traits": {"plan": "pro"}}));
+    identify(json!({"user_id": " bob ", "traits": {"plan": "pro"}}));
+    let rules = json!([{"type": "attribute", "field": "plan", "operator": "==", "value": "pro"}]);
+    let campaign = json!({"name": "N", "status": "active", "rules": rules});
+    admin.post("/v1/admin/campaigns", &campaign).expect(201);
+    for (id, known) in [
+        ("%20ada%20", true),
+        ("%20bob%20", true),
+        ("bob", true),
+        ("ada", false),
+    ] {
+        let found = client
+            .get(&format!("/v1/campaigns?user_id={id}"))
+            .expect(200);
+        let count = found["campaigns"].as_array().unwrap().len();
+        assert_eq!(count, usize::from(known), "{id}: {found}");
+        let events = admin
+            .get(&format!("/v1/admin/events?user_id={id}"))
+            .expect(200);
+        assert_eq!(events["total"], i64::from(known), "{id}: {events}");
+        let question = json!({"user_id": id.replace("%20", " ")});
+        let answer = admin.post("/v1/admin/explain", &question);
+        let status = if known { 200 } else { 404 };
+        let explained = answer.expect(status);
+        if known {
+            assert_eq!(explained["summary"]["matched"], 1, "{explained}");
+        }
+    }
+    let none = client.get("/v1/campaigns?user_id=%20ada%20%20").expect(200);
+    assert_eq!(none["campaigns"], json!([]), "nobody was named by that");
+}

@@ -168,15 +168,22 @@ struct Caller {
 
 impl Caller {
     async fn find(state: &AppState, project: ProjectId, params: &Params) -> Result<Self, Error> {
-        let identity = params.identity()?;
+        let names = params.identities()?;
         if !state.targeting.is_ready() {
             // Nothing is loaded yet; "no campaigns" would be a wrong decision.
             return Err(Error::DatabaseUnavailable);
         }
-        let person = match &identity {
-            Some(identity) => state.targeting.person(project, identity).await?,
-            None => None,
+        let mut caller = Self {
+            identity: None,
+            person: None,
         };
-        Ok(Self { identity, person })
+        for name in names {
+            caller.person = state.targeting.person(project, &name).await?;
+            caller.identity = Some(name);
+            if caller.person.is_some() {
+                break;
+            }
+        }
+        Ok(caller)
     }
 }

@@ -119,14 +119,17 @@ pub(super) async fn list_events(
 ) -> Result<HttpResponse, Problem> {
     let project = reader.access.project;
     let mut page = Page::parse(&params)?;
-    if let Some(identity) = params.identity()? {
+    let names = params.identities()?;
+    if !names.is_empty() {
         let family = state
             .store
             .browse(project, move |connection| {
-                let Some(person) = people::find(connection, project, &identity)? else {
-                    return Ok(Vec::new());
-                };
-                people::family(connection, project, person)
+                for name in names {
+                    if let Some(person) = people::find(connection, project, &name)? {
+                        return people::family(connection, project, person);
+                    }
+                }
+                Ok(Vec::new())
             })
             .await?;
         page.filter.persons = Some(family);
