@@ -66,6 +66,11 @@ impl Params {
         self.number("offset", 0, 0, OFFSET_MAX)
     }
 
+    /// As [`Self::offset`], however deep: for lists of what people made, where no cursor goes on.
+    pub fn offset_of_all(&self) -> Result<i64, Error> {
+        self.number("offset", 0, 0, i64::MAX)
+    }
+
     /// A whole number, clamped.
     pub fn number(&self, name: &str, default: i64, min: i64, max: i64) -> Result<i64, Error> {
         let Some(text) = self.get(name) else {

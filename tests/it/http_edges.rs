@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, eventually, pause};
+use crate::support::{TestApp, eventually, pause, sql};
 
 fn nested(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
@@ -167,4 +167,33 @@ fn an_id_with_spaces_around_it_names_who_was_named_by_it() {
     }
     let none = client.get("/v1/campaigns?user_id=%20ada%20%20").expect(200);
     assert_eq!(none["campaigns"], json!([]), "nobody was named by that");
+}
+
+/// `total` counts all of them, so each has to be on some page.
+#[test]
+fn the_last_segment_of_very_many_is_on_the_last_page() {
+    let app = TestApp::start();
+    let mut connection = app.sql();
+    let project = sql::default_project(&mut connection);
+    let many = format!(
+        "INSERT INTO segments (project_id, id, name, body, created_at)
+         SELECT {project}, 's' || n, 'N', '{{}}', now() - n * interval '1 second'
+         FROM generate_series(1, 100002) AS n"
+    );
+    sql::run(&mut connection, &many);
+    let page = app
+        .admin()
+        .get("/v1/admin/segments?offset=100001")
+        .expect(200);
+    assert_eq!(page["total"], 100_002);
+    let ids: Vec<&Value> = page["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["id"])
+        .collect();
+    assert_eq!(ids, ["s100002"]);
+    let beyond = format!("/v1/admin/campaigns?offset={}", u64::MAX);
+    let empty = app.admin().get(&beyond).expect(200);
+    assert_eq!(empty["campaigns"], json!([]));
 }

@@ -95,7 +95,7 @@ pub(super) struct Done {
 #[utoipa::path(tag = "admin", operation_id = "list_segments", security(("api_key" = ["read"])),
     params(
         ("limit" = Option<i64>, Query, description = "1 to 1000, clamped; default 1000."),
-        ("offset" = Option<i64>, Query, description = "How many to skip, clamped."),
+        ("offset" = Option<i64>, Query, description = "How many to skip."),
     ),
     responses((status = 200, description = "A page.", body = SegmentList)))]
 #[get("/v1/admin/segments")]
@@ -105,7 +105,7 @@ pub(super) async fn list_segments(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let project = reader.access.project;
-    let (limit, offset) = (params.limit(1_000, 1_000)?, params.offset()?);
+    let (limit, offset) = (params.limit(1_000, 1_000)?, params.offset_of_all()?);
     let (page, total) = state
         .store
         .browse(project, move |connection| {

@@ -109,7 +109,7 @@ struct DeletedCampaign {
 #[utoipa::path(tag = "admin", operation_id = "list_campaigns", security(("api_key" = ["read"])),
     params(
         ("limit" = Option<i64>, Query, description = "1 to 100, clamped; default 20."),
-        ("offset" = Option<i64>, Query, description = "How many to skip, clamped."),
+        ("offset" = Option<i64>, Query, description = "How many to skip."),
         ("status" = Option<String>, Query, description = "Only those of this status."),
         ("trigger" = Option<String>, Query, description = "Only those of this trigger."),
         ("q" = Option<String>, Query, description = "Only those with these words in name or trigger."),
@@ -125,7 +125,7 @@ pub(super) async fn list_campaigns(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let project = reader.access.project;
-    let (limit, offset) = (params.limit(20, 100)?, params.offset()?);
+    let (limit, offset) = (params.limit(20, 100)?, params.offset_of_all()?);
     let filter = CampaignFilter {
         status: params.text("status", 20)?.map(str::to_owned),
         trigger: params.text("trigger", 200)?.map(str::to_owned),
