@@ -59,9 +59,9 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         }
     }
 
-    /// Takes a token; says also where the caller stands then.
-    fn check(&self, key: &K) -> (Standing, Result<(), Error>) {
-        let left = self.take(key, NonZeroU32::MIN);
+    /// Takes so many tokens; says also where the caller stands then.
+    fn check(&self, key: &K, count: NonZeroU32) -> (Standing, Result<(), Error>) {
+        let left = self.take(key, count);
         let standing = Standing {
             rate: self.rate,
             policy: self.policy.clone(),
@@ -126,15 +126,25 @@ impl RateLimits {
         check_noted(self.keys.as_ref(), &key.0, notes)
     }
 
-    /// Takes tokens of a project's bucket, one for each event.
-    pub(super) fn check_events(&self, project: ProjectId, events: usize) -> Result<(), Error> {
+    /// Takes tokens of a project's bucket, one for each event, and notes a refusal. What is left of
+    /// it otherwise is not noted: the key's own limit is nearer to a caller.
+    pub(super) fn check_events(
+        &self,
+        project: ProjectId,
+        events: usize,
+        notes: &mut Extensions,
+    ) -> Result<(), Error> {
         let Some(buckets) = &self.projects else {
             return Ok(());
         };
         let Some(count) = NonZeroU32::new(u32::try_from(events).unwrap_or(u32::MAX)) else {
             return Ok(());
         };
-        buckets.take(&project.0, count).map(drop)
+        let (standing, checked) = buckets.check(&project.0, count);
+        if checked.is_err() {
+            notes.insert(standing);
+        }
+        checked
     }
 
     /// Takes a token of an address's bucket, and notes where the address stands then.
@@ -157,7 +167,7 @@ fn check_noted<K: Hash + Eq + Clone>(
     let Some(buckets) = buckets else {
         return Ok(());
     };
-    let (standing, checked) = buckets.check(key);
+    let (standing, checked) = buckets.check(key, NonZeroU32::MIN);
     notes.insert(standing);
     checked
 }
@@ -318,7 +328,9 @@ mod tests {
             },
             ..HttpSettings::default()
         });
-        let check = |project, events| limits.check_events(ProjectId(project), events);
+        let mut notes = Extensions::new();
+        let mut check =
+            |project, events| limits.check_events(ProjectId(project), events, &mut notes);
         assert!(check(1, 0).is_ok() && check(1, 4).is_ok() && check(1, 6).is_ok());
         let Err(Error::RateLimited { retry_after }) = check(1, 3) else {
             panic!("the bucket is empty");
@@ -327,7 +339,11 @@ mod tests {
         assert!(check(2, 1_000).is_ok(), "it could never be sent otherwise");
         assert!(check(2, 1).is_err(), "but it counts");
         let unlimited = RateLimits::new(&HttpSettings::default());
-        assert!(unlimited.check_events(ProjectId(1), usize::MAX).is_ok());
+        assert!(
+            unlimited
+                .check_events(ProjectId(1), usize::MAX, &mut notes)
+                .is_ok()
+        );
     }
 
     #[test]

@@ -197,3 +197,25 @@ fn the_last_segment_of_very_many_is_on_the_last_page() {
     let empty = app.admin().get(&beyond).expect(200);
     assert_eq!(empty["campaigns"], json!([]));
 }
+
+/// The headers tell of the limit that was reached.
+#[test]
+fn a_refusal_of_events_tells_of_their_limit() {
+    let app = TestApp::start_with(&[
+        ("BECKON_PROJECT_EVENTS_PER_SECOND", "20"),
+        ("BECKON_KEY_REQUESTS_PER_SECOND", "1000"),
+    ]);
+    let event = json!({"type": "track", "userId": "u", "event": "e"});
+    let batch = |count: usize| {
+        let body = json!({"batch": vec![event.clone(); count]});
+        app.client().post("/v1/batch", &body)
+    };
+    let taken = batch(100);
+    taken.expect(200);
+    assert_eq!(taken.header("ratelimit-limit"), "2000");
+    let refused = batch(30);
+    refused.expect_problem(429, "rate_limited");
+    assert_eq!(refused.header("ratelimit-limit"), "40");
+    assert_eq!(refused.header("ratelimit-remaining"), "0");
+    assert!(refused.header("ratelimit-policy").starts_with("20;"));
+}

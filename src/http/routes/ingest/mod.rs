@@ -8,7 +8,7 @@ pub(super) mod answer;
 use std::time::{Duration, Instant};
 
 use actix_web::body::BoxBody;
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, post, web};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -380,7 +380,7 @@ async fn receive(
         received: decoded.received,
         wants,
     };
-    let outcome = submit(state, submission, waited).await;
+    let outcome = submit(request, state, submission, waited).await;
     received.answered(&outcome);
     let mut outcomes = outcome?;
     let body = if is_batch {
@@ -441,6 +441,7 @@ async fn beside<T: Send + 'static>(
 /// Stores the items. What was not acknowledged by the deadline may be sent again. Reading the key
 /// has taken a part of it, so that a caller waits for the database no longer than that in all.
 async fn submit(
+    request: &HttpRequest,
     state: &AppState,
     submission: Submission,
     waited: Duration,
@@ -449,6 +450,10 @@ async fn submit(
     if items.iter().all(|item| matches!(item, Item::Ignored)) {
         return Ok(items.iter().map(|_| Outcome::Ignored).collect());
     }
-    state.limits.check_events(submission.project, items.len())?;
+    state.limits.check_events(
+        submission.project,
+        items.len(),
+        &mut request.extensions_mut(),
+    )?;
     state.ingest.submit_after(waited, submission).await
 }
