@@ -23,6 +23,7 @@ use super::cors::Permission;
 use super::limits::{self, Standing};
 use super::problem::Problem;
 use super::request_id::{self, RequestId};
+use super::routes;
 use super::state::{AppState, RequestLog};
 use crate::error::Error;
 
@@ -119,11 +120,12 @@ fn finish_error(
     log: &RequestLog,
 ) -> (ServiceResponse<BoxBody>, bool) {
     let status = response.status();
-    let Some(error) = response.response().error() else {
+    let error = response.response().error();
+    if error.is_none() && !status.is_client_error() && !status.is_server_error() {
         return (response, false);
-    };
+    }
     let mut hung_up = false;
-    let rendered: HttpResponse = match error.as_error::<Problem>() {
+    let rendered: HttpResponse = match error.and_then(|error| error.as_error::<Problem>()) {
         Some(problem) => {
             hung_up = problem.is_hangup();
             if status.is_server_error()
@@ -140,15 +142,14 @@ fn finish_error(
             }
             problem.respond(Some(id.as_str()))
         }
-        // The framework's own refusals; only a path that is not text is known to get here.
+        // Others' refusals; a path that is not text and a page there is not are known to get here.
         None if status.is_client_error() => {
-            let request = response.request();
-            let route = format!("{} {}", request.method(), request.path());
-            Problem::route_not_found(route, &[]).respond(Some(id.as_str()))
+            routes::no_such_route(response.request()).respond(Some(id.as_str()))
         }
         None => {
             if let Some(held_back) = log.failures.admit() {
-                tracing::error!(error = %error, held_back, "request failed");
+                let error = error.map(tracing::field::display);
+                tracing::error!(error, held_back, "request failed");
             }
             Problem::from(Error::Internal(String::new())).respond(Some(id.as_str()))
         }

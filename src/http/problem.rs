@@ -44,9 +44,11 @@ enum Kind {
 
 impl Problem {
     /// There is no such route. `route` is the method and path; `known` the list of routes.
-    pub(super) fn route_not_found(route: String, known: &[String]) -> Self {
+    pub(super) fn route_not_found(route: &str, known: &[&String]) -> Self {
         Self {
-            kind: Kind::RouteNotFound { route },
+            kind: Kind::RouteNotFound {
+                route: route.to_owned(),
+            },
             headline: None,
             extra: Some(Box::new(("availableRoutes", json!(known)))),
         }

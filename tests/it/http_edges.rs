@@ -219,3 +219,15 @@ fn a_refusal_of_events_tells_of_their_limit() {
     assert_eq!(refused.header("ratelimit-remaining"), "0");
     assert!(refused.header("ratelimit-policy").starts_with("20;"));
 }
+
+/// The page's own routes refuse as the others do, and a refusal names what there is.
+#[test]
+fn every_refusal_has_its_form() {
+    let app = TestApp::start_with(&[("BECKON_METRICS", "off")]);
+    for (path, client) in [("/docs/nope", app.nobody()), ("/metrics", app.admin())] {
+        let problem = client.get(path).expect_problem(404, "route_not_found");
+        let routes = problem["availableRoutes"].as_array().unwrap();
+        assert!(routes.contains(&json!("POST /v1/track")), "{problem}");
+        assert!(!routes.contains(&json!(format!("GET {path}"))), "{problem}");
+    }
+}

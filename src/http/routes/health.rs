@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::http::auth::{Authorized, Read};
 use crate::http::metrics;
 use crate::http::problem::Problem;
+use crate::http::routes::no_such_route;
 use crate::http::settings::MetricsAccess;
 use crate::http::state::AppState;
 
@@ -155,7 +156,7 @@ pub(super) async fn get_metrics(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let project = match state.settings.metrics {
-        MetricsAccess::Off => return Err(Problem::route_not_found("GET /metrics".to_owned(), &[])),
+        MetricsAccess::Off => return Err(no_such_route(&request)),
         MetricsAccess::Public => None,
         MetricsAccess::Key => {
             let access = Authorized::<Read>::unlimited(&request, &state).await?;

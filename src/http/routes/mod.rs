@@ -193,6 +193,15 @@ impl Known {
     }
 }
 
+/// There is no such route; the refusal names those there are.
+pub(super) fn no_such_route(request: &HttpRequest) -> Problem {
+    let route = format!("{} {}", request.method(), request.path());
+    let known = request.app_data::<web::Data<Known>>();
+    let routes = known.iter().flat_map(|known| &known.routes);
+    let others: Vec<&String> = routes.filter(|known| **known != route).collect();
+    Problem::route_not_found(&route, &others)
+}
+
 /// Whatever no route takes: an unknown path is the seed's 404, a known one a 405.
 pub(super) async fn not_found(
     request: HttpRequest,
@@ -205,7 +214,7 @@ pub(super) async fn not_found(
             Ok(HttpResponse::Ok().insert_header(("Allow", allow)).finish())
         }
         Some(allow) => Err(Problem::method_not_allowed(route, allow)),
-        None => Err(Problem::route_not_found(route, &known.routes)),
+        None => Err(no_such_route(&request)),
     }
 }
 
