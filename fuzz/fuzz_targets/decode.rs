@@ -11,14 +11,13 @@ use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-const ROUTES: [Route; 9] = [
+const ROUTES: [Route; 8] = [
     Route::Track,
     Route::Identify,
     Route::Page,
     Route::Screen,
     Route::Group,
     Route::Alias,
-    Route::Metrics,
     Route::Batch,
     Route::Leads,
 ];

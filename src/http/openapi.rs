@@ -241,7 +241,8 @@ mod tests {
     use super::*;
 
     /// What may be asked without a key; the key of project settings stands in the path.
-    const PUBLIC: [&str; 4] = [
+    const PUBLIC: [&str; 5] = [
+        "POST /v1/m",
         "GET /v1/health",
         "GET /livez",
         "GET /readyz",

@@ -12,14 +12,13 @@ use serde_json::{Map, Value};
 
 use crate::decode_recordings::recordings;
 
-const ROUTES: [Route; 9] = [
+const ROUTES: [Route; 8] = [
     Route::Track,
     Route::Identify,
     Route::Page,
     Route::Screen,
     Route::Group,
     Route::Alias,
-    Route::Metrics,
     Route::Batch,
     Route::Leads,
 ];

@@ -231,3 +231,18 @@ fn every_refusal_has_its_form() {
         assert!(!routes.contains(&json!(format!("GET {path}"))), "{problem}");
     }
 }
+
+/// An SDK sends them without any key. They cost an address as much as any call.
+#[test]
+fn an_sdks_own_metrics_need_no_key_and_are_limited() {
+    let app = TestApp::start_with(&[("BECKON_ADDRESS_REQUESTS_PER_SECOND", "2")]);
+    let answers: Vec<_> = (0..20)
+        .map(|_| {
+            app.nobody()
+                .post_text("/v1/m", r#"{"series":[{"type":"Counter"}]}"#)
+        })
+        .collect();
+    assert_eq!(answers[0].expect(200)["success"], true);
+    let last = answers.iter().find(|answer| answer.status != 200).unwrap();
+    last.expect_problem(429, "rate_limited");
+}

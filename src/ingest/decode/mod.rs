@@ -61,7 +61,7 @@ pub enum Item {
     Event(Box<Event>),
     /// An event that can never become valid, with what the ledger keeps of it.
     Rejected(Rejection),
-    /// A call that is answered and dropped on purpose (Segment's metrics).
+    /// A call that is answered and dropped on purpose.
     Ignored,
 }
 
@@ -120,8 +120,6 @@ pub enum Route {
     Group,
     /// One alias call.
     Alias,
-    /// A client's own metrics, which are dropped.
-    Metrics,
     /// An envelope with `batch`.
     Batch,
     /// The seed's `{leads: […]}`.
@@ -150,7 +148,6 @@ impl Route {
             Self::Screen => "screen",
             Self::Group => "group",
             Self::Alias => "alias",
-            Self::Metrics => "metrics",
             Self::Batch => "batch",
             Self::Leads => "leads",
         }
@@ -163,7 +160,7 @@ impl Route {
             .find(|route| route.as_str() == word)
     }
 
-    /// The kind of the one event of a body; `None` for lists and for what is dropped.
+    /// The kind of the one event of a body; `None` for lists.
     fn kind(self) -> Option<EventKind> {
         Some(match self {
             Self::Track => EventKind::Track,
@@ -172,7 +169,7 @@ impl Route {
             Self::Screen => EventKind::Screen,
             Self::Group => EventKind::Group,
             Self::Alias => EventKind::Alias,
-            Self::Metrics | Self::Batch | Self::Leads => return None,
+            Self::Batch | Self::Leads => return None,
         })
     }
 }
@@ -213,15 +210,6 @@ pub fn decode(
     limits: &DecodeLimits,
     defaults: Defaults<'_>,
 ) -> Result<Decoded, Error> {
-    if route == Route::Metrics {
-        return Ok(Decoded {
-            items: vec![Item::Ignored],
-            received: 0,
-            body_key: body_key(body),
-            is_batch: false,
-            dialect: Dialect::Segment,
-        });
-    }
     let text = text_of(body);
     let strict = lenient::strict(&text).map_err(|_| Error::MalformedJson)?;
     let text = strict.text.trim_matches([' ', '\t', '\n', '\r']);

@@ -287,13 +287,6 @@ fn leads_are_tracks_of_whoever_can_be_named() {
 }
 
 #[test]
-fn metrics_are_dropped_whatever_they_are() {
-    for body in ["{\"series\":[]}", "rubbish", ""] {
-        assert!(matches!(item(Route::Metrics, body), Item::Ignored));
-    }
-}
-
-#[test]
 fn the_bodys_key_is_found_on_every_route() {
     for (body, key) in [
         (r#"{"writeKey":"w","api_key":"a","token":"t"}"#, Some("w")),

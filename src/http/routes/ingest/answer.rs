@@ -36,7 +36,7 @@ pub(super) fn single(outcome: Outcome, dialect: Dialect, scope: Scope) -> Result
             Ok(identified(&stored, scope))
         }
         Outcome::Stored(stored) => Ok(tracked(&stored)),
-        Outcome::Ignored => Ok(format!("{OK}}}")),
+        Outcome::Ignored => Ok(dropped()),
         Outcome::Rejected(rejection) => {
             if dialect == Dialect::Seed && rejection.message_id.is_none() {
                 return Err(rejection.into_error());
@@ -47,6 +47,11 @@ pub(super) fn single(outcome: Outcome, dialect: Dialect, scope: Scope) -> Result
             Ok(text)
         }
     }
+}
+
+/// The answer to what is dropped on purpose.
+pub(super) fn dropped() -> String {
+    format!("{OK}}}")
 }
 
 /// The answer to a list. `with_matches` adds what each event led to.

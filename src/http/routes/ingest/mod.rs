@@ -261,12 +261,6 @@ call_route!(
     "As /v1/alias, for browsers."
 );
 call_route!(
-    send_metrics,
-    "/v1/m",
-    Route::Metrics,
-    "Takes a client's own metrics and drops them."
-);
-call_route!(
     track_event_analytics,
     "/v1/analytics/track",
     Route::Track,
@@ -308,6 +302,32 @@ batch_route!(
     "As /v1/batch, for pages that close; the key is in the query."
 );
 
+/// What a client counted of itself.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "it describes bodies that nobody looks into")]
+struct MetricsBody {
+    /// Its figures.
+    #[schema(value_type = Vec<Object>)]
+    series: Vec<Value>,
+}
+
+/// Takes a client's own metrics and drops them. SDKs send no key with them.
+#[utoipa::path(tag = "ingest", request_body = MetricsBody,
+    responses((status = 200, description = "They are dropped.", body = CallAnswer)))]
+#[post("/v1/m")]
+pub(super) async fn send_metrics(
+    request: HttpRequest,
+    payload: web::Payload,
+    state: web::Data<AppState>,
+) -> Result<HttpResponse, Problem> {
+    let (budget, limits) = (&state.bodies_of_strangers, &state.settings.decode);
+    // A body that is not read would cost the connection.
+    body::read(&request, payload, &state, budget, limits.body_bytes_max).await?;
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(answer::dropped()))
+}
+
 /// Stores leads, each as an event.
 #[utoipa::path(tag = "ingest", request_body = LeadsBody, security(("api_key" = ["client"])),
     responses((status = 200, description = "The leads are stored.", body = BatchAnswer)))]
@@ -343,7 +363,7 @@ async fn receive(
         _ => &state.bodies_of_strangers,
     };
     let body = body::read(request, payload, state, budget, bytes_max).await?;
-    if let (ByHead::Known(access), true) = (&head, route != Route::Metrics) {
+    if let ByHead::Known(access) = &head {
         // A body that was not read would cost the connection, so it is checked only now.
         state.ingest.check_room(access.project)?;
     }
