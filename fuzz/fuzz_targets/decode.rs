@@ -4,7 +4,7 @@
 #![no_main]
 
 use beckon::ingest::decode::{
-    DecodeLimits, Decoded, Defaults, Encodings, Item, Route, body_key, decode,
+    DecodeLimits, Decoded, Defaults, Encodings, Item, Route, body_keys, decode,
 };
 use chrono::{DateTime, Utc};
 use libfuzzer_sys::fuzz_target;
@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     let now: DateTime<Utc> = DateTime::from_timestamp(1_795_000_000, 0).unwrap_or_default();
     if let Ok(decoded) = decode(route, &body, now, &limits, Defaults::default()) {
         assert_storable(&decoded);
-        assert_eq!(decoded.body_key, body_key(&body));
+        assert_eq!(decoded.body_keys, body_keys(&body));
     }
 });
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use beckon::ingest::decode::{
-    DecodeLimits, Decoded, Defaults, Encodings, Item, Route, body_key, decode,
+    DecodeLimits, Decoded, Defaults, Encodings, Item, Route, body_keys, decode,
 };
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn decode_everywhere(body: &[u8]) {
         for route in ROUTES {
             if let Ok(decoded) = decode(route, body, now, &limits, Defaults::default()) {
                 assert_storable(&decoded);
-                assert_eq!(decoded.body_key, body_key(body));
+                assert_eq!(decoded.body_keys, body_keys(body));
             }
         }
     }

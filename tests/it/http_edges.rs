@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, eventually, pause, sql};
+use crate::support::{CLIENT_KEY, TestApp, eventually, pause, sql};
 
 fn nested(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
@@ -245,4 +245,26 @@ fn an_sdks_own_metrics_need_no_key_and_are_limited() {
     assert_eq!(answers[0].expect(200)["success"], true);
     let last = answers.iter().find(|answer| answer.status != 200).unwrap();
     last.expect_problem(429, "rate_limited");
+}
+
+/// Each of the body's keys is tried, as each of the head's is.
+#[test]
+fn any_key_of_the_body_will_do() {
+    let app = TestApp::start();
+    let nobody = app.nobody();
+    for keys in [
+        json!({"writeKey": "of somebody else", "api_key": CLIENT_KEY}),
+        json!({"writeKey": "of somebody else", "api_key": "and one more", "token": CLIENT_KEY}),
+        json!({"api_key": "of somebody else", "writeKey": CLIENT_KEY}),
+    ] {
+        let mut body = json!({"userId": "u", "event": "e"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(keys.as_object().unwrap().clone());
+        nobody.post("/v1/track", &body).expect(200);
+    }
+    let body = json!({"userId": "u", "event": "e", "writeKey": "bad", "token": "bad too"});
+    nobody
+        .post("/v1/track", &body)
+        .expect_problem(401, "invalid_key");
 }

@@ -126,7 +126,7 @@ impl Entry {
     }
 }
 
-/// What the head of a request says about its key.
+/// What the head of a request says about its key, or its body.
 #[derive(Debug)]
 pub(super) enum ByHead {
     /// A key that is known.
@@ -259,9 +259,17 @@ impl Authenticator {
 
     /// Tries the keys in a request's head.
     pub(super) async fn by_head(&self, request: &HttpRequest) -> Result<ByHead, Error> {
-        let candidates = credentials::candidates(request);
+        self.first_known(request, &credentials::candidates(request))
+            .await
+    }
+
+    async fn first_known(
+        &self,
+        request: &HttpRequest,
+        candidates: &[String],
+    ) -> Result<ByHead, Error> {
         let mut refused = None;
-        for text in &candidates {
+        for text in candidates {
             match self.find(request, text).await {
                 Ok(Some(access)) => return Ok(ByHead::Known(access)),
                 Ok(None) => {}
@@ -277,12 +285,12 @@ impl Authenticator {
         })
     }
 
-    /// Tries the key of last resort, the body's; then, for a request without any key, its origin.
+    /// Tries the keys of last resort, the body's; then, for a request without any key, its origin.
     pub(super) async fn by_body(
         &self,
         request: &HttpRequest,
         head: ByHead,
-        body_key: Option<&str>,
+        body_keys: &[String],
     ) -> Result<Access, Error> {
         let without_body = match head {
             ByHead::Known(access) => return Ok(access),
@@ -291,9 +299,14 @@ impl Authenticator {
             ByHead::Absent => None,
         };
         let mut texts = Vec::new();
-        credentials::push(&mut texts, body_key);
-        if let Some(text) = texts.first() {
-            return self.find(request, text).await?.ok_or_else(unknown_key);
+        for key in body_keys {
+            credentials::push(&mut texts, Some(key));
+        }
+        match self.first_known(request, &texts).await? {
+            ByHead::Known(access) => return Ok(access),
+            ByHead::Unknown => return Err(unknown_key()),
+            ByHead::Refused(error) => return Err(error),
+            ByHead::Absent => {}
         }
         if let Some(error) = without_body {
             return Err(error);

@@ -105,13 +105,15 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The key that a body carries, for callers that send no header.
-    pub(super) fn key(&self) -> Option<String> {
+    /// The keys that a body carries, for callers that send no header, in the order in which they are
+    /// tried.
+    pub(super) fn keys(&self) -> Vec<String> {
         [Field::WriteKey, Field::ApiKey, Field::Token]
             .into_iter()
             .filter_map(|field| self.get(field))
-            .find_map(|value| string(value).filter(|text| !text.is_empty()))
+            .filter_map(|value| string(value).filter(|text| !text.is_empty()))
             .map(Cow::into_owned)
+            .collect()
     }
 }
 

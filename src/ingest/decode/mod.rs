@@ -189,8 +189,8 @@ pub struct Decoded {
     /// How many events the body holds, counted before they are read; calls that are dropped on
     /// purpose are not among them.
     pub received: usize,
-    /// `writeKey`, `api_key` or `token` of the body: the key of last resort.
-    pub body_key: Option<String>,
+    /// `writeKey`, `api_key` and `token` of the body, as many as there are: the keys of last resort.
+    pub body_keys: Vec<String>,
     /// True for the routes that answer with a list.
     pub is_batch: bool,
     /// How a single event was read, also a rejected one; a batch is Segment's and its events say
@@ -235,17 +235,20 @@ pub fn decode(
     Ok(Decoded {
         items: vec![request.item(Some(kind), dialect, text, &members)],
         received: 1,
-        body_key: members.key(),
+        body_keys: members.keys(),
         is_batch: false,
         dialect,
     })
 }
 
-/// Reads only the key that a body carries, for callers that authenticate before they decode.
-pub fn body_key(body: &[u8]) -> Option<String> {
+/// Reads only the keys that a body carries, for callers that authenticate before they decode.
+pub fn body_keys(body: &[u8]) -> Vec<String> {
     let text = text_of(body);
-    let strict = lenient::strict(&text).ok()?;
-    Envelope::split(&strict.text, "", 0)?.members.key()
+    let strict = lenient::strict(&text).ok();
+    let envelope = strict
+        .as_ref()
+        .and_then(|strict| Envelope::split(&strict.text, "", 0));
+    envelope.map_or_else(Vec::new, |envelope| envelope.members.keys())
 }
 
 /// A body as JSON that every parser reads, mended as [`decode`] mends it: for callers that take what
@@ -302,7 +305,7 @@ impl<'a> Request<'a> {
         Ok(Decoded {
             items: items.collect(),
             received: list.items.len(),
-            body_key: envelope.key(),
+            body_keys: envelope.keys(),
             is_batch: true,
             dialect: Dialect::Segment,
         })
@@ -314,7 +317,7 @@ impl<'a> Request<'a> {
         Ok(Decoded {
             items: items.collect(),
             received: list.items.len(),
-            body_key: envelope.key(),
+            body_keys: envelope.keys(),
             is_batch: true,
             dialect: Dialect::Seed,
         })

@@ -65,9 +65,13 @@ struct CallBody {
     /// When the client sent it, by the client's clock.
     #[serde(rename = "sentAt")]
     sent_at: Option<String>,
-    /// The key of last resort.
+    /// A key of last resort; the first good one of `writeKey`, `api_key` and `token` counts.
     #[serde(rename = "writeKey")]
     write_key: Option<String>,
+    /// As `writeKey`.
+    api_key: Option<String>,
+    /// As `writeKey`.
+    token: Option<String>,
 }
 
 /// A list of calls.
@@ -83,9 +87,13 @@ struct BatchBody {
     /// When the client sent it, by the client's clock.
     #[serde(rename = "sentAt")]
     sent_at: Option<String>,
-    /// The key of last resort.
+    /// A key of last resort; the first good one of `writeKey`, `api_key` and `token` counts.
     #[serde(rename = "writeKey")]
     write_key: Option<String>,
+    /// As `writeKey`.
+    api_key: Option<String>,
+    /// As `writeKey`.
+    token: Option<String>,
 }
 
 /// A list of leads.
@@ -371,13 +379,10 @@ async fn receive(
     let access = match head {
         ByHead::Known(access) => access,
         undecided => {
-            let key;
-            (plain, key) = beside(state, plain, |plain| Ok(decode::body_key(plain))).await?;
+            let keys;
+            (plain, keys) = beside(state, plain, |plain| Ok(decode::body_keys(plain))).await?;
             let asked = Instant::now();
-            let access = state
-                .auth
-                .by_body(request, undecided, key.as_deref())
-                .await?;
+            let access = state.auth.by_body(request, undecided, &keys).await?;
             waited += asked.elapsed();
             Authorized::<Client>::check(request, state, access)?.access
         }
