@@ -268,3 +268,72 @@ fn any_key_of_the_body_will_do() {
         .post("/v1/track", &body)
         .expect_problem(401, "invalid_key");
 }
+
+/// Refusals are described by what the document does not allow.
+#[test]
+fn the_document_does_not_allow_what_is_refused() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let document = app.nobody().get("/openapi.json").expect(200);
+    let made = |path: &str| {
+        let answer = admin.post(path, &json!({"name": "N"})).expect(201);
+        format!("{path}/{}", answer["id"].as_str().unwrap())
+    };
+    let campaign = made("/v1/admin/campaigns");
+    let segment = made("/v1/admin/segments");
+    let put = |path: &str, member: &str| admin.put(path, &json!({member: null}));
+    let flag = json!({"key": "k", "enabled": null});
+    for (schema, member, answer) in [
+        ("CampaignBody", "name", put(&campaign, "name")),
+        ("CampaignBody", "status", put(&campaign, "status")),
+        ("SegmentBody", "name", put(&segment, "name")),
+        (
+            "FlagBody",
+            "enabled",
+            admin.post("/v1/admin/features", &flag),
+        ),
+    ] {
+        answer.expect_problem(400, "invalid_field");
+        let described = &document["components"]["schemas"][schema]["properties"][member];
+        assert!(
+            described["type"].is_string(),
+            "{schema}.{member}: {described}"
+        );
+    }
+}
+
+/// What is read of a body is in the document.
+#[test]
+fn the_document_names_what_is_read() {
+    let app = TestApp::start();
+    let document = app.nobody().get("/openapi.json").expect(200);
+    for (schema, members) in [
+        ("CampaignBody", "schedule segments priority slot"),
+        ("Campaign", "schedule segments priority slot"),
+        ("CampaignSchedule", "start end"),
+        ("CampaignSegments", "include exclude"),
+        (
+            "CallBody",
+            "type name category originalTimestamp anonymous_id api_key token integrations",
+        ),
+        ("BatchBody", "api_key token"),
+        ("MetricsBody", "series"),
+    ] {
+        for member in members.split(' ') {
+            let described = &document["components"]["schemas"][schema]["properties"][member];
+            assert!(described.is_object(), "{schema}.{member}");
+        }
+    }
+    let event = &document["components"]["schemas"]["ExplainBody"]["properties"]["event"];
+    let asked = json!({"event": "Ordered"});
+    app.admin().post("/v1/admin/explain", &asked).expect(200);
+    assert!(event.to_string().contains(r#""type":"string""#), "{event}");
+    for (route, method, status) in [
+        ("/v1/admin/features", "post", "409"),
+        ("/v1/admin/rejected/replay", "post", "413"),
+        ("/metrics", "get", "404"),
+    ] {
+        let answer = &document["paths"][route][method]["responses"][status];
+        assert!(answer.is_object(), "{method} {route}: {status}");
+    }
+}

@@ -29,7 +29,7 @@ struct ExplainBody {
     anonymous_id: Option<String>,
     /// An event that need not be stored; its name alone will do. Without one it is a fetch.
     #[schema(inline)]
-    event: Option<ExplainedEvent>,
+    event: Option<ExplainedTrigger>,
     /// A stored event: it is decided as of then, for its own user. Nothing else of who, what and
     /// when may be given beside it.
     event_id: Option<String>,
@@ -39,6 +39,17 @@ struct ExplainBody {
     at: Option<String>,
     /// How many campaigns are shown in full, 1 to 1,000; default 100. All are counted.
     limit: Option<u32>,
+}
+
+/// What somebody might do.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes bodies that `Question` reads")]
+enum ExplainedTrigger {
+    /// The event's name.
+    Name(String),
+    /// The event.
+    Event(#[schema(inline)] ExplainedEvent),
 }
 
 /// An event that need not be stored.

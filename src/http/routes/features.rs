@@ -28,7 +28,7 @@ fn bytes_of(flag: &StoredFlag) -> usize {
     parts.into_iter().flatten().map(written_bytes).sum()
 }
 
-/// A flag to be saved. A member that is absent keeps what is stored; null takes it away.
+/// A flag to be saved. A member that is absent keeps what is stored.
 #[derive(Debug, Deserialize, ToSchema)]
 #[expect(
     dead_code,
@@ -38,10 +38,11 @@ struct FlagBody {
     /// The flag's key, 1 to 255 characters.
     key: String,
     /// Whether it is on. A new flag is.
+    #[schema(nullable = false)]
     enabled: Option<bool>,
-    /// Its value, any JSON.
+    /// Its value, any JSON; null takes it away.
     value: Option<Value>,
-    /// JsonLogic: for whom it is on.
+    /// JsonLogic: for whom it is on; null takes it away.
     targeting: Option<Value>,
 }
 
@@ -115,6 +116,7 @@ pub(super) async fn list_features(
 #[utoipa::path(tag = "admin", operation_id = "save_feature", security(("api_key" = ["admin"])),
     request_body = FlagBody,
     responses((status = 200, description = "The flag.", body = SavedFlag),
+              (status = 409, description = "The project has as many flags as it may."),
               (status = 422, description = "Its targeting cannot be compiled.")))]
 #[post("/v1/admin/features")]
 pub(super) async fn save_feature(

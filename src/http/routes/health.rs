@@ -149,7 +149,8 @@ fn not_ready(error: Error, failed: &'static str) -> Problem {
 /// no database and counts against no limit.
 #[utoipa::path(tag = "service", operation_id = "get_metrics", security(("api_key" = ["read"])),
     responses((status = 200, description = "Prometheus's text format.", body = String,
-        content_type = "text/plain")))]
+        content_type = "text/plain"),
+        (status = 404, description = "They are switched off.")))]
 #[get("/metrics")]
 pub(super) async fn get_metrics(
     request: HttpRequest,

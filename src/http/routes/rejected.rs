@@ -272,7 +272,8 @@ pub(super) async fn get_rejected_event(
         ("from" = Option<String>, Query, description = "Only those received then or later; RFC 3339 or milliseconds."),
         ("to" = Option<String>, Query, description = "Only those received before."),
     ),
-    responses((status = 200, description = "What became of each.", body = ReplayList)))]
+    responses((status = 200, description = "What became of each.", body = ReplayList),
+              (status = 413, description = "There is a body, and it is too large.")))]
 #[post("/v1/admin/rejected/replay")]
 pub(super) async fn replay_rejected_events(
     request: HttpRequest,

@@ -33,6 +33,7 @@ const SEGMENTS_MAX: i64 = 10_000;
 )]
 struct SegmentBody {
     /// Its name, 1 to 255 characters. Needed for a new one.
+    #[schema(nullable = false)]
     name: Option<String>,
     /// The seed's rule list; all must hold.
     #[schema(value_type = Option<Vec<Object>>)]

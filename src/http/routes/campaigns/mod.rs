@@ -37,8 +37,10 @@ const REFUSED: &str = "Its rules or targeting cannot be compiled, or it can neve
 #[expect(dead_code, reason = "it describes bodies that `draft` reads")]
 struct CampaignBody {
     /// Its name, 1 to 255 characters. Needed for a new one.
+    #[schema(nullable = false)]
     name: Option<String>,
     /// `active`, `paused` or `draft`.
+    #[schema(nullable = false)]
     status: Option<String>,
     /// The event that makes it a candidate.
     trigger: Option<String>,
@@ -52,6 +54,32 @@ struct CampaignBody {
     rules: Option<Vec<Value>>,
     /// JsonLogic that must hold too.
     targeting: Option<Value>,
+    /// When it may be shown.
+    schedule: Option<CampaignSchedule>,
+    /// Who may be shown it.
+    segments: Option<CampaignSegments>,
+    /// Higher goes first: a whole number of at most 1,000,000,000 either way; default 0.
+    priority: Option<i32>,
+    /// The place on a page it is for. A save warns of one that others of its slot always go before.
+    slot: Option<String>,
+}
+
+/// When a campaign may be shown. There are no other members.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct CampaignSchedule {
+    /// From then on, RFC 3339; from ever, if left out.
+    start: Option<String>,
+    /// Until before then, RFC 3339; for ever, if left out.
+    end: Option<String>,
+}
+
+/// Who may be shown a campaign, by names or ids of segments. There are no other members.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+struct CampaignSegments {
+    /// Those in all of these; everybody, if there are none.
+    include: Option<Vec<String>>,
+    /// But nobody in any of these.
+    exclude: Option<Vec<String>>,
 }
 
 /// A campaign as it is answered.
@@ -75,6 +103,14 @@ struct Campaign {
     rules: Vec<Value>,
     /// JsonLogic.
     targeting: Option<Value>,
+    /// When it may be shown.
+    schedule: Option<CampaignSchedule>,
+    /// Who may be shown it.
+    segments: Option<CampaignSegments>,
+    /// Higher goes first.
+    priority: Option<i32>,
+    /// The place on a page it is for, as it was given.
+    slot: Option<Value>,
     /// When it was made.
     #[serde(rename = "createdAt")]
     created_at: String,

@@ -40,11 +40,20 @@ struct CallBody {
     /// An id the client made up.
     #[serde(rename = "anonymousId")]
     anonymous_id: Option<String>,
+    /// The same, as the seed's clients write it.
+    #[serde(rename = "anonymous_id")]
+    anonymous_id_seed: Option<String>,
+    /// What it is; of a single call the route says so.
+    r#type: Option<String>,
     /// Segment's id of the call, for idempotency.
     #[serde(rename = "messageId")]
     message_id: Option<String>,
     /// The event's name, on a track: 1 to 200 characters.
     event: Option<String>,
+    /// The name of a page or screen.
+    name: Option<String>,
+    /// The category of a page.
+    category: Option<String>,
     /// The details of a track, page or screen.
     #[schema(value_type = Option<Object>)]
     properties: Option<Value>,
@@ -60,8 +69,14 @@ struct CallBody {
     /// Segment's context.
     #[schema(value_type = Option<Object>)]
     context: Option<Value>,
+    /// Which other services are to have it; nothing is sent on.
+    #[schema(value_type = Option<Object>)]
+    integrations: Option<Value>,
     /// When it happened.
     timestamp: Option<String>,
+    /// When it happened, of RudderStack's SDKs. Beside it `timestamp` is taken as it is.
+    #[serde(rename = "originalTimestamp")]
+    original_timestamp: Option<String>,
     /// When the client sent it, by the client's clock.
     #[serde(rename = "sentAt")]
     sent_at: Option<String>,
