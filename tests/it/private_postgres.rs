@@ -18,7 +18,7 @@ use crate::support::postgres::{database, guarded_folder};
 use crate::support::{Client, eventually, pause, sql};
 
 /// How long a process may take to end, with its Postgres.
-const END_BOUND: Duration = Duration::from_secs(10);
+const END_BOUND: Duration = Duration::from_secs(30);
 
 /// PostgreSQL, but the server stays on its way up for as long as [`hold_back`] says so.
 const SLOW_POSTGRES: &str = r#"#!/bin/sh
