@@ -276,8 +276,8 @@ impl QueryFragment<Pg> for UpdateTraits<'_> {
 
 prepared!(UpdateTraits<'_>);
 
-/// Moves the last-seen time of people forward, or back where a wrong clock has set it. The people are in the order of their numbers, so that
-/// two writers cannot wait for each other.
+/// Moves the last-seen time of people forward, or back where a wrong clock has set it. The people are
+/// in the order of their numbers, so that two writers cannot wait for each other.
 #[derive(Debug)]
 pub(super) struct TouchPeople<'a> {
     pub(super) ids: &'a [i64],

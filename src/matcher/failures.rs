@@ -25,7 +25,8 @@ pub struct Failing {
 }
 
 /// How many of a project's campaigns have failed since they last did not, or a few more: one that
-/// goes may fail once more in a decision that began before. It tells a decision whether there is a run that a match could end.
+/// goes may fail once more in a decision that began before. It tells a decision whether there is a run
+/// that a match could end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Runs(Arc<AtomicU32>);
 
@@ -62,7 +63,8 @@ impl Failures {
         }
     }
 
-    /// Ends a run, if runs are counted. Writes only if there is one, since every thread that decides comes by here.
+    /// Ends a run, if runs are counted. Writes only if there is one, since every thread that decides
+    /// comes by here.
     pub(super) fn end(&self, runs: Option<&Runs>) {
         let Some(runs) = runs else { return };
         if self.in_a_row.load(Ordering::Relaxed) != 0
@@ -74,8 +76,8 @@ impl Failures {
 }
 
 impl Campaign {
-    /// Counts a failure, if runs are counted. It is reported each time the count has grown by the bound, so that a
-    /// report that leads to nothing is followed by another.
+    /// Counts a failure, if runs are counted. It is reported each time the count has grown by the
+    /// bound, so that a report that leads to nothing is followed by another.
     pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found<'_>) {
         found.errors += 1;
         let Some(runs) = found.runs else { return };
