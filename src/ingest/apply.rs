@@ -1,6 +1,5 @@
 //! One event after the other: what it does to its people, and what they should see now.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use diesel::sql_types::BigInt;
@@ -9,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::batch::{Unit, Verdict, Work};
 use super::claim::Standing;
+use super::decide::to_decide_on;
 use super::decode::Rejection;
 use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
@@ -16,10 +16,7 @@ use super::route::identities;
 use super::shard::Shard;
 use super::traits::{self, Traits};
 use crate::error::Code;
-use crate::matcher::Snapshot;
-use crate::model::{Call, Event, EventId, Identity, PersonId, RawJson};
-use crate::rules::{EventFacts, FactsArena, Object};
-use crate::targeting::{Matches, PersonState};
+use crate::model::{Call, Event, EventId, PersonId};
 
 impl Shard {
     /// Applies one event to the people of the batch and decides what to show.
@@ -73,10 +70,11 @@ impl Shard {
             set_traits(&mut work.people, target, patch)?;
             person = Some(target);
         }
-        let is_read = unit.wants.traits || self.deciding(unit, event).is_some();
+        let decides = || to_decide_on(&self.targeting, project, unit.wants, event).is_some();
+        let is_read = unit.wants.traits || decides();
         let wanted = person.filter(|_| is_read);
         let state = wanted.and_then(|person| work.people.settled(person));
-        let matched = self.decide(unit, own, state.map(Arc::as_ref), event);
+        let matched = self.decide(unit, own, state, event);
         let traits = unit.traits(state.map(Arc::as_ref));
         Ok((
             Verdict::Stored {
@@ -155,48 +153,6 @@ impl Shard {
         Ok(Some(person))
     }
 
-    /// The campaigns to decide on, if somebody wants to know what the person should see and there may
-    /// be something.
-    fn deciding(&self, unit: &Unit, event: &Event) -> Option<Arc<Snapshot>> {
-        if !unit.wants.matches {
-            return None;
-        }
-        let snapshot = self.targeting.snapshot(unit.project);
-        snapshot.has_trigger(event.call.name()).then_some(snapshot)
-    }
-
-    /// What the person should see now; nothing if nobody wants to know.
-    pub(super) fn decide(
-        &mut self,
-        unit: &Unit,
-        own: &Identity,
-        state: Option<&PersonState>,
-        event: &Event,
-    ) -> Matches {
-        let (Some(snapshot), Some(state)) = (self.deciding(unit, event), state) else {
-            return Matches::default();
-        };
-        let snapshot = &*snapshot;
-        let name = event.call.name();
-        self.arena.reset();
-        let (targeting, arena) = (&self.targeting, &self.arena);
-        let decision = || {
-            let facts = EventFacts {
-                name,
-                properties: object(event.call.properties(), arena),
-                context: object(event.context.as_ref(), arena),
-                timestamp: event.timestamp,
-            };
-            targeting.campaigns_on_event(snapshot, own, state, facts, event.received_at, arena)
-        };
-        // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
-        // left half done by it: a decision only reads.
-        std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
-            tracing::error!(event = name, "a decision panicked; no campaign is shown");
-            Matches::default()
-        })
-    }
-
     /// Whether the traits, after linking and merging, could be over the limit. Both people's count,
     /// even where the link is then not made. Traits that stay as they are may be of any size: a batch
     /// that changes nobody is one statement, which does not measure them.
@@ -268,10 +224,6 @@ pub(super) fn refuse(
     }
     let rejection = Rejection::of_event(event, code, message);
     (Verdict::Rejected(rejection), None)
-}
-
-fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
-    raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))
 }
 
 /// Merges traits into a person's, shallowly; traits the person has already change nothing.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Wanted;
 use super::claim::{MessageKey, Standing};
+use super::decide::Ahead;
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
 use super::people_of_batch::PeopleOfBatch;
@@ -43,6 +44,8 @@ pub(super) struct Unit {
     /// How many received events it stands for in the ledger: one, if none was lost before it got
     /// here.
     pub(super) received: i64,
+    /// What was decided on it before it was queued.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl Unit {
@@ -67,6 +70,7 @@ impl Unit {
             wants,
             owner: own.map_or(Owner::Somebody, |own| known.owner(own)),
             received: i64::from(!matches!(item, Item::Ignored)),
+            ahead: None,
             item,
         }
     }

@@ -30,6 +30,7 @@ mod admission;
 mod apply;
 mod batch;
 mod claim;
+mod decide;
 pub mod decode;
 mod failure;
 mod ledger;
@@ -61,6 +62,7 @@ use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
+use decide::Ahead;
 use decode::{Item, Rejection};
 use metrics::ShardMetrics;
 use queue::{Entrance, Permit};
@@ -173,6 +175,8 @@ struct Job {
     known: Known,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
+    /// What was decided on the one event of a request before it was queued.
+    ahead: Option<Ahead>,
     reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
     queued_at: Instant,
     give_up_at: Instant,
@@ -324,12 +328,14 @@ impl Ingest {
                 count_events(&items)
             };
             remaining -= received;
+            let ahead = Ahead::decide(&self.0.targeting, project, wants, &items);
             let job = Job {
                 project,
                 wants,
                 items,
                 known: known.clone(),
                 received,
+                ahead,
                 reply,
                 queued_at,
                 give_up_at,

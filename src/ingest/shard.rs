@@ -168,13 +168,15 @@ impl Shard {
                 items,
                 known,
                 received,
+                mut ahead,
                 reply,
                 permit,
                 ..
             } = job;
             let mut missing = received;
             for (place, item) in items {
-                let unit = Unit::new(caller, place, project, item, &known, wants);
+                let mut unit = Unit::new(caller, place, project, item, &known, wants);
+                unit.ahead = ahead.take();
                 missing -= unit.received;
                 units.push(unit);
             }

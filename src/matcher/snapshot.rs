@@ -204,6 +204,20 @@ impl Snapshot {
         self.by_trigger.contains_key(event)
     }
 
+    /// How many live campaigns have this trigger, and the most steps that rules take which a decision
+    /// on it may have to evaluate because the index alone is never enough. Segments count whether or
+    /// not one of them is named.
+    pub fn work_on(&self, event: &str) -> (usize, u64) {
+        let blocks = self.by_trigger.get(event).map_or(&[][..], Vec::as_slice);
+        let campaigns = blocks.iter().map(|block| block.campaigns().len()).sum();
+        let steps = blocks
+            .iter()
+            .fold(self.segments.all_cost(), |steps, block| {
+                steps.saturating_add(block.tried_steps())
+            });
+        (campaigns, steps)
+    }
+
     /// The campaigns to show on this event.
     pub fn on_event<'a>(
         &self,

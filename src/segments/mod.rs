@@ -115,6 +115,8 @@ pub struct Segments {
     by_reference: HashMap<String, usize>,
     /// How long the chain is that begins with each.
     chains: Vec<usize>,
+    /// The most steps that all of them take together.
+    all_cost: u64,
 }
 
 impl Segments {
@@ -127,7 +129,9 @@ impl Segments {
         for (index, segment) in list.iter().enumerate() {
             by_reference.insert(segment.id.clone(), index);
         }
+        let costs = list.iter().map(|segment| segment.cost());
         let mut segments = Self {
+            all_cost: costs.fold(0, u64::saturating_add),
             list,
             by_reference,
             chains: Vec::new(),
@@ -198,6 +202,11 @@ impl Segments {
         let found = self.by_reference.get(reference);
         let found = found.or_else(|| self.by_reference.get(reference.trim()));
         found.copied()
+    }
+
+    /// The most steps that it can take to find out who is in each of them.
+    pub fn all_cost(&self) -> u64 {
+        self.all_cost
     }
 
     /// The most steps that it can take to find out who is in these and in those that they name, each of

@@ -20,6 +20,7 @@ mod cli;
 mod compiled_vectors;
 mod config;
 mod crash;
+mod decided_ahead;
 mod decode_encoding;
 mod decode_fuzz;
 mod decode_recordings;

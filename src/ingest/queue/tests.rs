@@ -90,6 +90,7 @@ fn send_items(
         items,
         known: Known::All,
         received: 0,
+        ahead: None,
         reply,
         queued_at: Instant::now(),
         give_up_at,

@@ -108,6 +108,13 @@ impl Block {
                 .iter()
                 .filter(|plan| !plan.is_indexed && !plan.is_complete && !plan.is_dead)
                 .count(),
+            tried_steps: plans
+                .iter()
+                .zip(&campaigns)
+                .filter(|(plan, _)| !plan.is_complete && !plan.is_dead)
+                .fold(0, |steps: u64, (_, campaign)| {
+                    steps.saturating_add(campaign.cost())
+                }),
             campaigns: campaigns.into(),
             memory,
         }

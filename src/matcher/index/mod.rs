@@ -68,6 +68,8 @@ pub(super) struct Block {
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
     unindexed: usize,
+    /// The most steps that it takes to try those for which the index alone is never enough.
+    tried_steps: u64,
     memory: Memory,
 }
 
@@ -191,6 +193,11 @@ impl Block {
     /// How many campaigns have conditions but none that the index could use.
     pub(super) fn unindexed(&self) -> usize {
         self.unindexed
+    }
+
+    /// The most steps that it takes to try the campaigns for which the index alone is never enough.
+    pub(super) fn tried_steps(&self) -> u64 {
+        self.tried_steps
     }
 
     /// The campaigns of the block that match, best first, added to `found`.
