@@ -207,7 +207,7 @@ fn a_list_about_many_with_much_takes_little_memory() {
     let grown = app.server().memory_bytes("VmHWM").saturating_sub(before);
     println!("grown by {grown} bytes");
     assert!(grown < 150 << 20, "grown by {grown} bytes");
-    eventually("they have it", Duration::from_secs(30), || {
+    eventually("they have it", Duration::from_secs(120), || {
         let having = "SELECT count(*) FROM persons WHERE traits->>'trait_00007' = '8'";
         (sql::number(&mut app.sql(), having) == PEOPLE as i64).then_some(())
     });

@@ -18,7 +18,7 @@ use crate::support::postgres::{database, guarded_folder};
 use crate::support::{Client, eventually, pause, sql};
 
 /// How long a process may take to end, with its Postgres.
-const END_BOUND: Duration = Duration::from_secs(30);
+const END_BOUND: Duration = Duration::from_secs(20);
 
 /// PostgreSQL, but the server stays on its way up for as long as [`hold_back`] says so.
 const SLOW_POSTGRES: &str = r#"#!/bin/sh
@@ -73,9 +73,25 @@ fn launch_in(folder: &Path) -> Launch {
 /// A process that is killed when its test fails.
 struct Process(Child);
 
+/// The same command, begun by these words, as from a terminal: the tests may run under `nohup`, and
+/// what is ignored is handed on.
+fn hearing_hangups(command: &Command, by: &[&str]) -> Command {
+    let mut heard = Command::new("/usr/bin/env");
+    heard.arg("--default-signal=HUP").args(by);
+    heard.arg(command.get_program()).args(command.get_args());
+    heard.current_dir(command.get_current_dir().unwrap());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => heard.env(name, value),
+            None => heard.env_remove(name),
+        };
+    }
+    heard
+}
+
 impl Process {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut command = launch_in(folder).command(arguments);
+        let mut command = hearing_hangups(&launch_in(folder).command(arguments), &[]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().unwrap())
     }
@@ -180,20 +196,9 @@ fn a_hangup_stops_a_server_unless_it_was_told_to_ignore_it() {
     let database = database();
     for (prelude, is_stopped) in [("", true), ("trap '' HUP;", false)] {
         let serve = Launch::new(&database.url).command(&["serve"]);
-        let mut shell = Command::new("/bin/sh");
-        shell
-            .args(["-c", &format!("{prelude} exec \"$@\""), "sh"])
-            .arg(serve.get_program())
-            .args(serve.get_args())
-            .current_dir(serve.get_current_dir().unwrap())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        for (name, value) in serve.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
+        let script = format!("{prelude} exec \"$@\"");
+        let mut shell = hearing_hangups(&serve, &["/bin/sh", "-c", &script, "sh"]);
+        shell.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = Process(shell.spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let mut lines = lines.map_while(Result::ok);
