@@ -186,12 +186,33 @@ fn map(value: &Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
 
+type ParsedSegments = HashMap<&'static str, (RuleList, Option<Condition>)>;
+
 /// The slow matcher, for one moment.
 struct Slow<'a> {
     user: UserFacts<'a>,
     event: Option<EventFacts<'a>>,
     /// The segments' conditions, parsed once for all moments.
-    segments: &'a HashMap<&'static str, (RuleList, Option<Condition>)>,
+    segments: &'a ParsedSegments,
+}
+
+impl<'a> Slow<'a> {
+    fn at(moment: &'a Moment, segments: &'a ParsedSegments, arena: &'a FactsArena) -> Self {
+        Slow {
+            user: moment.user(arena),
+            event: moment.event(arena),
+            segments,
+        }
+    }
+}
+
+/// What the matcher under test shows then, best first.
+fn shown(snapshot: &Snapshot, then: &Slow<'_>, arena: &FactsArena) -> Vec<String> {
+    let decision = match then.event {
+        Some(event) => snapshot.on_event(then.user, event, now(), arena),
+        None => snapshot.on_fetch(then.user, now(), arena),
+    };
+    decision.matched.iter().map(|it| it.id.clone()).collect()
 }
 
 /// A campaign as the slow matcher takes it.
@@ -317,7 +338,7 @@ fn parsed(bodies: &[Value]) -> Vec<Parsed> {
     parsed.collect()
 }
 
-fn parsed_segments() -> HashMap<&'static str, (RuleList, Option<Condition>)> {
+fn parsed_segments() -> ParsedSegments {
     let parsed = segments().into_iter().map(|(id, body)| {
         let rules = RuleList::parse(body.get("rules")).unwrap();
         (id, (rules, condition(&body["targeting"])))
@@ -333,15 +354,7 @@ fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<()
     let mut arena = FactsArena::new();
     for moment in moments {
         arena.reset();
-        let slow = Slow {
-            user: moment.user(&arena),
-            event: moment.event(&arena),
-            segments: &segments,
-        };
-        let decision = match slow.event {
-            Some(event) => snapshot.on_event(slow.user, event, now(), &arena),
-            None => snapshot.on_fetch(slow.user, now(), &arena),
-        };
+        let slow = Slow::at(moment, &segments, &arena);
         let mut expected = Vec::new();
         for (campaign, index) in parsed.iter().zip(0_usize..) {
             if slow.first_closed(campaign).is_none() {
@@ -355,8 +368,7 @@ fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<()
             )
         });
         let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
-        let shown: Vec<&str> = decision.matched.iter().map(|it| it.id.as_str()).collect();
-        prop_assert_eq!(shown, expected, "{:?}", moment);
+        prop_assert_eq!(shown(&snapshot, &slow, &arena), expected, "{:?}", moment);
         pairs.fetch_add(bodies.len() as u64, Ordering::Relaxed);
     }
     Ok(())

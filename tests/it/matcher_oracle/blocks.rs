@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Moment, Slow, assert_met, compiled, now, parsed, parsed_segments, plain_campaign, plain_moment,
+    Moment, Slow, assert_met, compiled, parsed, parsed_segments, plain_campaign, plain_moment,
+    shown,
 };
 use crate::support::is_soak;
 use crate::support::property::run;
@@ -66,14 +67,6 @@ fn in_steps(
     change(&less, gone, again.cloned().collect())
 }
 
-fn shown(snapshot: &Snapshot, slow: &Slow<'_>, arena: &FactsArena) -> Vec<String> {
-    let decision = match slow.event {
-        Some(event) => snapshot.on_event(slow.user, event, now(), arena),
-        None => snapshot.on_fetch(slow.user, now(), arena),
-    };
-    decision.matched.iter().map(|it| it.id.clone()).collect()
-}
-
 fn compare(
     rules: &[Value],
     count: usize,
@@ -92,11 +85,7 @@ fn compare(
     let mut arena = FactsArena::new();
     for moment in moments {
         arena.reset();
-        let slow = Slow {
-            user: moment.user(&arena),
-            event: moment.event(&arena),
-            segments: &segments,
-        };
+        let slow = Slow::at(moment, &segments, &arena);
         let holds: Vec<bool> = parsed
             .iter()
             .map(|rule| slow.first_closed(rule).is_none())
