@@ -64,16 +64,18 @@ pub(super) fn load(
     Err(TransferError::Contended)
 }
 
+/// Their user ids, and what the file says of each.
+pub(super) fn columns<'r>(batch: &'r [PersonRecord<'_>]) -> (Vec<&'r str>, Vec<Option<&'r str>>) {
+    let column = |record: &'r PersonRecord<'_>| (record.identity.value(), record.traits.as_deref());
+    batch.iter().map(column).unzip()
+}
+
 fn standings(
     connection: &mut PgConnection,
     run: &Run,
     batch: &[PersonRecord<'_>],
 ) -> QueryResult<Vec<Standing>> {
-    let ids: Vec<&str> = batch.iter().map(|record| record.identity.value()).collect();
-    let traits: Vec<Option<&str>> = batch
-        .iter()
-        .map(|record| record.traits.as_deref())
-        .collect();
+    let (ids, traits) = columns(batch);
     // As text, which is how the verification compares: equal numbers may be written otherwise.
     sql_query(
         "SELECT i.person_id IS NOT NULL AS found, \

@@ -18,7 +18,7 @@ use super::batches;
 use super::definitions::{self, CAMPAIGN_DIGEST, FLAG_DIGEST, SEGMENT_DIGEST, Standing};
 use super::events::{RowIds, stored_on};
 use super::file::Plan;
-use super::people::PERSON_DIGEST;
+use super::people::{PERSON_DIGEST, columns};
 use super::record::{DefinitionRecord, EventRecord, PersonRecord};
 use super::report::{Report, Section, Verification};
 use super::runs::Run;
@@ -334,11 +334,7 @@ fn changed_people_of(
     run: &Run,
     batch: &[PersonRecord<'_>],
 ) -> QueryResult<Vec<String>> {
-    let ids: Vec<&str> = batch.iter().map(|record| record.identity.value()).collect();
-    let traits: Vec<Option<&str>> = batch
-        .iter()
-        .map(|record| record.traits.as_deref())
-        .collect();
+    let (ids, traits) = columns(batch);
     let changed: Vec<Key> = sql_query(format!(
         "SELECT i.value AS key FROM unnest($3, $4) AS t (value, said) \
          JOIN identities i ON i.project_id = $1 AND i.kind = 0 AND i.value = t.value \
