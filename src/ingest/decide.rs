@@ -16,16 +16,17 @@ use super::batch::Unit;
 use super::decode::Item;
 use super::shard::Shard;
 use crate::matcher::Snapshot;
-use crate::model::{Event, Identity, ProjectId, RawJson};
+use crate::model::{Event, Identity, PersonId, ProjectId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{Matches, PersonState, Targeting};
 
 /// The most text of a person and an event that is read to decide ahead, in bytes.
 const AHEAD_BYTES_MAX: usize = 32 * 1024;
-/// The most campaigns among which is decided ahead; the index takes some microseconds for them.
+/// The most campaigns among which is decided ahead. For twice as many of the adversarial world the index
+/// takes 36 µs (`docs/benchmarks.md`).
 const AHEAD_CAMPAIGNS_MAX: usize = 50_000;
-/// The most steps of rules, in the worst case, that are evaluated to decide ahead; some tenths of a
-/// millisecond.
+/// The most steps of rules, in the worst case, that are evaluated to decide ahead: a rule that looks
+/// through a list takes a thousand times its body.
 const AHEAD_STEPS_MAX: u64 = 20_000;
 
 /// A decision that was made before its event was queued, and what it was made on.
@@ -42,11 +43,12 @@ thread_local! {
 }
 
 impl Ahead {
-    /// Decides on the one event of a request, if somebody wants that, its person is remembered and it
-    /// is little work.
+    /// Decides on the one event of a request, which is about this person, if somebody wants that, the
+    /// person's state is remembered and it is little work.
     pub(super) fn decide(
         targeting: &Targeting,
         project: ProjectId,
+        person: PersonId,
         wants: Wanted,
         items: &[(usize, Item)],
     ) -> Option<Self> {
@@ -55,13 +57,12 @@ impl Ahead {
         };
         let own = event.identity()?;
         let snapshot = to_decide_on(targeting, project, wants, event)?;
-        let address = targeting.people().address(project, own)?;
-        let state = targeting.people().state(address.person)?;
         let (campaigns, steps) = snapshot.work_on(event.call.name());
-        if campaigns > AHEAD_CAMPAIGNS_MAX
-            || steps > AHEAD_STEPS_MAX
-            || state.traits.len() + event.size_bytes > AHEAD_BYTES_MAX
-        {
+        if campaigns > AHEAD_CAMPAIGNS_MAX || steps > AHEAD_STEPS_MAX {
+            return None;
+        }
+        let state = targeting.people().state(person)?;
+        if state.traits.len() + event.size_bytes > AHEAD_BYTES_MAX {
             return None;
         }
         let matched = ARENA.with_borrow_mut(|arena| {

@@ -306,7 +306,12 @@ impl Ingest {
             wants,
         } = request;
         let count = items.len();
-        let Split { parts, known } = split(&self.0.targeting, project, items, queues.len()).await?;
+        let split = split(&self.0.targeting, project, items, queues.len()).await?;
+        let Split {
+            parts,
+            known,
+            person,
+        } = split;
         // Who these are about may have taken its time to find out.
         let queued_at = Instant::now();
         // Every permit is taken before anything is sent, so a full queue costs nothing.
@@ -328,7 +333,8 @@ impl Ingest {
                 count_events(&items)
             };
             remaining -= received;
-            let ahead = Ahead::decide(&self.0.targeting, project, wants, &items);
+            let ahead =
+                person.and_then(|it| Ahead::decide(&self.0.targeting, project, it, wants, &items));
             let job = Job {
                 project,
                 wants,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decode::Item;
 use crate::error::Error;
-use crate::model::{Call, Event, Identity, IdentityKind, MessageId, ProjectId};
+use crate::model::{Call, Event, Identity, IdentityKind, MessageId, PersonId, ProjectId};
 use crate::targeting::Targeting;
 
 /// The items of one shard, each with its place in the request.
@@ -17,6 +17,8 @@ pub(super) struct Split {
     /// What each shard gets.
     pub(super) parts: Vec<Part>,
     pub(super) known: Known,
+    /// Whom the one event of most requests is about, if they are remembered.
+    pub(super) person: Option<PersonId>,
 }
 
 /// Which of a request's identities somebody has.
@@ -213,6 +215,7 @@ pub(super) async fn split(
     Ok(Split {
         parts,
         known: Known::AllBut(Arc::new(newcomers)),
+        person: None,
     })
 }
 
@@ -232,6 +235,7 @@ fn split_one(
     Split {
         parts: vec![(shard_of(home, shards), part)],
         known: address.map_or(Known::Unasked, |_| Known::All),
+        person: address.map(|address| address.person),
     }
 }
 
