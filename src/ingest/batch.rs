@@ -59,7 +59,7 @@ impl Unit {
     ) -> Self {
         let (message_id, own) = match &item {
             Item::Event(event) => (event.message_id.as_ref(), event.identity()),
-            Item::Rejected(_) | Item::Ignored => (None, None),
+            Item::Rejected(_) => (None, None),
         };
         Self {
             caller,
@@ -69,7 +69,7 @@ impl Unit {
             digest: message_id.map(MessageId::digest),
             wants,
             owner: own.map_or(Owner::Somebody, |own| known.owner(own)),
-            received: i64::from(!matches!(item, Item::Ignored)),
+            received: 1,
             ahead: None,
             item,
         }
@@ -79,7 +79,7 @@ impl Unit {
     pub(super) fn own_identity(&self) -> Option<&Identity> {
         match &self.item {
             Item::Event(event) => event.identity(),
-            Item::Rejected(_) | Item::Ignored => None,
+            Item::Rejected(_) => None,
         }
     }
 
@@ -110,7 +110,7 @@ pub(super) enum Verdict {
         traits: Option<Arc<str>>,
     },
     Rejected(Rejection),
-    /// A rejection that is now in the ledger, or a call that is dropped on purpose.
+    /// A rejection that is now in the ledger.
     Kept,
     /// Whether the event is new could not be told; the caller tries again.
     Unsettled,

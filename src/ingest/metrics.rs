@@ -202,7 +202,6 @@ impl Received {
                     rejected += 1;
                     self.counters.rejected.add(rejection.code, 1);
                 }
-                Outcome::Ignored => {}
             }
         }
         let told = stored + duplicate + rejected;
@@ -323,7 +322,7 @@ mod tests {
         let metrics = IngestMetrics::default();
         let counters = metrics.0.projects.of(PROJECT);
         let received = metrics.received(PROJECT, 3);
-        received.answered(&Ok(vec![Outcome::Ignored, Outcome::Ignored]));
+        received.answered(&Ok(Vec::new()));
         assert_eq!(counters.unaccounted.get(), 3);
         assert_eq!((counters.abandoned.get(), counters.in_flight.get()), (0, 0));
         let received = metrics.received(PROJECT, 2);

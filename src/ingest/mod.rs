@@ -121,8 +121,6 @@ pub enum Outcome {
     Stored(Box<Stored>),
     /// The event can never become valid; the ledger has it.
     Rejected(Rejection),
-    /// The call is answered and dropped on purpose.
-    Ignored,
 }
 
 /// A committed event and what it led to.
@@ -147,8 +145,7 @@ pub struct Submission {
     pub project: ProjectId,
     /// What it holds, in its order.
     pub items: Vec<Item>,
-    /// How many events the decoder counted, for the ledger; calls that are dropped on purpose are
-    /// not among them.
+    /// How many events the decoder counted, for the ledger.
     pub received: usize,
     /// What somebody reads of what each event led to.
     pub wants: Wanted,
@@ -197,13 +194,6 @@ struct Inner {
     cut_off: Vec<Arc<AtomicBool>>,
     /// Every shard holds a sender for as long as it works; nothing is ever sent.
     working: std::sync::Mutex<Receiver<()>>,
-}
-
-fn count_events(items: &[(usize, Item)]) -> i64 {
-    let events = items
-        .iter()
-        .filter(|(_, item)| !matches!(item, Item::Ignored));
-    i64::try_from(events.count()).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Ingest {
@@ -330,7 +320,7 @@ impl Ingest {
             let received = if index + 1 == parts {
                 remaining
             } else {
-                count_events(&items)
+                i64::try_from(items.len()).unwrap_or(i64::MAX)
             };
             remaining -= received;
             let ahead =

@@ -59,7 +59,6 @@ struct Statement<'a> {
 
 /// Whom an event is about.
 enum Whom {
-    Nobody,
     Known(PersonId),
     New,
 }
@@ -88,7 +87,6 @@ impl Shard {
                 continue;
             };
             let state = match whom {
-                Whom::Nobody => None,
                 Whom::Known(person) => known.get(&person).map(Arc::clone),
                 Whom::New => {
                     let key = (unit.project, own);
@@ -126,7 +124,6 @@ impl Shard {
     fn whom(&self, unit: &Unit) -> Option<Whom> {
         let event = match &unit.item {
             Item::Event(event) => event,
-            Item::Ignored => return Some(Whom::Nobody),
             Item::Rejected(_) => return None,
         };
         if matches!(event.call, Call::Alias { .. }) {

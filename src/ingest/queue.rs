@@ -330,7 +330,6 @@ fn size_of_item(item: &Item) -> usize {
             let context = rejection.origin.context.as_ref();
             rejection.payload.len() + context.map_or(0, |context| context.len())
         }
-        Item::Ignored => 0,
     }
 }
 

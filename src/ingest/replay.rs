@@ -261,7 +261,6 @@ fn prepared(
             Ok(Item::Event(event))
         }
         Ok(Item::Rejected(rejection)) => Err(refusal(rejection)),
-        Ok(Item::Ignored) => Err(refused(Code::UnknownType, "it is no event")),
         Err(error) => Err(refused(error.code(), &error.to_string())),
     }
 }
@@ -271,7 +270,7 @@ fn settled(outcome: Option<Outcome>) -> Result<ReplayOutcome, Error> {
         Some(Outcome::Stored(stored)) if stored.duplicate => ReplayOutcome::Duplicate(stored.id),
         Some(Outcome::Stored(stored)) => ReplayOutcome::Stored(stored.id),
         Some(Outcome::Rejected(rejection)) => refusal(rejection),
-        Some(Outcome::Ignored) | None => {
+        None => {
             return Err(Error::Internal("a replay has no outcome".to_owned()));
         }
     })

@@ -318,6 +318,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::Code;
+    use crate::ingest::decode::Rejection;
     use crate::model::Dialect;
 
     fn event(call: Call, user: Option<&str>, anonymous: Option<&str>) -> Item {
@@ -333,6 +335,17 @@ mod tests {
             size_bytes: 0,
             replay_of: None,
         }))
+    }
+
+    /// An item without a person.
+    fn rejected() -> Item {
+        match event(Call::Page { properties: None }, Some("a"), None) {
+            Item::Event(event) => {
+                let message = String::new();
+                Item::Rejected(Rejection::of_event(&event, Code::InvalidField, message))
+            }
+            rejected => rejected,
+        }
     }
 
     fn alias(user: &str, previous: Identity) -> Item {
@@ -378,7 +391,7 @@ mod tests {
             event(call, Some(user), Some(anonymous))
         };
         prop_oneof![
-            1 => Just(Item::Ignored),
+            1 => Just(rejected()),
             2 => id().prop_map(move |user| event(page(), Some(user), None)),
             2 => id().prop_map(move |anonymous| event(page(), None, Some(anonymous))),
             2 => (id(), id()).prop_map(identify),

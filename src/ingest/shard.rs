@@ -486,8 +486,7 @@ fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
             traits,
         })),
         (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
-        (_, Verdict::Unsettled) => return None,
+        (_, Verdict::Unsettled) | (Item::Event(_), Verdict::Kept) => return None,
         (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
-        (Item::Ignored, _) | (Item::Event(_), Verdict::Kept) => Outcome::Ignored,
     })
 }

@@ -46,7 +46,6 @@ fn assert_storable(decoded: &Decoded) {
                 assert!(!rejection.fields.is_empty());
                 assert!(!rejection.message_id.iter().any(|id| id.contains('\0')));
             }
-            Item::Ignored => {}
         }
     }
 }

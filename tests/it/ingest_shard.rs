@@ -69,7 +69,6 @@ fn submit_with(rig: &Rig, round: &str, changes: bool) -> Vec<&'static str> {
         Outcome::Stored(stored) if stored.duplicate => "duplicate",
         Outcome::Stored(_) => "stored",
         Outcome::Rejected(_) => "rejected",
-        Outcome::Ignored => "ignored",
     };
     outcomes.into_iter().map(word).collect()
 }

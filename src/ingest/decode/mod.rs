@@ -61,8 +61,6 @@ pub enum Item {
     Event(Box<Event>),
     /// An event that can never become valid, with what the ledger keeps of it.
     Rejected(Rejection),
-    /// A call that is answered and dropped on purpose.
-    Ignored,
 }
 
 /// The bounds of decoding. Each admits what real clients send.
@@ -186,8 +184,7 @@ pub struct Defaults<'a> {
 pub struct Decoded {
     /// The events in the request's order; exactly one unless `is_batch`.
     pub items: Vec<Item>,
-    /// How many events the body holds, counted before they are read; calls that are dropped on
-    /// purpose are not among them.
+    /// How many events the body holds, counted before they are read.
     pub received: usize,
     /// `writeKey`, `api_key` and `token` of the body, as many as there are: the keys of last resort.
     pub body_keys: Vec<String>,

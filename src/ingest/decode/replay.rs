@@ -17,7 +17,7 @@ use super::members::{Field, Members, push_member, quoted, string};
 use super::segment::traits_within;
 use super::{DecodeLimits, Item, Origin, Rejection, Request, Route, lenient, single_dialect};
 use crate::error::{Code, Error, FieldError};
-use crate::model::{Call, Event, RawJson};
+use crate::model::{Call, Event, EventKind, RawJson};
 
 /// A rejected event as the ledger keeps it.
 #[derive(Debug, Clone, Copy)]
@@ -76,9 +76,7 @@ pub fn replay(kept: &Kept<'_>, limits: &DecodeLimits) -> Result<Item, Error> {
             request.lead(lead)
         }
         single => {
-            let Some(kind) = single.kind() else {
-                return Ok(Item::Ignored);
-            };
+            let kind = single.kind().unwrap_or(EventKind::Track);
             let members = Members::split(text).unwrap_or_default();
             let dialect = single_dialect(kind, &members);
             request.item(Some(kind), dialect, text, &members)

@@ -48,17 +48,21 @@ fn send_by(
     place: usize,
     give_up_at: Instant,
 ) -> Result<Answer, Error> {
-    let items = (0..rows).map(|_| (place, Item::Ignored)).collect();
+    let items = (0..rows).map(|_| (place, item(0))).collect();
     send_items(to, project, items, give_up_at)
 }
 
 /// An item of 10,000 bytes.
 fn large() -> Item {
+    item(10_000)
+}
+
+fn item(bytes: usize) -> Item {
     Item::Rejected(Rejection {
         code: Code::InvalidField,
         message: String::new(),
         fields: Vec::new(),
-        payload: "x".repeat(10_000),
+        payload: "x".repeat(bytes),
         message_id: None,
         origin: Origin {
             route: Route::Track,

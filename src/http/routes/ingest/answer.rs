@@ -36,7 +36,6 @@ pub(super) fn single(outcome: Outcome, dialect: Dialect, scope: Scope) -> Result
             Ok(identified(&stored, scope))
         }
         Outcome::Stored(stored) => Ok(tracked(&stored)),
-        Outcome::Ignored => Ok(dropped()),
         Outcome::Rejected(rejection) => {
             if dialect == Dialect::Seed && rejection.message_id.is_none() {
                 return Err(rejection.into_error());
@@ -62,7 +61,6 @@ pub(super) fn batch(outcomes: Vec<Outcome>, with_matches: bool) -> BoxBody {
         match outcome {
             Outcome::Stored(stored) if stored.duplicate => duplicates += 1,
             Outcome::Stored(_) => accepted += 1,
-            Outcome::Ignored => {}
             Outcome::Rejected(rejection) => {
                 separate(&mut rejected);
                 push_rejection(&mut rejected, index, rejection);
@@ -398,7 +396,6 @@ mod tests {
                 Outcome::Stored(stored(call())),
                 rejection(None),
                 Outcome::Stored(duplicate),
-                Outcome::Ignored,
                 rejection(Some("x")),
             ]
         };
@@ -410,11 +407,11 @@ mod tests {
         let indexes: Vec<_> = answer["rejected"].as_array().unwrap().iter().collect();
         assert_eq!(
             (&indexes[0]["index"], &indexes[1]["index"]),
-            (&json!(1), &json!(4))
+            (&json!(1), &json!(3))
         );
         assert_eq!(answer.get("results"), None);
         let answer = parse(&sent(batch(outcomes(), true)).concat());
-        assert_eq!(answer["results"].as_array().unwrap().len(), 5);
+        assert_eq!(answer["results"].as_array().unwrap().len(), 4);
         assert_eq!(answer["results"][2]["duplicate"], true);
         assert_eq!(answer["results"][1]["matched"], json!([]));
     }

@@ -19,7 +19,7 @@ use crate::http::body::{self, Body};
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
-use crate::ingest::decode::{self, Decoded, Defaults, Item, Route};
+use crate::ingest::decode::{self, Decoded, Defaults, Route};
 use crate::ingest::{Outcome, Submission, Wanted};
 
 /// Bodies above this are unpacked and decoded on a blocking thread, so that one large batch does
@@ -486,13 +486,9 @@ async fn submit(
     submission: Submission,
     waited: Duration,
 ) -> Result<Vec<Outcome>, Error> {
-    let items = &submission.items;
-    if items.iter().all(|item| matches!(item, Item::Ignored)) {
-        return Ok(items.iter().map(|_| Outcome::Ignored).collect());
-    }
     state.limits.check_events(
         submission.project,
-        items.len(),
+        submission.items.len(),
         &mut request.extensions_mut(),
     )?;
     state.ingest.submit_after(waited, submission).await
