@@ -12,6 +12,7 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod matcher;
+mod memory;
 pub mod model;
 pub mod retention;
 pub mod rules;

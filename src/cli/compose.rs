@@ -7,12 +7,13 @@ use crate::config::{Config, CorsOrigins, MetricsSetting, Mode};
 use crate::http::{AppState, CorsOrigins as HttpOrigins, HttpSettings, MetricsAccess, Rate};
 use crate::ingest::decode::DecodeLimits;
 use crate::ingest::{IDENTITIES_MAX, Ingest, IngestMetrics, IngestOptions};
+use crate::memory;
 use crate::rules::Limits;
 use crate::store::{Store, StoreMetrics, StoreOptions};
 use crate::targeting::{Targeting, TargetingMetrics, TargetingOptions};
 use crate::telemetry::metrics::Metrics;
 
-use super::{Failure, memory};
+use super::Failure;
 
 /// Makes every service. The database may be absent: nothing here waits for it.
 pub(super) fn compose(config: &Config, url: &str, mode: Mode) -> Result<AppState, Failure> {

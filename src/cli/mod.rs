@@ -13,7 +13,6 @@ mod explain;
 mod import;
 mod keys;
 mod ledger;
-mod memory;
 mod migrate;
 mod output;
 mod prepare;

@@ -20,6 +20,7 @@ use super::error::{EmbeddedError, IoContext};
 use super::foreign;
 use super::layout::{Layout, PORT};
 use super::wait::wait_until;
+use crate::memory;
 
 /// The database role Beckon connects as; the cluster's superuser.
 pub(super) const ROLE: &str = "beckon";
@@ -185,12 +186,16 @@ pub(super) fn configure(
 }
 
 fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, EmbeddedError> {
+    let buffers = format!("{}kB", memory::usual_shared_buffers_bytes() / 1024);
     let defaults = [
         ("cluster_name", "beckon"),
         ("timezone", "UTC"),
         ("log_timezone", "UTC"),
         ("log_line_prefix", "%m [%p] "),
         ("lc_messages", "C"),
+        // Message ids come in no order, so what ingest writes goes all over their index: what is not
+        // in here is read from the system and written back for each of them.
+        ("shared_buffers", buffers.as_str()),
         // Each checkpoint makes the next change of every page a copy of it in the log. Where message
         // ids come in no order that is most of what ingest writes, so they are not to come often.
         ("max_wal_size", "4GB"),

@@ -16,11 +16,11 @@ struct Layer {
 /// What every module but the pure ones may import.
 macro_rules! ground {
     ($($more:literal),*) => {
-        &["model", "error", "config", "clock", "telemetry", "rules", "segments", "matcher", $($more),*]
+        &["model", "error", "config", "clock", "memory", "telemetry", "rules", "segments", "matcher", $($more),*]
     };
 }
 
-const LAYERS: [Layer; 19] = [
+const LAYERS: [Layer; 20] = [
     Layer {
         module: "model",
         may_import: &[],
@@ -44,6 +44,12 @@ const LAYERS: [Layer; 19] = [
         may_import: &[],
         is_pure: false,
         reason: "the one place that knows the time",
+    },
+    Layer {
+        module: "memory",
+        may_import: &[],
+        is_pure: false,
+        reason: "how much there is; who takes it, asks",
     },
     Layer {
         module: "telemetry",
@@ -83,7 +89,7 @@ const LAYERS: [Layer; 19] = [
     },
     Layer {
         module: "embedded_pg",
-        may_import: &[],
+        may_import: &["memory"],
         is_pure: false,
         reason: "an adapter that knows nothing of Beckon: what it gives is a URL",
     },

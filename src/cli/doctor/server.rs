@@ -13,8 +13,14 @@ const POSTGRES_MAJOR_MIN: i64 = 14;
 /// What `max_wal_size` of a private Postgres is, in MiB, and what it should be of another.
 const LOG_MIB_MIN: i64 = 4_096;
 
+/// What `shared_buffers` is where nobody has set it, in bytes.
+const BUFFERS_UNSET: i64 = 128 << 20;
+
+/// How many times as large as that much memory a database is that has outgrown it.
+const OUTGROWN: i64 = 8;
+
 /// What is looked at.
-pub(super) const CHECKS: [(&str, DatabaseCheck); 9] = [
+pub(super) const CHECKS: [(&str, DatabaseCheck); 10] = [
     ("version", version),
     ("fsync", |connection, _| {
         must_be_on(connection, "fsync", "a power cut can lose or damage events")
@@ -29,6 +35,7 @@ pub(super) const CHECKS: [(&str, DatabaseCheck); 9] = [
     ("synchronous_commit", synchronous_commit),
     ("wal_level", wal_level),
     ("max_wal_size", max_wal_size),
+    ("shared_buffers", shared_buffers),
     ("connections", connections),
     ("clock", clock_difference),
     ("lc_messages", language),
@@ -104,6 +111,30 @@ fn max_wal_size(connection: &mut PgConnection, _: &Config) -> QueryResult<Check>
     let advice = "under load Postgres makes checkpoints often, and writes several times as much; \
         if the disk has room, set `max_wal_size` to 4GB and `min_wal_size` to 1GB";
     Ok(Check::new("max_wal_size", verdict, found, advice))
+}
+
+fn shared_buffers(connection: &mut PgConnection, _: &Config) -> QueryResult<Check> {
+    let buffers = number(
+        connection,
+        "SELECT pg_size_bytes(current_setting('shared_buffers')) AS value",
+    )?;
+    let database = number(
+        connection,
+        "SELECT pg_database_size(current_database()) AS value",
+    )?;
+    let verdict = if buffers <= BUFFERS_UNSET && database / OUTGROWN > buffers {
+        Verdict::Warn
+    } else {
+        Verdict::Ok
+    };
+    let found = format!(
+        "{} for a database of {} MB",
+        setting(connection, "shared_buffers")?,
+        database >> 20
+    );
+    let advice = "most pages that an event changes are read from the system and written back; set \
+        `shared_buffers` to an eighth of the memory, or a quarter where Postgres is alone";
+    Ok(Check::new("shared_buffers", verdict, found, advice))
 }
 
 /// What asks for English texts may be refused to a session, and says nothing then.
