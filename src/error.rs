@@ -152,6 +152,8 @@ pub enum WarningCode {
     AlwaysTrue,
     /// The schedule is over.
     ScheduleEnded,
+    /// The campaign has a member that nothing acts on.
+    NotEnforced,
     /// A campaign of the same slot and of higher priority is shown whenever this one is.
     Shadowed,
     /// No event of this name is stored.
@@ -164,7 +166,7 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code, for the documentation and its test.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::MissingValueMatches,
         Self::UnknownOperator,
         Self::PlaceholderIgnored,
@@ -176,6 +178,7 @@ impl WarningCode {
         Self::NeverTrue,
         Self::AlwaysTrue,
         Self::ScheduleEnded,
+        Self::NotEnforced,
         Self::Shadowed,
         Self::EventNeverSeen,
         Self::TraitNeverSeen,
@@ -196,6 +199,7 @@ impl WarningCode {
             Self::NeverTrue => "never_true",
             Self::AlwaysTrue => "always_true",
             Self::ScheduleEnded => "schedule_ended",
+            Self::NotEnforced => "not_enforced",
             Self::Shadowed => "shadowed",
             Self::EventNeverSeen => "event_never_seen",
             Self::TraitNeverSeen => "trait_never_seen",

@@ -29,6 +29,10 @@ const NAMES_MAX: usize = 20;
 /// How long a save waits for what was seen.
 const SEEN_WAIT: Duration = Duration::from_millis(150);
 
+/// What would keep a campaign from people, or choose what they see of it, had it a gate: see
+/// [`crate::matcher::Gate`].
+const NOT_ENFORCED: [&str; 4] = ["frequency", "holdout", "rollout", "variants"];
+
 /// Beckon keeps these times with the person, however long ago they are.
 const KEPT_TIMES: [&str; 2] = ["user.created_at", "user.last_seen_at"];
 
@@ -85,6 +89,7 @@ impl Targeting {
                 message: "the schedule is over, so nobody is shown the campaign".to_owned(),
             });
         }
+        warnings.extend(not_enforced(body));
         warnings.extend(shadow(&campaign, id, &snapshot));
         Ok(warnings)
     }
@@ -177,6 +182,16 @@ impl Targeting {
             )),
         })
     }
+}
+
+fn not_enforced(body: &Map<String, Value>) -> impl Iterator<Item = Warning> {
+    let given = |name: &&str| body.get(*name).is_some_and(|value| !value.is_null());
+    NOT_ENFORCED.into_iter().filter(given).map(|name| Warning {
+        code: WarningCode::NotEnforced,
+        pointer: format!("/{name}"),
+        message: "it is kept, and changes nothing yet: the campaign is shown as if it had none"
+            .to_owned(),
+    })
 }
 
 /// A live campaign of the same slot that goes before this one and is shown whenever it is.

@@ -111,6 +111,14 @@ fn what_the_seeds_clients_send_is_only_warned_of() {
         warnings(&answer),
         pairs(&[("schedule_ended", "/schedule/end")])
     );
+    let capped = json!({"rollout": 10, "frequency": {"count": 1}, "holdout": null});
+    let answer = admin
+        .post("/v1/admin/campaigns", &on_buy("capped", capped))
+        .expect(201);
+    assert_eq!(
+        warnings(&answer),
+        pairs(&[("not_enforced", "/frequency"), ("not_enforced", "/rollout")])
+    );
     let placeholder = json!([{"type": "event", "field": "unknown", "operator": "==", "value": ""}]);
     let answer = admin.post(
         "/v1/admin/campaigns",
