@@ -186,6 +186,7 @@ pub(super) fn configure(
 }
 
 fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, EmbeddedError> {
+    let log = format!("{}MB", log_mebibytes(volume_bytes(&layout.cluster)));
     let buffers = format!("{}kB", memory::usual_shared_buffers_bytes() / 1024);
     let defaults = [
         ("cluster_name", "beckon"),
@@ -198,7 +199,7 @@ fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, 
         ("shared_buffers", buffers.as_str()),
         // Each checkpoint makes the next change of every page a copy of it in the log. Where message
         // ids come in no order that is most of what ingest writes, so they are not to come often.
-        ("max_wal_size", "4GB"),
+        ("max_wal_size", log.as_str()),
         // Whoever needs a new file of the log fills it with zeros first, and every commit waits: 60 ms
         // every second or two of full load. Unfilled, a file's first commits cost a little more; kept
         // over quiet times, files are used again and cost neither.
@@ -234,6 +235,17 @@ fn settings_file(layout: &Layout, extra: &[(String, String)]) -> Result<String, 
         append(&mut text, name, value)?;
     }
     Ok(text)
+}
+
+/// How large the log may grow between checkpoints: a sixteenth of the volume, from 4 GiB to 8 GiB, as
+/// what a crash leaves is read again before the server can be used.
+fn log_mebibytes(volume_bytes: u64) -> u64 {
+    ((volume_bytes / 16) >> 20).clamp(4_096, 8_192)
+}
+
+/// The size of the volume that a folder is on; 0 if it cannot be told.
+fn volume_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |volume| volume.f_blocks.saturating_mul(volume.f_frsize))
 }
 
 /// The socket folder setting is a comma-separated list, whose items are quoted once more.
@@ -313,6 +325,14 @@ mod tests {
         let text = settings_file(&layout(), &[]).expect("no extra settings");
         let line = r#"unix_socket_directories = '"/d/it''s, ""here"""'"#;
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn the_log_may_take_a_sixteenth_of_the_volume_within_bounds() {
+        let sizes = [0, 96 << 30, u64::MAX].map(log_mebibytes);
+        assert_eq!(sizes, [4_096, 6_144, 8_192]);
+        assert!(volume_bytes(Path::new("/")) > 1 << 30);
+        assert_eq!(volume_bytes(Path::new("/there is no such folder")), 0);
     }
 
     #[test]

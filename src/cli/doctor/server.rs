@@ -10,7 +10,7 @@ use crate::store::partitions;
 /// The oldest Postgres that detaches partitions concurrently.
 const POSTGRES_MAJOR_MIN: i64 = 14;
 
-/// What `max_wal_size` of a private Postgres is, in MiB, and what it should be of another.
+/// What `max_wal_size` of a private Postgres is at least, in MiB, and what it should be of another.
 const LOG_MIB_MIN: i64 = 4_096;
 
 /// What `shared_buffers` is where nobody has set it, in bytes.
