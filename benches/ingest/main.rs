@@ -2,7 +2,7 @@
 //!
 //! The load: 100,000 known people and one newcomer in a hundred events, 1,000 live campaigns on 50
 //! triggers, on average 2 of about 1 KB in an answer. Each side runs as a process of its own on
-//! loopback, on one Postgres with fsync on and default settings; the tables are emptied before each
+//! loopback, on one Postgres as Beckon starts it, with fsync on; the tables are emptied before each
 //! measurement. The sides of one shape of load follow each other in every round, and ratios are
 //! taken within a round.
 //!

@@ -89,7 +89,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Starts Postgres with its default settings, but for the number of connections, with an empty
+    /// Starts Postgres as Beckon does, but for the number of connections, with an empty
     /// database of today's schema.
     pub fn start() -> Outcome<Self> {
         let mut folder = match report::word("--folder")? {

@@ -3,7 +3,7 @@
 //! message id's key cost.
 //!
 //! Two connections write the rows that Beckon writes for track calls of known people, batch after
-//! batch, into the schema of the real migrations, on a Postgres with fsync on and default settings.
+//! batch, into the schema of the real migrations, on a Postgres as Beckon starts it, with fsync on.
 //! The tables are emptied and a checkpoint is made before each measurement. Ways take turns within
 //! a round; a way that has not stored exactly what it committed ends the bench.
 //!
