@@ -89,6 +89,9 @@ struct Inner {
     reloading: Mutex<HashMap<ProjectId, Arc<Mutex<()>>>>,
     /// Projects that could not be loaded, and until when the hub leaves them alone.
     put_off: Mutex<HashMap<ProjectId, Instant>>,
+    /// Projects that were not read yet from the database that the hub is connected to, and since when
+    /// it is. What is held of them is no base to go on from, whatever its revision.
+    unproven: Mutex<HashMap<ProjectId, Instant>>,
     /// For the changes of each project.
     changing: Shares,
     failing: quarantine::Waiting,
@@ -134,6 +137,7 @@ impl Targeting {
             snapshots: ArcSwap::default(),
             reloading: Mutex::default(),
             put_off: Mutex::default(),
+            unproven: Mutex::default(),
             changing: Shares::of_each(CHANGES_OF_A_PROJECT),
             failing: quarantine::Waiting::default(),
             node: NodeId::draw(),

@@ -87,6 +87,7 @@ impl Targeting {
                 snapshots
                     .get(&project)
                     .is_some_and(|held| held.revision() >= revision)
+                    && !self.unproven().contains_key(&project)
             };
             if !is_current {
                 self.follow(connection, project)?;
@@ -101,30 +102,36 @@ impl Targeting {
         if put_off.is_some_and(|until| Instant::now() < until) {
             return Ok(());
         }
-        self.reload_for_hub(connection, project, |held| held)
+        self.reload_for_hub(connection, project)
     }
 
     /// Reads every project anew. The database that was connected to may be a standby that took over,
     /// or a backup: revisions, versions and transactions may have been used for something else.
     fn reload_all(&self, connection: &mut PgConnection) -> QueryResult<()> {
-        for (project, _) in rows::revisions(connection)? {
-            let project = ProjectId(project);
-            let nothing = Arc::default();
-            self.reload_for_hub(connection, project, |_| nothing)?;
+        let now = Instant::now();
+        let revisions = rows::revisions(connection)?;
+        let listed = revisions.iter().map(|(project, _)| ProjectId(*project));
+        {
+            // One that is not there any more may get its number back.
+            let snapshots = self.0.snapshots.load();
+            let all = listed.clone().chain(snapshots.keys().copied());
+            self.unproven().extend(all.map(|project| (project, now)));
+        }
+        for project in listed {
+            self.reload_for_hub(connection, project)?;
         }
         Ok(())
     }
 
     /// One project that cannot be read must not keep the others from their changes. It fails only
     /// where the connection does not answer any more.
-    fn reload_for_hub(
+    pub(super) fn reload_for_hub(
         &self,
         connection: &mut PgConnection,
         project: ProjectId,
-        base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
     ) -> QueryResult<()> {
         let started = Instant::now();
-        let outcome = self.reload_from(connection, project, base);
+        let outcome = self.reload(connection, project);
         match outcome {
             Ok(()) => {
                 self.put_off().remove(&project);
@@ -147,20 +154,17 @@ impl Targeting {
         put_off.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unproven(&self) -> MutexGuard<'_, HashMap<ProjectId, Instant>> {
+        let unproven = self.0.unproven.lock();
+        unproven.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings a project's snapshot up to date: from the one that is held, unless that may be of
+    /// another database.
     pub(super) fn reload(
         &self,
         connection: &mut PgConnection,
         project: ProjectId,
-    ) -> QueryResult<()> {
-        self.reload_from(connection, project, |held| held)
-    }
-
-    /// Brings a project's snapshot up to date, from what `base` makes of the one that is held.
-    fn reload_from(
-        &self,
-        connection: &mut PgConnection,
-        project: ProjectId,
-        base: impl FnOnce(Arc<Snapshot>) -> Arc<Snapshot>,
     ) -> QueryResult<()> {
         let ours = {
             let all = self.0.reloading.lock();
@@ -168,21 +172,32 @@ impl Targeting {
             Arc::clone(all.entry(project).or_default())
         };
         let _alone = ours.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = base(self.snapshot(project));
+        let unproven = self.unproven().get(&project).copied();
+        let held = match unproven {
+            Some(_) => Arc::default(),
+            None => self.snapshot(project),
+        };
         let started = Instant::now();
         let loaded = live::load(connection, project, &held, &self.0.options.rules);
         self.metrics().reloaded(loaded.is_ok(), started.elapsed());
-        let Some(fresh) = loaded? else {
-            return Ok(());
-        };
+        if let Some(fresh) = loaded? {
+            self.swap(project, fresh);
+        }
+        let mut all = self.unproven();
+        // The hub may have connected once more meanwhile.
+        if all.get(&project) == unproven.as_ref() {
+            all.remove(&project);
+        }
+        Ok(())
+    }
+
+    fn swap(&self, project: ProjectId, fresh: Snapshot) {
         let fresh = Arc::new(fresh);
         self.0.snapshots.rcu(|snapshots| {
             let mut snapshots = HashMap::clone(snapshots);
             snapshots.insert(project, Arc::clone(&fresh));
             snapshots
         });
-        self.metrics()
-            .swapped(project, &self.snapshot(project), &self.0.clock);
-        Ok(())
+        self.metrics().swapped(project, &fresh, &self.0.clock);
     }
 }

@@ -7,7 +7,8 @@ use beckon::clock::Clock;
 use beckon::error::Error;
 use beckon::model::ProjectId;
 use beckon::store::{Store, StoreOptions, live};
-use beckon::targeting::{Targeting, TargetingOptions};
+use beckon::targeting::{Targeting, TargetingMetrics, TargetingOptions};
+use beckon::telemetry::metrics::Metrics;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -128,6 +129,7 @@ struct Row {
 struct Rig {
     database: TestDatabase,
     targeting: Targeting,
+    metrics: Metrics,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -140,6 +142,33 @@ impl Rig {
             Ok::<_, Error>(())
         });
         self.runtime.block_on(changed).unwrap();
+    }
+
+    /// Makes the database as it would be had the last changes never been made, and perhaps others: the
+    /// triggers know nothing of it. The node has to connect again.
+    fn go_back(&self, revisions: i64) {
+        let body = r#"{"status":"active","trigger":"e","priority":3}"#;
+        let mut other = self.database.connect();
+        other
+            .batch_execute(&format!(
+                "SET session_replication_role = replica; \
+                 DELETE FROM campaigns WHERE id = 'a0'; \
+                 UPDATE campaigns SET body = '{body}' WHERE id = 'a1'; \
+                 UPDATE project_revisions SET revision = revision + {revisions}; \
+                 SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                 AND mode = 'ShareLock' AND database = \
+                 (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ))
+            .unwrap();
+    }
+
+    fn wait_for_the_other_history(&self) {
+        let in_table = self.listed();
+        eventually("the node holds the other history", SOON, || {
+            let snapshot = self.targeting.snapshot(PROJECT);
+            let is_new = snapshot.campaigns().iter().all(|it| it.json.contains(":3"));
+            (is_new && self.held() == in_table).then_some(())
+        });
     }
 
     fn check(&self) {
@@ -178,14 +207,44 @@ fn rig() -> Rig {
         pool_size: 2,
         deadline: Duration::from_secs(10),
     });
+    let metrics = Metrics::new();
+    let options = TargetingOptions {
+        metrics: TargetingMetrics::new(&metrics),
+        ..TargetingOptions::default()
+    };
     Rig {
-        targeting: Targeting::new(store, Clock::system(), TargetingOptions::default()),
+        targeting: Targeting::new(store, Clock::system(), options),
+        metrics,
         runtime: tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap(),
         database,
     }
+}
+
+/// Makes loading this project fail as it does where it takes too long.
+fn make_unreadable(connection: &mut PgConnection, project: i64) {
+    connection
+        .batch_execute(&format!(
+            "CREATE FUNCTION slow(project bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+                 IF project = {project} THEN \
+                     RAISE EXCEPTION 'canceling statement due to statement timeout' \
+                     USING ERRCODE = 'query_canceled'; \
+                 END IF; \
+                 RETURN true; END $$; \
+             INSERT INTO feature_flags (project_id, key, enabled, created_at) \
+                 VALUES ({project}, 'f', true, now()); \
+             ALTER TABLE feature_flags RENAME TO flags; \
+             CREATE VIEW feature_flags AS SELECT * FROM flags WHERE slow(project_id)"
+        ))
+        .unwrap();
+}
+
+fn make_readable(connection: &mut PgConnection) {
+    connection
+        .batch_execute("CREATE OR REPLACE VIEW feature_flags AS SELECT * FROM flags")
+        .unwrap();
 }
 
 /// A standby that took over may lack the last transactions, and uses their numbers again for others.
@@ -207,28 +266,36 @@ fn a_node_that_connects_again_holds_what_another_history_led_to() {
         put(0, 1);
         put(1, 1);
         rig.check();
-        // As the database would be had the last changes never been made, and perhaps others: the
-        // triggers know nothing of it.
-        let body = r#"{"status":"active","trigger":"e","priority":3}"#;
-        let mut other = rig.database.connect();
-        other
-            .batch_execute(&format!(
-                "SET session_replication_role = replica; \
-                 DELETE FROM campaigns WHERE id = 'a0'; \
-                 UPDATE campaigns SET body = '{body}' WHERE id = 'a1'; \
-                 UPDATE project_revisions SET revision = revision + {revisions}; \
-                 SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
-                 AND mode = 'ShareLock' AND database = \
-                 (SELECT oid FROM pg_database WHERE datname = current_database())"
-            ))
-            .unwrap();
-        let in_table = rig.listed();
-        eventually("the node holds the other history", SOON, || {
-            let snapshot = rig.targeting.snapshot(PROJECT);
-            let is_new = snapshot.campaigns().iter().all(|it| it.json.contains(":3"));
-            (is_new && rig.held() == in_table).then_some(())
-        });
+        rig.go_back(revisions);
+        rig.wait_for_the_other_history();
     }
+}
+
+/// Nor is what it holds good for anything if it cannot read a project at once.
+#[test]
+fn another_history_is_held_though_it_could_not_be_read_at_first() {
+    let rig = rig();
+    let _hub = rig.targeting.start().unwrap();
+    eventually("the node is ready", SOON, || {
+        rig.targeting.is_ready().then_some(())
+    });
+    for number in [0, 1] {
+        rig.change(Some(Write::Put {
+            number,
+            priority: 1,
+            is_active: true,
+        }));
+    }
+    let mut connection = rig.database.connect();
+    make_unreadable(&mut connection, PROJECT.0);
+    rig.go_back(-1);
+    eventually("the project could not be read", SOON, || {
+        let text = rig.metrics.text();
+        let none = "beckon_snapshot_reloads_total{result=\"failed\"} 0";
+        (!text.lines().any(|line| line == none)).then_some(())
+    });
+    make_readable(&mut connection);
+    rig.wait_for_the_other_history();
 }
 
 /// It may be too large for the time a statement has, which looks like a database in trouble.
@@ -237,20 +304,7 @@ fn a_project_that_cannot_be_loaded_keeps_no_other_one_waiting() {
     let rig = rig();
     let mut connection = rig.database.connect();
     let other = sql::project(&mut connection, "other");
-    connection
-        .batch_execute(&format!(
-            "CREATE FUNCTION slow(project bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
-                 IF project = {other} THEN \
-                     RAISE EXCEPTION 'canceling statement due to statement timeout' \
-                     USING ERRCODE = 'query_canceled'; \
-                 END IF; \
-                 RETURN true; END $$; \
-             INSERT INTO feature_flags (project_id, key, enabled, created_at) \
-                 VALUES ({other}, 'f', true, now()); \
-             ALTER TABLE feature_flags RENAME TO flags; \
-             CREATE VIEW feature_flags AS SELECT * FROM flags WHERE slow(project_id)"
-        ))
-        .unwrap();
+    make_unreadable(&mut connection, other);
     let _hub = rig.targeting.start().unwrap();
     eventually("the node is ready", SOON, || {
         rig.targeting.is_ready().then_some(())
@@ -272,9 +326,7 @@ fn a_project_that_cannot_be_loaded_keeps_no_other_one_waiting() {
             (rig.held().len() == usize::from(number) + 1).then_some(())
         });
     }
-    connection
-        .batch_execute("CREATE OR REPLACE VIEW feature_flags AS SELECT * FROM flags")
-        .unwrap();
+    make_readable(&mut connection);
     eventually("the other one is there too", SOON, || {
         let snapshot = rig.targeting.snapshot(ProjectId(other));
         (snapshot.revision() > 0).then_some(())
