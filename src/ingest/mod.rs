@@ -285,7 +285,7 @@ impl Ingest {
         request: Submission,
         give_up_at: Instant,
     ) -> Result<Vec<Outcome>, Error> {
-        if !self.0.targeting.is_ready() {
+        if !self.0.targeting.is_ready_for(request.project) {
             return Err(Error::DatabaseUnavailable);
         }
         let queues = self.0.queues.load_full().ok_or(Error::ShuttingDown)?;

@@ -177,9 +177,15 @@ impl Targeting {
         &self.0.options.rules
     }
 
-    /// Whether every project's snapshot was loaded at least once.
+    /// Whether there was a connection and each project was loaded that could be.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.load(Ordering::Acquire)
+    }
+
+    /// Whether decisions can be made for this project: it was loaded, or is too new to have campaigns.
+    pub fn is_ready_for(&self, project: ProjectId) -> bool {
+        self.is_ready()
+            && (self.0.snapshots.load().contains_key(&project) || !self.is_put_off(project))
     }
 
     /// How many conditions have failed at run time since the start.

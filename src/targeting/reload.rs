@@ -149,6 +149,11 @@ impl Targeting {
         }
     }
 
+    /// Whether the project could not be loaded the last time that the hub tried.
+    pub(super) fn is_put_off(&self, project: ProjectId) -> bool {
+        self.put_off().contains_key(&project)
+    }
+
     fn put_off(&self) -> MutexGuard<'_, HashMap<ProjectId, Instant>> {
         let put_off = self.0.put_off.lock();
         put_off.unwrap_or_else(PoisonError::into_inner)

@@ -14,16 +14,20 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::property::run;
-use crate::support::sql;
-use crate::support::{eventually, is_soak};
+use crate::support::sql::{self, KeyRow};
+use crate::support::{TestApp, eventually, is_soak};
 
 const PROJECT: ProjectId = ProjectId(1);
 
 /// More than are followed one by one.
 const MANY: u16 = 700;
+
+const OTHER_CLIENT: &str = "client_key_of_another_project_0123456789";
+const NEW_CLIENT: &str = "client_key_of_a_new_project_0123456789abc";
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -331,6 +335,43 @@ fn a_project_that_cannot_be_loaded_keeps_no_other_one_waiting() {
         let snapshot = rig.targeting.snapshot(ProjectId(other));
         (snapshot.revision() > 0).then_some(())
     });
+}
+
+/// That nothing is known of it does not mean that it has no campaigns.
+#[test]
+fn nothing_is_decided_for_a_project_that_was_never_loaded() {
+    let app = TestApp::prepared(&[], |connection| {
+        let other = sql::project(connection, "other");
+        KeyRow::good(other, "client", OTHER_CLIENT).insert(connection);
+        make_unreadable(connection, other);
+    });
+    let event = json!({"user_id": "u", "event": "e"});
+    let flag = "/v1/features/f?user_id=u";
+    let campaigns = "/v1/campaigns?user_id=u";
+    let other = app.with_key(OTHER_CLIENT);
+    let refused = [
+        other.post("/v1/track", &event),
+        other.get(flag),
+        other.get(campaigns),
+    ];
+    for answer in refused {
+        answer.expect_problem(503, "database_unavailable");
+    }
+    let client = app.client();
+    client.post("/v1/track", &event).expect(200);
+    client.get(flag).expect(200);
+    client.get(campaigns).expect(200);
+    // Nor is one kept waiting that is new.
+    let mut connection = app.sql();
+    let new = sql::project(&mut connection, "new");
+    KeyRow::good(new, "client", NEW_CLIENT).insert(&mut connection);
+    let new = app.with_key(NEW_CLIENT);
+    new.post("/v1/track", &event).expect(200);
+    make_readable(&mut connection);
+    eventually("the other project is loaded", SOON, || {
+        (other.post("/v1/track", &event).status == 200).then_some(())
+    });
+    assert_eq!(other.get(flag).expect(200)["enabled"], true);
 }
 
 #[test]

@@ -169,7 +169,7 @@ struct Caller {
 impl Caller {
     async fn find(state: &AppState, project: ProjectId, params: &Params) -> Result<Self, Error> {
         let names = params.identities()?;
-        if !state.targeting.is_ready() {
+        if !state.targeting.is_ready_for(project) {
             // Nothing is loaded yet; "no campaigns" would be a wrong decision.
             return Err(Error::DatabaseUnavailable);
         }

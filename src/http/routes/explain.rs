@@ -82,7 +82,7 @@ pub(super) async fn explain_decision(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read_object_with_event(&request, payload, &state).await?;
     let question = Question::parse(&body)?;
-    if !state.targeting.is_ready() {
+    if !state.targeting.is_ready_for(reader.access.project) {
         return Err(Error::DatabaseUnavailable.into());
     }
     let project = reader.access.project;

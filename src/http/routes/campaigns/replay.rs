@@ -84,7 +84,7 @@ pub(in crate::http::routes) async fn replay_campaign(
     let body = body::read_object(&request, payload, &state).await?;
     let limits = state.targeting.rule_limits().clone();
     let plan = Plan::parse(&body, state.clock.now(), &limits)?;
-    if !state.targeting.is_ready() {
+    if !state.targeting.is_ready_for(admin.access.project) {
         return Err(Error::DatabaseUnavailable.into());
     }
     let project = admin.access.project;
