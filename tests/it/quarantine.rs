@@ -9,6 +9,7 @@ use beckon::matcher::{Campaign, CampaignRow, Snapshot};
 use beckon::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
 use beckon::segments::Segments;
 use chrono::DateTime;
+use diesel::connection::SimpleConnection;
 use serde_json::{Value, json};
 
 use crate::campaign_flow::{NONE, create, identify, on_buy, shown};
@@ -153,6 +154,29 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
     fail(&client, 4);
     pause(TWO_TURNS);
     assert_eq!(sorted(&client), both);
+}
+
+/// An import may hold the project's row for minutes.
+#[test]
+fn nobody_waits_for_whoever_holds_the_project_of_a_failing_campaign() {
+    let app = TestApp::start_with(&[FAILURES_MAX]);
+    let (admin, client) = (app.admin(), app.client());
+    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
+    create(&admin, on_buy("sound", json!({})));
+    let mut import = app.sql();
+    let lock = "BEGIN; UPDATE project_revisions SET revision = revision + 1";
+    import.batch_execute(lock).unwrap();
+    fail(&client, 5);
+    pause(Duration::from_secs(4));
+    // What the hub looks after is as current as ever.
+    let scrape = Scrape::of(&admin);
+    let staleness = scrape.value("beckon_staleness_seconds");
+    assert!(staleness < 2.0, "{staleness}");
+    assert_eq!(quarantine_of(&admin, &id), Value::Null);
+    import.batch_execute("ROLLBACK").unwrap();
+    eventually("the quarantine", BOUND, || {
+        quarantine_of(&admin, &id).is_object().then_some(())
+    });
 }
 
 #[test]
