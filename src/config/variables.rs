@@ -352,8 +352,8 @@ pub const VARIABLES: &[Variable] = &[
         "campaign_failures_max",
         "1000",
         "COUNT",
-        "How often in a row a campaign's targeting may fail at run time before the campaign is \
-         taken out of service, until it is saved again. 0 never takes it out. Up to 1000000.",
+        "At how many calls in a row a campaign's targeting may fail at run time before the campaign \
+         is taken out of service, until it is saved again. 0 never takes it out. Up to 1000000.",
     ),
     Variable::server(
         "retention_schedule",

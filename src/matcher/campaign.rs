@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lean_string::LeanStr;
 use serde_json::{Map, Value};
 
-use super::failures::Failures;
+use super::failures::{Failures, LastFailure};
 use super::row::CampaignRow;
 use crate::rules::native::{Node, Outcomes};
 use crate::rules::{Condition, Limits, RuleError, RuleList, SourceText};
@@ -72,6 +72,7 @@ pub struct Campaign {
     pub(super) targeting: Option<Condition>,
     priority: i32,
     created_at: DateTime<Utc>,
+    pub(super) last_failure: LastFailure,
     /// None for most campaigns.
     extras: Option<Box<Extras>>,
 }
@@ -148,6 +149,7 @@ impl Campaign {
             failures: Failures::new(limits.max_failures),
             priority,
             created_at: row.created_at,
+            last_failure: LastFailure::never(),
             extras: (!extras.are_none()).then(|| Box::new(extras)),
         })
     }

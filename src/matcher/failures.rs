@@ -1,13 +1,18 @@
-//! How often a campaign's targeting has failed in a row.
+//! At how many calls in a row a campaign's targeting has failed.
 //!
 //! The count is kept beside the campaign, for whoever wants to take it out of service; no decision
-//! rests on it. A run ends with an evaluation that does not fail and with a match. Nothing here
-//! knows the time, so the same events give the same count. What the index rules out is not
-//! evaluated and counts neither way, nor do facts that are nested too deep, which fail every
-//! condition there is.
+//! rests on it. A run ends with an evaluation that does not fail and with a match. What the index
+//! rules out is not evaluated and counts neither way, nor do facts that are nested too deep, which
+//! fail every condition there is.
+//!
+//! All events of a call are decided on at one moment, that at which it was received. A failure counts
+//! if its moment is later than that of the one counted before, so that one call, however many events
+//! it has, counts once. A clock that was set back counts nothing until it has caught up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+
+use chrono::{DateTime, Utc};
 
 use super::Campaign;
 use super::index::Found;
@@ -20,7 +25,7 @@ pub struct Failing {
     pub campaign: Arc<Campaign>,
     /// How it failed the last time.
     pub kind: EvalErrorKind,
-    /// How often in a row.
+    /// At how many calls in a row.
     pub count: u32,
 }
 
@@ -75,12 +80,37 @@ impl Failures {
     }
 }
 
+/// When the failure that was counted last was, in microseconds. It stands apart from the count, which is
+/// looked at whenever the campaign matches.
+#[derive(Debug)]
+pub(super) struct LastFailure(AtomicI64);
+
+impl LastFailure {
+    pub(super) fn never() -> Self {
+        LastFailure(AtomicI64::new(i64::MIN))
+    }
+
+    /// Whether a failure at this moment is a later one, which is then the last.
+    fn is_before(&self, now: DateTime<Utc>) -> bool {
+        let now = now.timestamp_micros();
+        self.0.load(Ordering::Relaxed) < now && self.0.fetch_max(now, Ordering::Relaxed) < now
+    }
+}
+
 impl Campaign {
-    /// Counts a failure, if runs are counted. It is reported each time the count has grown by the
+    /// Counts a failure, if runs are counted and it is not of a call that was. It is reported each time the count has grown by the
     /// bound, so that a report that leads to nothing is followed by another.
-    pub(super) fn failed(self: &Arc<Self>, kind: EvalErrorKind, found: &mut Found<'_>) {
+    pub(super) fn failed(
+        self: &Arc<Self>,
+        kind: EvalErrorKind,
+        now: DateTime<Utc>,
+        found: &mut Found<'_>,
+    ) {
         found.errors += 1;
         let Some(runs) = found.runs else { return };
+        if !self.last_failure.is_before(now) {
+            return;
+        }
         let before = self.failures.in_a_row.fetch_add(1, Ordering::Relaxed);
         if before == 0 {
             runs.0.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! A campaign that fails again and again goes out of service, visibly, and comes back when it is
 //! saved.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,26 @@ fn nobody_waits_for_whoever_holds_the_project_of_a_failing_campaign() {
     });
 }
 
+/// Client keys are public, so anybody can send bad data.
+#[test]
+fn no_single_call_takes_a_campaign_out_of_service() {
+    let app = TestApp::start_with(&[FAILURES_MAX]);
+    let (admin, client) = (app.admin(), app.client());
+    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
+    create(&admin, on_buy("sound", json!({})));
+    let bad = json!({"type": "track", "userId": "u", "event": "buy", "properties": {"total": "x"}});
+    let batch = json!({"batch": vec![bad; 100]});
+    client.post("/v1/batch?matched=true", &batch).expect(200);
+    shows(&admin, "beckon_rule_errors_total", 100.0);
+    fail(&client, 3);
+    pause(TWO_TURNS);
+    assert_eq!(quarantine_of(&admin, &id), Value::Null);
+    fail(&client, 1);
+    eventually("the quarantine", BOUND, || {
+        quarantine_of(&admin, &id).is_object().then_some(())
+    });
+}
+
 #[test]
 fn nobody_can_take_all_campaigns_out_with_data_that_is_nested_too_deep() {
     let variables = [FAILURES_MAX, ("BECKON_LIMIT_NESTING", "400")];
@@ -296,7 +317,9 @@ fn what_the_index_rules_out_counts_neither_way() {
     };
     let campaign = Arc::new(Campaign::compile(&row, &limits).unwrap());
     let snapshot = Snapshot::new(1, vec![campaign], Segments::default(), HashMap::new());
-    let decide = |plan: &str, total: Value| {
+    let moments = Cell::new(0);
+    let decide_again = |plan: &str, total: Value| {
+        let now = DateTime::from_timestamp_micros(moments.get()).unwrap();
         let arena = FactsArena::new();
         let (traits, properties) = (json!({"plan": plan}), json!({"total": total}));
         let user = UserFacts {
@@ -312,8 +335,8 @@ fn what_the_index_rules_out_counts_neither_way() {
             timestamp: DateTime::UNIX_EPOCH,
         };
         // A look at the past counts neither way.
-        let past = snapshot.on_past_event(user, event, DateTime::UNIX_EPOCH, &arena);
-        let decision = snapshot.on_event(user, event, DateTime::UNIX_EPOCH, &arena);
+        let past = snapshot.on_past_event(user, event, now, &arena);
+        let decision = snapshot.on_event(user, event, now, &arena);
         assert_eq!(past.len(), decision.matched.len());
         let failing = decision
             .failing
@@ -322,7 +345,13 @@ fn what_the_index_rules_out_counts_neither_way() {
             .collect::<Vec<_>>();
         (decision.matched.len(), decision.errors, failing)
     };
+    // The events of a call are decided on at the moment at which it came.
+    let decide = |plan: &str, total: Value| {
+        moments.set(moments.get() + 1);
+        decide_again(plan, total)
+    };
     let fails = || decide("pro", json!("much"));
+    let fails_again = || decide_again("pro", json!("much"));
     assert_eq!(fails(), (0, 1, vec![]));
     assert_eq!(fails(), (0, 1, vec![]));
     assert_eq!(decide("free", json!(9)), (0, 0, vec![]));
@@ -333,5 +362,13 @@ fn what_the_index_rules_out_counts_neither_way() {
     assert_eq!(decide("pro", json!(9)), (1, 0, vec![]));
     for count in [vec![], vec![], vec![3]] {
         assert_eq!(fails(), (0, 1, count));
+        for _ in 0..5 {
+            assert_eq!(fails_again(), (0, 1, vec![]));
+        }
+    }
+    // Nor does a call count again that another one's events came between.
+    moments.set(moments.get() - 1);
+    for _ in 0..5 {
+        assert_eq!(fails_again(), (0, 1, vec![]));
     }
 }

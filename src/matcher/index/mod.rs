@@ -473,7 +473,7 @@ impl Campaign {
         match targeting.node().outcomes(view) {
             Outcomes::YES => true,
             Outcomes::FAILS => {
-                self.failed(EvalErrorKind::Type, found);
+                self.failed(EvalErrorKind::Type, facts.facts().now, found);
                 false
             }
             outcomes if !outcomes.may_hold() => {
@@ -489,7 +489,7 @@ impl Campaign {
                     holds
                 }
                 Err(error) => {
-                    self.failed(error.kind, found);
+                    self.failed(error.kind, facts.facts().now, found);
                     false
                 }
             },
