@@ -182,10 +182,13 @@ impl Snapshot {
     }
 
     /// How many live campaigns have conditions but none that the index can use. Each of them is
-    /// tried at every event that is its trigger.
+    /// tried at every event that is its trigger, and at every fetch unless it mentions an event.
     pub fn unindexed(&self) -> usize {
-        let blocks = self.by_trigger.values().flatten();
-        blocks.map(|block| block.unindexed()).sum()
+        let on_event = self.by_trigger.values().flatten();
+        let on_event: usize = on_event.map(|block| block.unindexed()).sum();
+        let on_fetch = self.on_fetch.iter();
+        let on_fetch: usize = on_fetch.map(|block| block.unindexed_untriggered()).sum();
+        on_event + on_fetch
     }
 
     /// The memory of the index, the campaigns themselves left out, in bytes.

@@ -28,6 +28,13 @@ struct Plan {
     is_dead: bool,
 }
 
+impl Plan {
+    /// Whether it has conditions but none that the index can use.
+    fn is_unindexed(self) -> bool {
+        !self.is_indexed && !self.is_complete && !self.is_dead
+    }
+}
+
 /// Who names a segment.
 #[derive(Default)]
 struct Named {
@@ -104,9 +111,11 @@ impl Block {
             askers: askers.into(),
             rare,
             segments,
-            unindexed: plans
+            unindexed: plans.iter().filter(|plan| plan.is_unindexed()).count(),
+            unindexed_untriggered: plans
                 .iter()
-                .filter(|plan| !plan.is_indexed && !plan.is_complete && !plan.is_dead)
+                .zip(&campaigns)
+                .filter(|(plan, campaign)| plan.is_unindexed() && campaign.trigger.is_none())
                 .count(),
             tried_steps: plans
                 .iter()

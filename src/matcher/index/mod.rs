@@ -68,6 +68,8 @@ pub(super) struct Block {
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
     unindexed: usize,
+    /// How many of these have no trigger.
+    unindexed_untriggered: usize,
     /// The most steps that it takes to try those for which the index alone is never enough.
     tried_steps: u64,
     memory: Memory,
@@ -193,6 +195,11 @@ impl Block {
     /// How many campaigns have conditions but none that the index could use.
     pub(super) fn unindexed(&self) -> usize {
         self.unindexed
+    }
+
+    /// How many of these have no trigger, and so are in no other block.
+    pub(super) fn unindexed_untriggered(&self) -> usize {
+        self.unindexed_untriggered
     }
 
     /// The most steps that it takes to try the campaigns for which the index alone is never enough.

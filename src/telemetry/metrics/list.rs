@@ -89,7 +89,7 @@ described! {
     SNAPSHOT_CAMPAIGNS: Gauge "beckon_snapshot_campaigns" ["project"]
         "Live campaigns among them.";
     SNAPSHOT_UNINDEXED: Gauge "beckon_snapshot_unindexed_campaigns" ["project"]
-        "Live campaigns without a condition that the index can use; each is evaluated at every event that is its trigger.";
+        "Live campaigns without a condition that the index can use; each is evaluated at every event that is its trigger, and at every fetch if it mentions no event.";
     SNAPSHOT_COST: Gauge "beckon_snapshot_cost_max" ["project"]
         "The most steps that an evaluation of one live campaign can take.";
     SNAPSHOT_QUARANTINED: Gauge "beckon_snapshot_quarantined_campaigns" ["project"]
