@@ -162,11 +162,13 @@ pub enum WarningCode {
     TraitNeverSeen,
     /// The window is longer than events are kept.
     WindowExceedsRetention,
+    /// What was saved takes effect later than usual.
+    NotLiveYet,
 }
 
 impl WarningCode {
     /// Every code, for the documentation and its test.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::MissingValueMatches,
         Self::UnknownOperator,
         Self::PlaceholderIgnored,
@@ -183,6 +185,7 @@ impl WarningCode {
         Self::EventNeverSeen,
         Self::TraitNeverSeen,
         Self::WindowExceedsRetention,
+        Self::NotLiveYet,
     ];
 
     /// The code as it is written in answers.
@@ -204,6 +207,7 @@ impl WarningCode {
             Self::EventNeverSeen => "event_never_seen",
             Self::TraitNeverSeen => "trait_never_seen",
             Self::WindowExceedsRetention => "window_exceeds_retention",
+            Self::NotLiveYet => "not_live_yet",
         }
     }
 }

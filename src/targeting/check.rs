@@ -24,6 +24,18 @@ pub struct Warning {
     pub message: String,
 }
 
+impl Warning {
+    pub(super) fn not_live_yet() -> Self {
+        Self {
+            code: WarningCode::NotLiveYet,
+            pointer: String::new(),
+            message: "it is saved, and takes effect once it could be read back, which is tried \
+                      again and again"
+                .to_owned(),
+        }
+    }
+}
+
 impl Targeting {
     /// Checks a segment before it is saved under `id` (`None` for a new one): rules, targeting, and
     /// that no segment would contain itself. To be called within the change that saves it, whose

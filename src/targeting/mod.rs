@@ -229,6 +229,28 @@ impl Targeting {
         T: Send + 'static,
         F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
     {
+        self.commit(project, work).await.map(|(outcome, _)| outcome)
+    }
+
+    /// As [`Self::change`], of what has warnings; one of them says so where it is not live yet.
+    pub async fn save<T, F>(&self, project: ProjectId, work: F) -> Result<(T, Vec<Warning>), Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<(T, Vec<Warning>), Error> + Send + 'static,
+    {
+        let ((outcome, mut warnings), is_live) = self.commit(project, work).await?;
+        if !is_live {
+            warnings.push(Warning::not_live_yet());
+        }
+        Ok((outcome, warnings))
+    }
+
+    /// Runs a change, and says whether it is live.
+    async fn commit<T, F>(&self, project: ProjectId, work: F) -> Result<(T, bool), Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut PgConnection) -> Result<T, Error> + Send + 'static,
+    {
         // It and its reload wait for those before them with a connection in their hands.
         let places = self.0.changing.of(project);
         let (outcome, place) = self
@@ -246,10 +268,11 @@ impl Targeting {
             let _until_it_is_done = place;
             this.reload(connection, project)
         };
-        if let Err(error) = self.0.store.run(reload).await {
+        let reloaded = self.0.store.run(reload).await;
+        if let Err(error) = &reloaded {
             tracing::warn!(project = project.0, %error, "a change is saved, but not live yet");
         }
-        Ok(outcome)
+        Ok((outcome, reloaded.is_ok()))
     }
 
     /// The live campaigns whose gates pass without an event, best first. `None` is somebody never

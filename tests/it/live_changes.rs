@@ -14,7 +14,7 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::postgres::{TestDatabase, database};
 use crate::support::property::run;
@@ -372,6 +372,41 @@ fn nothing_is_decided_for_a_project_that_was_never_loaded() {
         (other.post("/v1/track", &event).status == 200).then_some(())
     });
     assert_eq!(other.get(flag).expect(200)["enabled"], true);
+}
+
+/// Who saves expects that it takes effect at once.
+#[test]
+fn a_change_that_cannot_be_read_back_is_said_to_be_not_live_yet() {
+    let app = TestApp::start();
+    let (admin, client) = (app.admin(), app.client());
+    let mut connection = app.sql();
+    let project = sql::default_project(&mut connection);
+    make_unreadable(&mut connection, project);
+    let warned = |answer: &Value| {
+        let warnings = answer["warnings"].as_array().unwrap();
+        let warning = |it: &Value| it["code"] == "not_live_yet";
+        assert_eq!(
+            warnings.iter().filter(|it| warning(it)).count(),
+            1,
+            "{answer}"
+        );
+    };
+    let campaign = json!({"name": "c", "status": "active"});
+    let saved = admin.post("/v1/admin/campaigns", &campaign).expect(201);
+    warned(&saved);
+    let path = format!("/v1/admin/campaigns/{}", saved["id"].as_str().unwrap());
+    warned(&admin.put(&path, &json!({"priority": 1})).expect(200));
+    let segment = json!({"name": "s"});
+    warned(&admin.post("/v1/admin/segments", &segment).expect(201));
+    let shown = || {
+        let answer = client.get("/v1/campaigns?user_id=u").expect(200);
+        answer["campaigns"].as_array().unwrap().len()
+    };
+    assert_eq!(shown(), 0);
+    make_readable(&mut connection);
+    eventually("it is live", SOON, || (shown() == 1).then_some(()));
+    let saved = admin.put(&path, &json!({"priority": 2})).expect(200);
+    assert_eq!(saved["warnings"], Value::Null);
 }
 
 #[test]

@@ -144,7 +144,7 @@ pub(super) async fn save_feature(
     let targeting = state.targeting.clone();
     let (flag, warnings) = state
         .targeting
-        .change(author.project, move |connection| {
+        .save(author.project, move |connection| {
             save(connection, &targeting, &author, key, &body)
         })
         .await?;

@@ -158,7 +158,7 @@ pub(super) async fn create_segment(
     let targeting = state.targeting.clone();
     let (stored, warnings) = state
         .targeting
-        .change(author.project, move |connection| {
+        .save(author.project, move |connection| {
             let (count, bytes) = segments::held(connection, author.project)?;
             if count >= SEGMENTS_MAX {
                 return Err(Error::Conflict(format!(
@@ -200,7 +200,7 @@ pub(super) async fn update_segment(
     let bytes_max = state.settings.admin_body_bytes_max;
     let (stored, warnings) = state
         .targeting
-        .change(author.project, move |connection| {
+        .save(author.project, move |connection| {
             update(connection, &targeting, &author, &id, patch, bytes_max)
         })
         .await?;
@@ -245,15 +245,15 @@ pub(super) async fn delete_segment(
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
     let targeting = state.targeting.clone();
-    let warnings = state
+    let ((), warnings) = state
         .targeting
-        .change(author.project, move |connection| {
+        .save(author.project, move |connection| {
             let warnings = targeting.check_segment_gone(connection, author.project, &id)?;
             if !segments::delete(connection, author.project, &id)? {
                 return Err(NOT_FOUND);
             }
             author.audit(connection, "delete", "segment", &id)?;
-            Ok(warnings)
+            Ok(((), warnings))
         })
         .await?;
     Ok(HttpResponse::Ok().json(Deleted { ok: true, warnings }))

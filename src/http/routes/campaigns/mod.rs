@@ -236,7 +236,7 @@ pub(super) async fn create_campaign(
     let (project, force) = (author.project, params.flag("force")?);
     let saved = state
         .targeting
-        .change(project, move |connection| {
+        .save(project, move |connection| {
             create(connection, &targeting, &author, &id, draft, force)
         })
         .await?;
@@ -283,7 +283,7 @@ pub(super) async fn update_campaign(
     let bytes_max = state.settings.admin_body_bytes_max;
     let saved = state
         .targeting
-        .change(project, move |connection| {
+        .save(project, move |connection| {
             let merge = |stored| Draft::merged(stored, patch, &seed_time(author.at), bytes_max);
             update(connection, &targeting, &author, &id, merge, force)
         })
@@ -323,14 +323,17 @@ pub(super) async fn delete_campaign(
     let id = checked_id(id.into_inner())?;
     let author = Author::of(&request, &admin, &state.clock);
     let targeting = state.targeting.clone();
-    let deleted = state
+    let (mut deleted, warnings) = state
         .targeting
-        .change(author.project, move |connection| {
+        .save(author.project, move |connection| {
             let deleted = campaigns::delete(connection, author.project, &id)?.ok_or(NOT_FOUND)?;
             record(connection, &author, &deleted, "delete")?;
-            Ok(answered(deleted, &targeting))
+            Ok((answered(deleted, &targeting), Vec::new()))
         })
         .await?;
+    if !warnings.is_empty() {
+        deleted.insert("warnings".into(), json!(warnings));
+    }
     Ok(HttpResponse::Ok().json(json!({"ok": true, "deleted": deleted})))
 }
 
