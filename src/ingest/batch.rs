@@ -172,10 +172,19 @@ impl Shard {
         Ok(work.verdicts)
     }
 
+    /// A repetition is older than its arrival says, so it moves nobody's time.
     fn note_seen(&mut self, units: &[Unit], work: &Work<'_>) {
-        for (unit, person) in units.iter().zip(&work.filed_under) {
-            if let (Item::Event(event), Some(state)) = (
+        let settled = work.verdicts.iter().zip(&work.filed_under);
+        for (unit, (verdict, person)) in units.iter().zip(settled) {
+            if let (
+                Item::Event(event),
+                Verdict::Stored {
+                    duplicate: false, ..
+                },
+                Some(state),
+            ) = (
                 &unit.item,
+                verdict,
                 person.and_then(|person| work.people.state(person)),
             ) {
                 self.seen.note(state, event.received_at);

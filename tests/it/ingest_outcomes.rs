@@ -243,6 +243,34 @@ fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
     }
 }
 
+/// Whether it comes alone, which is one statement, or with something that needs a transaction.
+#[test]
+fn a_repetition_does_not_say_that_a_person_was_seen() {
+    let database = database();
+    let first = rig(&database, &database.url);
+    first.submit(vec![track("u", "e", Some("m0"))]);
+    assert!(first.ingest.close(LONG));
+    drop(first);
+    let mut connection = database.connect();
+    let person: i64 = diesel::select(diesel::dsl::sql::<BigInt>("(SELECT id FROM persons)"))
+        .get_result(&mut connection)
+        .unwrap();
+    connection
+        .batch_execute("UPDATE persons SET last_seen_at = now() - interval '2 days'")
+        .unwrap();
+    let repetition = || track("u", "e", Some("m0"));
+    let changing = identify("v", Some("m1"), r#"{"plan":"pro"}"#);
+    for events in [vec![repetition()], vec![repetition(), changing]] {
+        let rig = rig(&database, &database.url);
+        let stored = rig.submit(events);
+        assert!(stored[0].duplicate);
+        assert!(rig.ingest.close(LONG));
+        let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
+        let age = crate::support::now() - rows[0].last_seen_at;
+        assert_eq!(age.num_days(), 2, "{} events", stored.len());
+    }
+}
+
 /// A clock that was ahead for a while would otherwise hide for as long when somebody was last seen.
 #[test]
 fn a_time_in_the_future_is_mended_by_the_next_event() {
