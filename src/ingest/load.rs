@@ -187,7 +187,7 @@ impl Shard {
         if wanted.is_empty() {
             return Ok(());
         }
-        let Some(rows) = load_people(connection, &wanted)? else {
+        let Some(rows) = load_people(connection, &wanted, self.options.traits_bytes_max)? else {
             return Err(FillError::TooMuch);
         };
         if rows.len() < wanted.len() || rows.iter().any(|row| row.merged_into.is_some()) {
@@ -208,33 +208,31 @@ impl Shard {
 /// How much text the traits of the people of one batch may have, in bytes. One event's are always read.
 const PEOPLE_BYTES_MAX: usize = 32 << 20;
 
-/// How many people are loaded before it is known how large they are.
+/// How many people are always loaded together, however large they are.
 const PEOPLE_FEW: usize = 16;
 
-/// Loads people; `None` if they are more than can be held at once, however small the events are that
-/// name them.
+/// How many are loaded at once: as many as there is room for if all have as many traits as the limit
+/// on traits allows by default.
+const PEOPLE_AT_ONCE: usize = 128;
+
+/// Loads people; `None` if they are more than can be held at once, however small the events that
+/// name them are. How large somebody is says nothing of who comes next, so what one query reads is
+/// bounded by the limit on traits.
 pub(super) fn load_people(
     connection: &mut PgConnection,
     ids: &[i64],
+    traits_bytes_max: usize,
 ) -> QueryResult<Option<Vec<PersonRow>>> {
+    let at_once = (PEOPLE_BYTES_MAX / traits_bytes_max.max(1)).clamp(PEOPLE_FEW, PEOPLE_AT_ONCE);
     let mut rows: Vec<PersonRow> = Vec::with_capacity(ids.len());
-    let (mut bytes, mut largest) = (0, 0);
-    let mut rest = ids;
-    let mut many = PEOPLE_FEW;
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(many.min(rest.len()));
+    let mut bytes = 0;
+    for now in ids.chunks(at_once) {
         let loaded: Vec<PersonRow> = LoadPeople { ids: now }.load(connection)?;
-        for row in &loaded {
-            bytes += row.traits.len();
-            largest = largest.max(row.traits.len());
-        }
+        bytes += loaded.iter().map(|row| row.traits.len()).sum::<usize>();
         rows.extend(loaded);
         if bytes > PEOPLE_BYTES_MAX && ids.len() > PEOPLE_FEW {
             return Ok(None);
         }
-        // As many as there is room for if all are as large; most are much smaller.
-        many = (PEOPLE_BYTES_MAX / largest.max(1)).max(PEOPLE_FEW);
-        rest = later;
     }
     Ok(Some(rows))
 }

@@ -212,3 +212,36 @@ fn a_list_about_many_with_much_takes_little_memory() {
         (sql::number(&mut app.sql(), having) == PEOPLE as i64).then_some(())
     });
 }
+
+/// Nor does it help to name small people first, from whom one might guess how large the others are.
+#[test]
+fn a_list_about_many_with_little_and_many_with_much_takes_little_memory() {
+    const LITTLE: usize = 200;
+    const PEOPLE: usize = 1_200;
+    let mut app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1")]);
+    let track = |n| json!({"type": "track", "event": "e", "userId": format!("u{n:04}")});
+    let list: Vec<Value> = (0..PEOPLE).map(track).collect();
+    let list = json!({ "batch": list });
+    app.client().post("/v1/batch", &list).expect(200);
+    app.terminate(Duration::from_secs(30));
+    // As large as is allowed, in a text that the database keeps small.
+    sql::run(
+        &mut app.sql(),
+        &format!(
+            "UPDATE persons SET traits = jsonb_build_object('text', repeat('x', 250000)) \
+             WHERE bucketing_value >= 'u{LITTLE:04}'"
+        ),
+    );
+    // Nobody is remembered.
+    app.set("BECKON_USER_CACHE_BYTES", "1048576");
+    app.restart();
+    app.client()
+        .post_text("/v1/batch", r#"{"batch":[]}"#)
+        .expect(200);
+    let before = app.server().memory_bytes("VmHWM");
+    let answer = app.client().post("/v1/batch", &list);
+    assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+    let grown = app.server().memory_bytes("VmHWM").saturating_sub(before);
+    println!("grown by {grown} bytes");
+    assert!(grown < 200 << 20, "grown by {grown} bytes");
+}
