@@ -46,12 +46,7 @@ impl Shard {
                 } => traits::parse_traits(traits),
                 _ => Map::new(),
             };
-            if self.would_outgrow(
-                &mut work.people,
-                key,
-                linked.map(|it| (project, it)),
-                &patch,
-            ) {
+            if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
                 return Ok(self.refuse_traits(work, unit, event, id));
             }
             let target = match (linked, person) {
@@ -67,7 +62,7 @@ impl Shard {
                     .people
                     .create(key, self.next_person(connection)?, event),
             };
-            set_traits(&mut work.people, target, patch)?;
+            set_traits(&mut work.people, target, patch, standing)?;
             person = Some(target);
         }
         let decides = || to_decide_on(&self.targeting, project, unit.wants, event).is_some();
@@ -158,7 +153,7 @@ impl Shard {
     /// that changes nobody is one statement, which does not measure them.
     fn would_outgrow(
         &self,
-        people: &mut PeopleOfBatch<'_>,
+        people: &PeopleOfBatch<'_>,
         own: Key<'_>,
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
@@ -169,13 +164,18 @@ impl Shard {
         if patch.is_empty() && (own.is_none() || linked.is_none()) {
             return false;
         }
-        people.read_traits(own.into_iter().chain(linked));
+        let is_locked = |person: &PersonId| people.is_locked(*person);
+        if own.iter().chain(&linked).any(|person| !is_locked(person)) {
+            // Nothing of theirs changes: they have the traits, or else the batch is tried again.
+            return false;
+        }
         let held = |person: Option<PersonId>| person.and_then(|person| people.traits(person));
         let bytes_max = self.options.traits_bytes_max;
         match (held(own), held(linked)) {
-            // Nothing changes, however much it is.
-            (Some(held), None) | (None, Some(held)) if held.has(patch) => false,
-            (Some(held), None) | (None, Some(held)) => held.bytes_with(patch) > bytes_max,
+            // Where nothing changes it may be any size.
+            (Some(held), None) | (None, Some(held)) => {
+                held.bytes_with(patch) > bytes_max && !held.has(patch)
+            }
             (None, None) => Traits::default().bytes_with(patch) > bytes_max,
             (Some(own), Some(linked)) => own.outgrows(bytes_max, patch, linked),
         }
@@ -226,21 +226,26 @@ pub(super) fn refuse(
     (Verdict::Rejected(rejection), None)
 }
 
-/// Merges traits into a person's, shallowly; traits the person has already change nothing.
+/// Merges traits into a person's, shallowly; traits the person has already change nothing. Who is not
+/// locked has those of every event that was taken for new when the people were chosen.
 fn set_traits(
     people: &mut PeopleOfBatch<'_>,
     person: PersonId,
     patch: Map<String, Value>,
+    standing: Standing,
 ) -> Result<(), FillError> {
-    if people
-        .traits(person)
-        .is_none_or(|traits| traits.has(&patch))
-    {
+    if patch.is_empty() {
         return Ok(());
     }
     if !people.is_locked(person) {
-        return Err(FillError::Race);
+        return match standing {
+            Standing::New(_) => Ok(()),
+            Standing::Duplicate(_) => Err(FillError::Race),
+        };
     }
-    people.set_traits(person, patch);
+    let held = people.traits(person);
+    if held.is_some_and(|traits| !traits.has(&patch)) {
+        people.set_traits(person, patch);
+    }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Whom a batch is about: addresses, row locks, states.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 
@@ -12,8 +11,8 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::{Owner, identities};
 use super::shard::Shard;
-use super::traits::{Held, parse_traits};
-use crate::model::{Call, Identity, PersonId, ProjectId};
+use super::traits::{compare, set_by};
+use crate::model::{Identity, PersonId, ProjectId};
 use crate::store::person_state::{LoadPeople, LockPeople, PersonRow};
 use crate::targeting::people::Address;
 use crate::targeting::{PersonState, load_addresses};
@@ -103,7 +102,7 @@ impl Shard {
                 }
             }
         }
-        let (locked, linked) = self.people_to_lock(units, standings, &people, fresh);
+        let (locked, linked) = self.people_to_lock(units, standings, &mut people, fresh);
         self.read_states(connection, &mut people, &locked)?;
         self.count_identities(connection, &mut people, &linked)?;
         Ok(people)
@@ -112,16 +111,18 @@ impl Shard {
     /// The people whose state an event of the batch may change: those it links, and those it
     /// identifies with traits they do not have yet; and apart, those it links. A duplicate changes
     /// nobody unless the event it repeats is refused; that is rare enough for the second attempt.
+    /// Takes in the states of those who have their traits, so that they are decided on as they were
+    /// compared.
     fn people_to_lock(
         &self,
         units: &[Unit],
         standings: &[Option<Standing>],
-        people: &PeopleOfBatch<'_>,
+        people: &mut PeopleOfBatch<'_>,
         fresh: bool,
     ) -> (Vec<PersonId>, Vec<PersonId>) {
         let caches = self.targeting.people();
         let (mut locked, mut to_link) = (Vec::new(), Vec::new());
-        let mut held = Held::default();
+        let mut calls = Vec::new();
         for (unit, standing) in units.iter().zip(standings) {
             let Item::Event(event) = &unit.item else {
                 continue;
@@ -136,17 +137,15 @@ impl Shard {
             if linked.is_some() && (own.is_none() || own != linked_person) {
                 to_link.extend(own.into_iter().chain(linked_person));
             }
-            if let (
-                Some(own),
-                Call::Identify {
-                    traits: Some(traits),
-                },
-            ) = (own, &event.call)
-            {
-                let has_them = |state: Arc<PersonState>| held.has(&state, &parse_traits(traits));
-                if fresh || !caches.state(own).is_some_and(has_them) {
-                    locked.push(own);
-                }
+            if let (Some(own), Some(traits)) = (own, set_by(&event.call)) {
+                calls.push((own, traits));
+            }
+        }
+        let state = |person| caches.state(person).filter(|_| !fresh);
+        for (person, unchanged) in compare(&mut calls, state) {
+            match unchanged {
+                Some(state) => people.insert_cached(state),
+                None => locked.push(person),
             }
         }
         to_link.sort_unstable();
@@ -171,12 +170,11 @@ impl Shard {
         let mut wanted = Vec::new();
         let mut observed = HashMap::new();
         for person in people.addressed() {
-            let cached = if locked.binary_search(&person).is_ok() {
-                None
-            } else {
-                caches.state(person)
-            };
-            match cached {
+            let is_locked = locked.binary_search(&person).is_ok();
+            if !is_locked && people.state(person).is_some() {
+                continue;
+            }
+            match caches.state(person).filter(|_| !is_locked) {
                 Some(state) => people.insert_cached(state),
                 None => {
                     observed.insert(person, caches.observe(person));

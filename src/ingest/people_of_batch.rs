@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::statements::{IdentityRows, PersonRows};
-use super::traits::{PARSED_BYTES_MAX, Traits};
+use super::traits::Traits;
 use crate::model::{Event, Identity, IdentityKind, PersonId, ProjectId};
 use crate::targeting::PersonState;
 use crate::targeting::people::Observed;
@@ -100,8 +100,6 @@ pub(super) struct PeopleOfBatch<'a> {
     by_identity: HashMap<Key<'a>, Lead>,
     new_identities: Vec<(Key<'a>, PersonId, DateTime<Utc>)>,
     merges: Vec<(PersonId, PersonId)>,
-    /// How much text of traits is parsed.
-    parsed_bytes: usize,
 }
 
 impl<'a> PeopleOfBatch<'a> {
@@ -136,7 +134,8 @@ impl<'a> PeopleOfBatch<'a> {
         people
     }
 
-    /// Takes in a state from the cache.
+    /// Takes in a state from the cache. If the batch identifies the person, it sets nothing that the
+    /// state does not have: whoever it changes is locked.
     pub(super) fn insert_cached(&mut self, state: Arc<PersonState>) {
         self.insert(state, false, None);
     }
@@ -167,27 +166,6 @@ impl<'a> PeopleOfBatch<'a> {
         self.people.get(&person).map(|working| &working.state)
     }
 
-    /// Parses the traits of these, and forgets those of the others where that is too much.
-    pub(super) fn read_traits(&mut self, persons: impl Iterator<Item = PersonId> + Clone) {
-        let is_new = |person: &PersonId| {
-            let working = self.people.get(person);
-            working.filter(|working| working.traits.get().is_none())
-        };
-        let new = persons.clone().filter_map(|person| is_new(&person));
-        let bytes: usize = new.map(|working| working.state.traits.len()).sum();
-        if bytes > 0 && self.parsed_bytes + bytes > PARSED_BYTES_MAX {
-            self.parsed_bytes = 0;
-            for working in self.people.values_mut() {
-                working.settle();
-                working.traits.take();
-            }
-        }
-        self.parsed_bytes += bytes;
-        for person in persons {
-            self.traits(person);
-        }
-    }
-
     /// A person's traits, in the batch so far.
     pub(super) fn traits(&self, person: PersonId) -> Option<&Traits> {
         self.people.get(&person).map(Working::traits)
@@ -200,9 +178,13 @@ impl<'a> PeopleOfBatch<'a> {
         Some(&working.state)
     }
 
-    /// Writes everybody's traits into their states. To be done before they are stored.
+    /// Writes everybody's traits into their states, and keeps nothing else of them. To be done before
+    /// they are stored.
     pub(super) fn settle(&mut self) {
-        self.people.values_mut().for_each(Working::settle);
+        for working in self.people.values_mut() {
+            working.settle();
+            working.traits.take();
+        }
     }
 
     /// Whether a person may be changed: the row lock is held, or nobody else can know the person.

@@ -24,7 +24,7 @@ use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::{Owner, identities};
 use super::shard::Shard;
 use super::statements::PersonRows;
-use super::traits::{Held, parse_traits};
+use super::traits::{compare, parse_traits, set_by};
 use crate::model::{Call, Event, PersonId};
 use crate::targeting::PersonState;
 use crate::targeting::people::{Address, Epoch, Observed};
@@ -77,10 +77,12 @@ impl Shard {
         let Some(known) = self.states(connection, &whom)? else {
             return Ok(None);
         };
+        if sets_traits(units, &whom, &known) {
+            return Ok(None);
+        }
         let mut people = Vec::with_capacity(units.len());
         let mut newcomers: Vec<Newcomer<'a>> = Vec::new();
         let mut places: HashMap<Key<'a>, usize> = HashMap::new();
-        let mut held = Held::default();
         for (unit, whom) in units.iter().zip(whom) {
             let (Item::Event(event), Some(own)) = (&unit.item, unit.own_identity()) else {
                 people.push(None);
@@ -107,12 +109,8 @@ impl Shard {
                     newcomers.get(place).map(|it| Arc::clone(&it.state))
                 }
             };
-            match state {
-                Some(state) if changes_nothing(&state, event, &mut held) => {
-                    people.push(Some(state))
-                }
-                _ => return Ok(None),
-            }
+            let Some(state) = state else { return Ok(None) };
+            people.push(Some(state));
         }
         Ok(Some(Plain {
             people,
@@ -382,13 +380,22 @@ impl Plain<'_> {
     }
 }
 
-fn changes_nothing(state: &PersonState, event: &Event, held: &mut Held) -> bool {
-    match &event.call {
-        Call::Identify {
-            traits: Some(traits),
-        } => held.has(state, &parse_traits(traits)),
-        _ => true,
+/// Whether an event of the batch sets a trait that its person does not have.
+fn sets_traits(units: &[Unit], whom: &[Whom], known: &HashMap<PersonId, Arc<PersonState>>) -> bool {
+    let mut calls = Vec::new();
+    for (unit, whom) in units.iter().zip(whom) {
+        let Item::Event(event) = &unit.item else {
+            continue;
+        };
+        match (whom, set_by(&event.call)) {
+            (_, None) => {}
+            (Whom::Known(person), Some(traits)) => calls.push((*person, traits)),
+            (Whom::New, Some(traits)) if parse_traits(traits).is_empty() => {}
+            (Whom::New, Some(_)) => return true,
+        }
     }
+    let state = |person| known.get(&person).cloned();
+    compare(&mut calls, state).any(|(_, unchanged)| unchanged.is_none())
 }
 
 /// The events that are the first of their ids in the batch, in the order of the claims' index.

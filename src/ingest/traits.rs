@@ -1,62 +1,154 @@
-//! A person's traits while the events of a batch set them: parsed once, and measured as they grow, so
-//! that an event costs what it sets and not what the person has.
+//! A person's traits while the events of a batch set them: taken apart once, and measured as they
+//! grow, so that an event costs what it sets and not what the person has.
 
-use std::collections::HashMap;
-use std::io;
+use std::borrow::Cow;
+use std::cell::LazyCell;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::{fmt, io, iter};
 
 use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::model::{PersonId, RawJson, parse_object};
+use crate::model::{Call, PersonId, RawJson};
 use crate::targeting::PersonState;
 
 /// Traits, and how long they are as JSON text.
+///
+/// They stay text, with a note of where each of them stands: a tree of them would take some fifteen
+/// times as much memory, too much for all people of a batch at once, and to read people again and
+/// again would take too long.
 #[derive(Debug, Clone)]
 pub(super) struct Traits {
-    members: Map<String, Value>,
+    text: Arc<str>,
+    /// Sorted by name.
+    places: Vec<Place>,
+    /// What was set since, as JSON texts by name. It counts where the text has another value.
+    set: BTreeMap<String, Box<str>>,
+    count: usize,
     bytes: usize,
+}
+
+/// Where a trait's name and its value stand in the text.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    name: (u32, u32),
+    value: (u32, u32),
 }
 
 impl Default for Traits {
     fn default() -> Self {
-        Self {
-            members: Map::new(),
-            bytes: "{}".len(),
-        }
+        Self::read(Arc::from("{}"))
     }
 }
 
 impl Traits {
     /// Those of a person.
     pub(super) fn of(state: &PersonState) -> Self {
-        Self {
-            members: parse_object(&state.traits),
-            bytes: state.traits.len(),
+        Self::read(Arc::clone(&state.traits))
+    }
+
+    fn read(text: Arc<str>) -> Self {
+        let mut parser = serde_json::Deserializer::from_str(&text);
+        let places = parser.deserialize_map(Places(&text)).unwrap_or_default();
+        let mut traits = Self {
+            count: places.len(),
+            bytes: "{}".len(),
+            set: BTreeMap::new(),
+            places: Vec::new(),
+            text,
+        };
+        let bytes = |place: &Place| {
+            let name = text_bytes(&*traits.name(place));
+            name + ":,".len() + traits.part(place.value).len()
+        };
+        let bytes: usize = places.iter().map(bytes).sum();
+        traits.bytes += bytes.saturating_sub(",".len());
+        let mut places = places;
+        places.sort_by(|one, other| traits.name(one).cmp(&traits.name(other)));
+        traits.places = places;
+        traits
+    }
+
+    fn part(&self, (from, to): (u32, u32)) -> &str {
+        self.text
+            .get(from as usize..to as usize)
+            .unwrap_or_default()
+    }
+
+    fn name(&self, place: &Place) -> Cow<'_, str> {
+        let quoted = self.part(place.name);
+        if quoted.contains('\\') {
+            return Cow::Owned(serde_json::from_str(quoted).unwrap_or_default());
         }
+        let inner = quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+        Cow::Borrowed(inner.unwrap_or_default())
+    }
+
+    /// The JSON text of one.
+    fn get(&self, name: &str) -> Option<&str> {
+        if let Some(value) = self.set.get(name) {
+            return Some(value);
+        }
+        let by_name = |place: &Place| (*self.name(place)).cmp(name);
+        let place = self.places.binary_search_by(by_name).ok()?;
+        self.places.get(place).map(|place| self.part(place.value))
+    }
+
+    /// All of them, sorted by name, with their JSON texts.
+    fn members(&self) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+        let mut old = self.places.iter().peekable();
+        let mut new = self.set.iter().peekable();
+        iter::from_fn(move || {
+            let order = match (old.peek(), new.peek()) {
+                (Some(place), Some((name, _))) => (*self.name(place)).cmp(name.as_str()),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            if order.is_le() {
+                let place = old.next()?;
+                if order.is_lt() {
+                    return Some((self.name(place), self.part(place.value)));
+                }
+            }
+            let (name, value) = new.next()?;
+            Some((Cow::Borrowed(name.as_str()), &**value))
+        })
     }
 
     /// The text of a JSON object.
     pub(super) fn text(&self) -> Arc<str> {
-        let text = serde_json::to_string(&self.members);
-        Arc::from(text.unwrap_or_else(|_| "{}".to_owned()))
+        let mut text = String::with_capacity(self.bytes);
+        text.push('{');
+        for (name, value) in self.members() {
+            if text.len() > "{".len() {
+                text.push(',');
+            }
+            text.push_str(&json_text(&*name));
+            text.push(':');
+            text.push_str(value);
+        }
+        text.push('}');
+        Arc::from(text)
     }
 
     /// Whether these are among them, so that setting them changes nothing.
     pub(super) fn has(&self, patch: &Map<String, Value>) -> bool {
         let mut patch = patch.iter();
-        patch.all(|(name, value)| self.members.get(name) == Some(value))
+        patch.all(|(name, value)| self.get(name).is_some_and(|held| says(held, value)))
     }
 
     /// How long the text would be with these set.
     pub(super) fn bytes_with(&self, patch: &Map<String, Value>) -> usize {
-        let (mut bytes, mut count) = (self.bytes, self.members.len());
+        let (mut bytes, mut count) = (self.bytes, self.count);
         for (name, value) in patch {
-            match self.members.get(name) {
-                Some(held) => bytes = bytes + text_bytes(value) - text_bytes(held),
+            match self.get(name) {
+                Some(held) => bytes = bytes + text_bytes(value) - held.len(),
                 None => {
-                    let comma = usize::from(count > 0);
-                    bytes += comma + text_bytes(name) + 1 + text_bytes(value);
+                    bytes += usize::from(count > 0) + text_bytes(name) + 1 + text_bytes(value);
                     count += 1;
                 }
             }
@@ -77,13 +169,13 @@ impl Traits {
         if bytes + other.bytes <= bytes_max {
             return false;
         }
-        let is_here = |name: &str| self.members.contains_key(name) || patch.contains_key(name);
-        let mut is_empty = self.members.is_empty() && patch.is_empty();
-        let mut missing = other.members.iter().filter(|(name, _)| !is_here(name));
+        let is_here = |name: &str| patch.contains_key(name) || self.get(name).is_some();
+        let mut is_empty = self.count == 0 && patch.is_empty();
+        let mut missing = other.members().filter(|(name, _)| !is_here(name));
         while bytes <= bytes_max
             && let Some((name, value)) = missing.next()
         {
-            bytes += usize::from(!is_empty) + text_bytes(name) + 1 + text_bytes(value);
+            bytes += usize::from(!is_empty) + text_bytes(&*name) + 1 + value.len();
             is_empty = false;
         }
         bytes > bytes_max
@@ -91,20 +183,91 @@ impl Traits {
 
     /// Sets these, shallowly.
     pub(super) fn set(&mut self, patch: Map<String, Value>) {
-        self.bytes = self.bytes_with(&patch);
-        self.members.extend(patch);
+        for (name, value) in patch {
+            self.put(name, json_text(&value).into());
+        }
+    }
+
+    fn put(&mut self, name: String, value: Box<str>) {
+        match self.get(&name).map(str::len) {
+            Some(held) => self.bytes = self.bytes + value.len() - held,
+            None => {
+                self.bytes += usize::from(self.count > 0) + text_bytes(&name) + 1 + value.len();
+                self.count += 1;
+            }
+        }
+        self.set.insert(name, value);
     }
 
     /// Adds another's, of which those that are missing here count.
     pub(super) fn fill_up(&mut self, other: Traits) {
-        let mut missing = other.members;
-        missing.retain(|name, _| !self.members.contains_key(name));
-        self.set(missing);
+        self.join(other, false);
     }
 
     /// Adds another's, which count where both have a trait.
     pub(super) fn overwrite(&mut self, other: Traits) {
-        self.set(other.members);
+        self.join(other, true);
+    }
+
+    /// The fewer are added to the more, so that a row of merges does not move all of them each time.
+    fn join(&mut self, other: Traits, other_counts: bool) {
+        let (mut other, mut other_counts) = (other, other_counts);
+        if other.count > self.count {
+            std::mem::swap(self, &mut other);
+            other_counts = !other_counts;
+        }
+        for (name, value) in other.members() {
+            if other_counts || self.get(&name).is_none() {
+                self.put(name.into_owned(), value.into());
+            }
+        }
+    }
+}
+
+/// Finds the places of the members of an object in its text, which it borrows from.
+struct Places<'a>(&'a str);
+
+impl Places<'_> {
+    fn place<E: Error>(&self, part: &RawValue) -> Result<(u32, u32), E> {
+        let from = part.get().as_ptr().addr() - self.0.as_ptr().addr();
+        let to = from + part.get().len();
+        let number = |at: usize| u32::try_from(at).map_err(E::custom);
+        Ok((number(from)?, number(to)?))
+    }
+}
+
+impl<'a> Visitor<'a> for Places<'a> {
+    type Value = Vec<Place>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut places = Vec::new();
+        while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            places.push(Place {
+                name: self.place(name)?,
+                value: self.place(value)?,
+            });
+        }
+        places.shrink_to_fit();
+        Ok(places)
+    }
+}
+
+/// Whether a JSON text says this value.
+fn says(text: &str, value: &Value) -> bool {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    parser.disable_recursion_limit();
+    Value::deserialize(&mut parser).is_ok_and(|held| held == *value)
+}
+
+/// The traits that a call sets.
+pub(super) fn set_by(call: &Call) -> Option<&RawJson> {
+    match call {
+        Call::Identify { traits } => traits.as_ref(),
+        _ => None,
     }
 }
 
@@ -113,33 +276,33 @@ pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
     crate::model::parse_traits(raw.as_str())
 }
 
-/// How much text of traits is kept parsed, in bytes; that takes some fifteen times as much.
-pub(super) const PARSED_BYTES_MAX: usize = 1 << 20;
-
-/// What people have, each parsed when somebody asks first, and a few of them at a time.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    people: HashMap<PersonId, Traits>,
-    bytes: usize,
+/// The people whom these calls set traits of, each once, with the state if it is known and has all of
+/// them already. One person is read after the other, in whatever order the calls came, so that it
+/// takes neither the time of reading a person for each call nor the memory for all of them.
+pub(super) fn compare<'a>(
+    calls: &'a mut [(PersonId, &RawJson)],
+    state: impl Fn(PersonId) -> Option<Arc<PersonState>> + 'a,
+) -> impl Iterator<Item = (PersonId, Option<Arc<PersonState>>)> + 'a {
+    calls.sort_by_key(|(person, _)| *person);
+    let by_person = calls.chunk_by(|one, other| one.0 == other.0);
+    by_person.filter_map(move |of_one| {
+        let (person, _) = *of_one.first()?;
+        let unchanged = state(person).filter(|state| has_all(state, of_one));
+        Some((person, unchanged))
+    })
 }
 
-impl Held {
-    /// Whether the person has these traits already.
-    pub(super) fn has(&mut self, state: &PersonState, patch: &Map<String, Value>) -> bool {
-        if patch.is_empty() {
-            return true;
-        }
-        if !self.people.contains_key(&state.id) {
-            if self.bytes + state.traits.len() > PARSED_BYTES_MAX {
-                self.people.clear();
-                self.bytes = 0;
-            }
-            self.bytes += state.traits.len();
-        }
-        let held = || Traits::of(state);
-        let traits = self.people.entry(state.id).or_insert_with(held);
-        traits.has(patch)
-    }
+fn has_all(state: &PersonState, calls: &[(PersonId, &RawJson)]) -> bool {
+    let held = LazyCell::new(|| Traits::of(state));
+    calls.iter().all(|(_, traits)| {
+        let patch = parse_traits(traits);
+        patch.is_empty() || held.has(&patch)
+    })
+}
+
+/// The JSON text of a value.
+fn json_text(value: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
 /// How long the JSON text of a value is.
@@ -170,11 +333,7 @@ mod tests {
     use super::*;
 
     fn traits(members: &Value) -> Traits {
-        let text = members.to_string();
-        Traits {
-            members: parse_object(&text),
-            bytes: text.len(),
-        }
+        Traits::read(Arc::from(members.to_string()))
     }
 
     fn object() -> impl Strategy<Value = Value> {
@@ -187,6 +346,25 @@ mod tests {
         ];
         let members = prop::collection::btree_map("[a-c\"é]{0,2}", value, 0..5);
         members.prop_map(|members| json!(members))
+    }
+
+    /// As the database writes an object: with spaces, and sorted in another way.
+    #[test]
+    fn values_stay_as_they_are_written() {
+        let mut held = Traits::read(Arc::from(
+            r#"{"b": [1, 2.50], "a\"": {"x": "\u0001"}, "c": 1}"#,
+        ));
+        assert!(
+            held.has(
+                json!({"b": [1, 2.5], "a\"": {"x": "\u{1}"}})
+                    .as_object()
+                    .unwrap()
+            )
+        );
+        assert!(!held.has(json!({"b": [1, 2.5], "d": null}).as_object().unwrap()));
+        held.set(json!({"c": 2}).as_object().unwrap().clone());
+        let text = r#"{"a\"":{"x": "\u0001"},"b":[1, 2.50],"c":2}"#;
+        assert_eq!((&*held.text(), held.bytes), (text, text.len()));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, eventually, is_soak, sql};
+use crate::support::{TestApp, eventually, is_soak, patience, sql};
 
 /// What each bomb decompresses to.
 const BOMB_BYTES: usize = 1 << 30;
@@ -244,4 +244,48 @@ fn a_list_about_many_with_little_and_many_with_much_takes_little_memory() {
     let grown = app.server().memory_bytes("VmHWM").saturating_sub(before);
     println!("grown by {grown} bytes");
     assert!(grown < 200 << 20, "grown by {grown} bytes");
+}
+
+/// In whatever order a list names its people, each is read about once.
+#[test]
+fn a_list_that_visits_several_with_much_in_turn_is_as_quick_as_one_by_one() {
+    const PEOPLE: usize = 5;
+    const EVENTS: usize = 2_500;
+    let app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1"), patience()]);
+    let much: serde_json::Map<String, Value> = (0..12_000)
+        .map(|n| (format!("trait_{n:05}"), json!(n)))
+        .collect();
+    let identify = |n: usize, traits: Value| json!({"type": "identify", "userId": format!("u{n}"), "traits": traits});
+    let send = |list: Vec<Value>| {
+        let began = Instant::now();
+        let answer = app.client().post("/v1/batch", &json!({ "batch": list }));
+        answer.expect(200);
+        began.elapsed()
+    };
+    for n in 0..PEOPLE {
+        send(vec![identify(n, json!(much))]);
+    }
+    let one_by_one = |n: usize| n / (EVENTS / PEOPLE);
+    let in_turn = |n: usize| n % PEOPLE;
+    let had = |_: usize| json!({"trait_00007": 7});
+    let new = |n: usize| json!({"n": n});
+    for traits in [had as fn(usize) -> Value, new] {
+        let list =
+            |whom: fn(usize) -> usize| (0..EVENTS).map(move |n| identify(whom(n), traits(n)));
+        let sorted = send(list(one_by_one).collect());
+        let mixed = send(list(in_turn).collect());
+        println!("{sorted:?} one by one, {mixed:?} in turn");
+        assert!(
+            mixed < 2 * sorted + Duration::from_secs(1),
+            "{sorted:?} one by one, {mixed:?} in turn"
+        );
+    }
+    for n in 0..PEOPLE {
+        let user = app
+            .admin()
+            .get(&format!("/v1/admin/users/u{n}"))
+            .expect(200);
+        assert_eq!(user["traits"]["n"], EVENTS - PEOPLE + n);
+        assert_eq!(user["traits"]["trait_11999"], 11_999);
+    }
 }
