@@ -18,6 +18,10 @@ use crate::store::{campaigns, live};
 /// How many campaigns are read in one query.
 const CHUNK: usize = 5_000;
 
+/// The most bytes of theirs in one query, as the table keeps them, which is compressed where they are
+/// large; one is always read.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
 /// One campaign as it is now, live or not.
 pub(super) fn current(
     connection: &mut PgConnection,
@@ -141,17 +145,15 @@ pub(super) fn as_of(
             Err(_) => as_of.left_out += 1,
         }
     };
-    let entries: Vec<i64> = past.keys().copied().collect();
-    for chunk in entries.chunks(CHUNK) {
-        for (entry, body) in history::campaign_bodies(connection, project, chunk)? {
+    for chunk in chunks(&past) {
+        for (entry, body) in history::campaign_bodies(connection, project, &chunk)? {
             if let Some(version) = past.get(&entry) {
                 compile(version, body);
             }
         }
     }
-    let seqs: Vec<i64> = present.keys().copied().collect();
-    for chunk in seqs.chunks(CHUNK) {
-        for row in live::campaign_rows(connection, project.0, chunk)? {
+    for chunk in chunks(&present) {
+        for row in live::campaign_rows(connection, project.0, &chunk)? {
             if let Some(version) = present.get(&row.seq) {
                 compile(version, row.body);
             }
@@ -161,4 +163,22 @@ pub(super) fn as_of(
         return Err(Error::NotFound("Campaign"));
     }
     Ok((campaigns, as_of))
+}
+
+/// Cuts the numbers of campaigns into parts for one query each.
+fn chunks(campaigns: &HashMap<i64, PastVersion>) -> Vec<Vec<i64>> {
+    let mut chunks: Vec<Vec<i64>> = Vec::new();
+    let mut held = 0_usize;
+    for (number, version) in campaigns {
+        let bytes = usize::try_from(version.bytes).unwrap_or(0);
+        held = held.saturating_add(bytes);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK && held <= CHUNK_BYTES => chunk.push(*number),
+            _ => {
+                held = bytes;
+                chunks.push(vec![*number]);
+            }
+        }
+    }
+    chunks
 }

@@ -195,16 +195,26 @@ pub struct PastVersion {
     /// When the campaign was created.
     #[diesel(sql_type = Timestamptz)]
     pub created_at: DateTime<Utc>,
+    /// How large its body is as the table keeps it, which tells without reading it.
+    #[diesel(sql_type = Integer)]
+    pub bytes: i32,
 }
 
-/// The campaigns that existed at a moment, whatever their status; perhaps one of them only.
+/// The campaigns that were active at a moment, or one of them whatever its status was. Of a body that
+/// holds `\u0000`, which Postgres cannot open, the status is left to the reader.
 pub fn campaign_versions(
     connection: &mut PgConnection,
     project: ProjectId,
     at: DateTime<Utc>,
     only: Option<&str>,
 ) -> QueryResult<Vec<PastVersion>> {
-    sql_query(
+    let is_active = |body: &str| {
+        format!(
+            "CASE WHEN $3 IS NOT NULL OR position('\\u0000' IN {body}::text) > 0 THEN true \
+             ELSE {body} ->> 'status' = 'active' END"
+        )
+    };
+    sql_query(format!(
         "WITH past AS ( \
              SELECT DISTINCT ON (campaign_id) campaign_id, version, action, id \
              FROM campaign_history \
@@ -218,16 +228,21 @@ pub fn campaign_versions(
                 past.action = 'quarantine' AS is_quarantined, \
                 c.seq, coalesce(c.created_at, (SELECT min(first.at) FROM campaign_history first \
                     WHERE first.project_id = $1 AND first.campaign_id = past.campaign_id)) \
-                  AS created_at \
-         FROM past LEFT JOIN campaigns c ON c.project_id = $1 AND c.id = past.campaign_id \
-         WHERE past.action NOT IN ('delete', 'rollback') \
+                  AS created_at, \
+                pg_column_size(held.body) AS bytes \
+         FROM past JOIN campaign_history held ON held.id = past.id \
+         LEFT JOIN campaigns c ON c.project_id = $1 AND c.id = past.campaign_id \
+         WHERE past.action NOT IN ('delete', 'rollback') AND {past_is_active} \
          UNION ALL \
          SELECT c.id, c.version, NULL, true, coalesce(c.quarantined_at <= $2, false), c.seq, \
-                c.created_at FROM campaigns c \
+                c.created_at, pg_column_size(c.body) AS bytes FROM campaigns c \
          WHERE c.project_id = $1 AND c.created_at <= $2 AND ($3 IS NULL OR c.id = $3) \
+           AND {present_is_active} \
            AND NOT EXISTS (SELECT FROM campaign_history h \
                            WHERE h.project_id = $1 AND h.campaign_id = c.id)",
-    )
+        past_is_active = is_active("held.body"),
+        present_is_active = is_active("c.body"),
+    ))
     .bind::<BigInt, _>(project.0)
     .bind::<Timestamptz, _>(at)
     .bind::<Nullable<Text>, _>(only)

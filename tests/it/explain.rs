@@ -231,6 +231,32 @@ fn what_history_cannot_tell_is_said() {
     );
 }
 
+/// Also where the database cannot look into what was saved.
+#[test]
+fn only_campaigns_that_were_active_then_are_explained_as_of_then() {
+    let app = TestApp::start();
+    let campaign = |status: &str, note: &str| json!({"name": status, "status": status, "trigger": "e", "note": note});
+    let ids = [
+        ("active", "\0"),
+        ("active", ""),
+        ("paused", "\0"),
+        ("paused", ""),
+    ]
+    .map(|(status, note)| create(&app, &campaign(status, note)));
+    let (event, matched) = track(&app, "ada", "e", &json!({}));
+    assert_eq!(matched.len(), 2);
+    // Since then all of them have become the contrary.
+    for (id, status) in ids.iter().zip(["paused", "paused", "active", "active"]) {
+        let path = format!("/v1/admin/campaigns/{id}");
+        app.admin().put(&path, &campaign(status, "")).expect(200);
+    }
+    let answer = explain(&app, &json!({"event_id": event}));
+    assert_eq!(answer["matched"], json!(matched), "{answer}");
+    assert_eq!(answer["summary"]["campaigns"], 2);
+    let paused = explain(&app, &json!({"event_id": event, "campaign_id": ids[3]}));
+    assert_eq!(paused["summary"]["first_closed"]["status"], 1, "{paused}");
+}
+
 /// What was received before the oldest day that a project keeps may have changed anything.
 #[test]
 fn what_is_past_its_retention_is_not_certain() {

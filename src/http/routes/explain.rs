@@ -94,19 +94,23 @@ pub(super) async fn explain_decision(
         now: state.clock.now(),
     };
     let place = state.explanations.of(project).try_acquire_owned();
-    let _place = place.map_err(|_| Error::RateLimited {
+    let place = place.map_err(|_| Error::RateLimited {
         retry_after: OVERLOAD_RETRY,
     })?;
     // One at a time: many campaigns keep a core busy for a while.
     let turn = limits::turn(&state.explaining, TURN_WAIT, TURN_WAIT).await?;
-    let case = state
+    // Whoever stops waiting does not stop the work, so its turn and place end with that.
+    let held = (place, turn);
+    let (case, held) = state
         .store
         .browse(project, move |connection| {
-            Ok(connection.transaction(|connection| Case::load(connection, &ground, &question)))
+            let case =
+                connection.transaction(|connection| Case::load(connection, &ground, &question));
+            Ok(case.map(|case| (case, held)))
         })
         .await??;
     let answer = web::block(move || {
-        let _until_it_is_explained = turn;
+        let _until_it_is_explained = held;
         case.explain(&limits)
     })
     .await
