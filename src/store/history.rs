@@ -92,7 +92,8 @@ pub struct IdentifyCall {
     /// Its traits.
     #[diesel(sql_type = Nullable<Text>)]
     pub traits: Option<String>,
-    /// It is the last event that was looked at, call or not.
+    /// It is where reading ended: the last event that was looked at, call or not, or a call that was
+    /// left out.
     #[diesel(sql_type = Bool)]
     is_end: bool,
 }
@@ -109,8 +110,11 @@ pub enum Side {
 /// The most events among which somebody's identify calls are looked for: no index tells them apart.
 const LOOKED_THROUGH_MAX: i64 = 50_000;
 
+/// The most text that these calls may have on one side, in bytes. One is always read.
+const SIDE_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
 /// The identify calls of these people on one side of a place, those near to it first, and whether
-/// there may be more of them: at most `limit` are read, among so many events at most.
+/// there may be more of them: at most `limit` are read, and so much text, among so many events.
 pub fn identify_calls(
     connection: &mut PgConnection,
     project: ProjectId,
@@ -124,14 +128,19 @@ pub fn identify_calls(
         Side::After => (">", "ASC"),
     };
     let mut calls: Vec<IdentifyCall> = sql_query(format!(
-        "SELECT received_at, traits, place = {LOOKED_THROUGH_MAX} AS is_end FROM ( \
-             SELECT received_at, kind, CASE kind WHEN $3 THEN properties::text END AS traits, \
-                    row_number() OVER (ORDER BY received_at {order}, id {order}) AS place \
-             FROM (SELECT received_at, id, kind, properties FROM events \
-                   WHERE project_id = $1 AND person_id = ANY($2) \
-                     AND (received_at, id) {compare} ($4, $5) \
-                   ORDER BY received_at {order}, id {order} \
-                   LIMIT {LOOKED_THROUGH_MAX}) events) placed \
+        "SELECT received_at, CASE WHEN is_read THEN traits END AS traits, \
+                NOT is_read OR place = {LOOKED_THROUGH_MAX} AS is_end FROM ( \
+             SELECT *, bytes <= {SIDE_BYTES_MAX} OR bytes = octet_length(traits) AS is_read FROM ( \
+                 SELECT *, row_number() OVER near AS place, \
+                        sum(octet_length(traits)) OVER near AS bytes \
+                 FROM (SELECT received_at, id, kind, \
+                              coalesce(CASE kind WHEN $3 THEN properties::text END, '') AS traits \
+                       FROM events \
+                       WHERE project_id = $1 AND person_id = ANY($2) \
+                         AND (received_at, id) {compare} ($4, $5) \
+                       ORDER BY received_at {order}, id {order} \
+                       LIMIT {LOOKED_THROUGH_MAX}) events \
+                 WINDOW near AS (ORDER BY received_at {order}, id {order})) measured) placed \
          WHERE kind = $3 OR place = {LOOKED_THROUGH_MAX} ORDER BY place LIMIT $6"
     ))
     .bind::<BigInt, _>(project.0)
@@ -141,7 +150,7 @@ pub fn identify_calls(
     .bind::<SqlUuid, _>(place.1)
     .bind::<BigInt, _>(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
     .load(connection)?;
-    let is_cut = calls.len() > limit || calls.last().is_some_and(|call| call.is_end);
+    let is_cut = calls.len() > limit || calls.iter().any(|call| call.is_end);
     calls.retain(|call| !call.is_end);
     calls.truncate(limit);
     Ok((calls, is_cut))

@@ -257,6 +257,22 @@ fn only_campaigns_that_were_active_then_are_explained_as_of_then() {
     assert_eq!(paused["summary"]["first_closed"]["status"], 1, "{paused}");
 }
 
+/// However much somebody said, a part of it is read that there is room for, nearest to then.
+#[test]
+fn of_very_large_calls_those_near_to_the_moment_are_read() {
+    let app = TestApp::start();
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    for n in 0..25 {
+        identify(&app, "ada", &json!({"bio": "x".repeat(200_000), "n": n}));
+    }
+    let (event, _) = track(&app, "ada", "e", &json!({}));
+    identify(&app, "ada", &json!({"bio": ""}));
+    let answer = explain(&app, &json!({"event_id": event}));
+    let traits = json!({"source": "history", "certain": false, "identify_calls": 20,
+                        "truncated": true, "unexplained": ["plan"]});
+    assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
+}
+
 /// What was received before the oldest day that a project keeps may have changed anything.
 #[test]
 fn what_is_past_its_retention_is_not_certain() {
