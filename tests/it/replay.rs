@@ -198,6 +198,23 @@ fn of_very_large_calls_the_newest_are_read() {
     assert_eq!(report["traits"], known, "{report}");
 }
 
+/// Somebody who came within the span may have been given a trait by a call that is not read, too.
+#[test]
+fn of_very_many_calls_the_newest_are_read() {
+    let app = TestApp::start();
+    identify(&app, "ada", &json!({"plan": "free"}));
+    for n in 0..120 {
+        identify(&app, "ada", &json!({"n": n}));
+        if n == 60 {
+            track(&app, "ada", 80);
+        }
+    }
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    let report = report(&app.admin(), &json!({"campaign": draft()}));
+    let known = json!({"unchanged": 0, "rebuilt": 0, "uncertain": 1});
+    assert_eq!(report["traits"], known, "{report}");
+}
+
 /// Whatever they did before counts, replayed or not.
 #[test]
 fn people_were_last_seen_when_they_were_last_seen() {

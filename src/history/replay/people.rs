@@ -238,12 +238,12 @@ impl Timelines {
                 calls.read.extend(Call::read(call));
             }
         }
-        let is_older = |it: &&PastPerson| it.created_at.date_naive() < self.since;
-        for person in people.iter().filter(is_older) {
+        for person in people {
             if let Some(calls) = calls.get_mut(&person.id) {
                 calls.has_older = calls.is_cut || person.created_at.date_naive() < self.horizon;
             }
         }
+        let is_older = |it: &&PastPerson| it.created_at.date_naive() < self.since;
         let go_back = |it: &&PastPerson| {
             let calls = calls.get(&it.id);
             is_older(it) && calls.is_some_and(|calls| !calls.is_cut)
