@@ -65,6 +65,10 @@ pub struct TraitsAsOf {
     /// Traits that are known from later calls only; they count as absent. At most 100 names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set_later: Vec<String>,
+    /// True when the person came with an import and traits are known from later calls only: the import
+    /// may have brought them, with other values.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// How many people were merged into this one, then or later; their calls count as this one's.
     #[serde(skip_serializing_if = "is_zero")]
     pub merged_people: usize,
@@ -110,6 +114,7 @@ impl TraitsAsOf {
         older_than_history: false,
         unexplained: Vec::new(),
         set_later: Vec::new(),
+        imported: false,
         merged_people: 0,
     };
 }
@@ -161,7 +166,9 @@ pub(super) fn traits(
     }
     let set_later = later.into_iter().filter(|name| !rebuilt.contains_key(name));
     let set_later: Vec<String> = set_later.take(NAMES_MAX).collect();
-    let is_certain = unexplained.is_empty() && !truncated && !older_than_history;
+    let imported =
+        !set_later.is_empty() && history::has_imported(connection, known.project, known.family)?;
+    let is_certain = unexplained.is_empty() && !truncated && !older_than_history && !imported;
     unexplained.truncate(NAMES_MAX);
     Ok((
         rebuilt,
@@ -173,6 +180,7 @@ pub(super) fn traits(
             older_than_history,
             unexplained,
             set_later,
+            imported,
             merged_people,
         },
     ))

@@ -156,6 +156,37 @@ pub fn identify_calls(
     Ok((calls, is_cut))
 }
 
+/// Whether the person of this number came with an import, in SQL. What traits they came with is not
+/// kept apart from those that were set later.
+fn came_with_import(person: &str) -> String {
+    format!(
+        "EXISTS (SELECT FROM import_runs run JOIN import_rows noted ON noted.run_id = run.id \
+                 WHERE run.project_id = $1 AND noted.kind = 'person' \
+                   AND noted.key = {person}::text)"
+    )
+}
+
+/// Whether any of these people came with an import.
+pub fn has_imported(
+    connection: &mut PgConnection,
+    project: ProjectId,
+    persons: &[i64],
+) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = Bool)]
+        any: bool,
+    }
+    sql_query(format!(
+        "SELECT EXISTS (SELECT FROM unnest($2) AS p (person) WHERE {}) AS any",
+        came_with_import("p.person")
+    ))
+    .bind::<BigInt, _>(project.0)
+    .bind::<Array<BigInt>, _>(persons)
+    .get_result::<Found>(connection)
+    .map(|found| found.any)
+}
+
 /// When the last event of these people before a place was received.
 pub fn last_seen_before(
     connection: &mut PgConnection,
@@ -364,6 +395,9 @@ pub struct PastPerson {
     /// The person and those who were merged into them.
     #[diesel(sql_type = Array<BigInt>)]
     pub family: Vec<i64>,
+    /// Whether they came with an import.
+    #[diesel(sql_type = Bool)]
+    pub is_imported: bool,
 }
 
 /// These people.
@@ -379,12 +413,14 @@ pub fn people(
                      SELECT p.id UNION \
                      SELECT m.id FROM persons m JOIN family f ON m.merged_into = f.id \
                      WHERE m.project_id = $1) \
-                 SELECT array_agg(id) FROM (SELECT id FROM family LIMIT {FAMILY_MAX}) first) AS family \
+                 SELECT array_agg(id) FROM (SELECT id FROM family LIMIT {FAMILY_MAX}) first) AS family, \
+                {imported} AS is_imported \
          FROM persons p LEFT JOIN LATERAL ( \
              SELECT value, created_at FROM identities \
              WHERE project_id = $1 AND person_id = p.id AND kind = 0 \
              ORDER BY created_at, value LIMIT 1) u ON true \
-         WHERE p.project_id = $1 AND p.id = ANY($2)"
+         WHERE p.project_id = $1 AND p.id = ANY($2)",
+        imported = came_with_import("p.id")
     ))
     .bind::<BigInt, _>(project.0)
     .bind::<Array<BigInt>, _>(persons)

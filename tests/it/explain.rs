@@ -1,8 +1,10 @@
 //! Explanations over HTTP and from the command line, against what the server did.
 
+use beckon::model::ProjectId;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use crate::import::import_text;
 use crate::support::sql::{self, KeyRow};
 use crate::support::{TestApp, now};
 
@@ -270,6 +272,22 @@ fn of_very_large_calls_those_near_to_the_moment_are_read() {
     let answer = explain(&app, &json!({"event_id": event}));
     let traits = json!({"source": "history", "certain": false, "identify_calls": 20,
                         "truncated": true, "unexplained": ["plan"]});
+    assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
+}
+
+/// What an import gave somebody is not kept once a call has changed it.
+#[test]
+fn traits_that_an_import_may_have_given_are_not_certain() {
+    let app = TestApp::prepared(&[], |connection| {
+        let project = ProjectId(sql::default_project(connection));
+        let people = json!({"users": {"ada": {"plan": "pro"}}});
+        import_text(connection, project, &people.to_string());
+    });
+    let (event, _) = track(&app, "ada", "e", &json!({}));
+    identify(&app, "ada", &json!({"plan": "free"}));
+    let answer = explain(&app, &json!({"event_id": event}));
+    let traits = json!({"source": "history", "certain": false, "identify_calls": 0,
+                        "set_later": ["plan"], "imported": true});
     assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
 }
 

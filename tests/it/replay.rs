@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use beckon::model::ProjectId;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use crate::import::import_text;
 use crate::support::journal::{Load, Plan};
 use crate::support::sql::{self, KeyRow};
 use crate::support::{ADMIN_KEY, Client, TestApp, eventually, is_soak, now, pause};
@@ -212,6 +214,22 @@ fn of_very_many_calls_the_newest_are_read() {
     identify(&app, "ada", &json!({"plan": "pro"}));
     let report = report(&app.admin(), &json!({"campaign": draft()}));
     let known = json!({"unchanged": 0, "rebuilt": 0, "uncertain": 1});
+    assert_eq!(report["traits"], known, "{report}");
+}
+
+/// What an import gave somebody is not kept once a call has changed it.
+#[test]
+fn traits_that_an_import_may_have_given_are_uncertain() {
+    let app = TestApp::prepared(&[], |connection| {
+        let project = ProjectId(sql::default_project(connection));
+        let people = json!({"users": {"ada": {"plan": "free"}}});
+        import_text(connection, project, &people.to_string());
+    });
+    track(&app, "ada", 80);
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    track(&app, "ada", 80);
+    let report = report(&app.admin(), &json!({"campaign": draft()}));
+    let known = json!({"unchanged": 1, "rebuilt": 0, "uncertain": 1});
     assert_eq!(report["traits"], known, "{report}");
 }
 

@@ -3,7 +3,8 @@
 //! Their newest identify calls are read once and kept for the events to come; what is kept is bounded,
 //! and forgotten as a whole when it is full. A trait that none of the calls that were read sets has not
 //! changed since the oldest of them, so its value now is its value then, unless an import or a merge
-//! wrote it. One that only later calls set was absent, unless calls that were not read set it.
+//! wrote it. One that only later calls set was absent, unless an import or calls that were not read set
+//! it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -59,7 +60,7 @@ struct Calls {
     read: Vec<Call>,
     /// Whether calls since the first replayed day were left out.
     is_cut: bool,
-    /// Whether there may be older ones than those that were read.
+    /// Whether there may be older ones than those that were read, or an import that did the same.
     has_older: bool,
 }
 
@@ -240,7 +241,8 @@ impl Timelines {
         }
         for person in people {
             if let Some(calls) = calls.get_mut(&person.id) {
-                calls.has_older = calls.is_cut || person.created_at.date_naive() < self.horizon;
+                let is_past_retention = person.created_at.date_naive() < self.horizon;
+                calls.has_older = calls.is_cut || is_past_retention || person.is_imported;
             }
         }
         let is_older = |it: &&PastPerson| it.created_at.date_naive() < self.since;
