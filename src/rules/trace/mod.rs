@@ -134,8 +134,15 @@ impl Condition {
         let mut walk = Walk::new(prepared, limits, shows);
         let step = match parsed {
             Ok((json, expr)) => {
-                let mut pointer = pointer.to_owned();
-                walk.step(&json, &expr, &mut pointer, true)
+                let step = walk.step(&json, &expr, &mut pointer.to_owned(), true);
+                // Each part was evaluated for itself, with what one evaluation may look at; all of
+                // them together may be too much.
+                match self.matches_prepared(prepared) {
+                    Err(error) if TraceOutcome::of(step.outcome) != TraceOutcome::Fails => {
+                        walk.failure(pointer, error.message)
+                    }
+                    _ => step,
+                }
             }
             Err(error) => walk.failure(pointer, error),
         };
