@@ -183,6 +183,8 @@ impl<'a> Moment<'_, 'a> {
                 }
             }
         }
+        let of_segments = self.membership.errors();
+        summary.rule_errors = summary.rule_errors.saturating_add(of_segments);
         summary.matched = matched.len();
         let Missed { near, far } = self.by_distance(missed);
         summary.examined = near.len();
@@ -322,6 +324,23 @@ mod tests {
         let shown = explanation.campaigns.iter();
         let shown = shown.map(|it| (it.campaign_id.as_str(), it.opens_at.is_some()));
         assert_eq!(shown.collect::<Vec<_>>(), [("c2", false), ("c1", true)]);
+    }
+
+    #[test]
+    fn conditions_of_segments_that_fail_are_counted() {
+        let arena = FactsArena::new();
+        let body = json!({"name": "s", "targeting": {"<": [{"var": "user.traits.plan"}, 1]}});
+        let body = body.as_object().unwrap();
+        let segment = Segment::compile("id", body, &Limits::default()).unwrap();
+        let segments = Segments::new(vec![Arc::new(segment)]);
+        let campaigns = [1, 2].map(|seq| campaign(seq, json!({"in_segment": "s"})));
+        let traits = json!({"plan": "pro"});
+        let summary = explained(&campaigns, &segments, &traits, &arena).summary;
+        // Who is in a segment is found out once.
+        assert_eq!(
+            (summary.first_closed.targeting, summary.rule_errors),
+            (2, 1)
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Summary {
     pub matched: usize,
     /// The others, by the first gate that says no.
     pub first_closed: GateCounts,
-    /// How many conditions failed while they were decided.
+    /// How many conditions failed while they were decided, those of segments included.
     pub rule_errors: u32,
     /// For how many of those that do not match it was found out how near they are.
     pub examined: usize,
