@@ -34,9 +34,11 @@ pub struct Condition {
 }
 
 /// A condition as the library evaluates it.
-struct Compiled {
-    engine: Arc<Engine>,
-    logic: Logic,
+pub(super) struct Compiled {
+    pub(super) engine: Arc<Engine>,
+    pub(super) logic: Logic,
+    /// How many places its patterns have, which is what compiling them takes.
+    places: u64,
 }
 
 impl std::fmt::Debug for Condition {
@@ -138,8 +140,8 @@ impl Condition {
         let node = Node::of_condition(expr);
         let library = OnceLock::new();
         if node.needs_library() {
-            let (engine, logic) = compile(expr, limits)?;
-            library.get_or_init(|| Box::new(Compiled { engine, logic }));
+            let compiled = compile(expr, limits)?;
+            library.get_or_init(|| Box::new(compiled));
         }
         Ok(Condition {
             mentions_event: inspect::mentions_event(expr),
@@ -175,6 +177,17 @@ impl Condition {
     /// of an array counts [`Limits::max_array_len`] times.
     pub fn cost(&self) -> u64 {
         self.cost
+    }
+
+    /// The steps that parsing and compiling it again takes: one for each byte, and many for each place
+    /// of a pattern, which may stand for thousands of characters.
+    pub fn preparation_cost(&self) -> u64 {
+        /// Some microseconds.
+        const STEPS_A_PLACE: u64 = 1_000;
+        // What needs no library has no patterns.
+        let places = self.library.get().map_or(0, |compiled| compiled.places);
+        let bytes = u64::try_from(self.source().len()).unwrap_or(u64::MAX);
+        bytes.saturating_add(places.saturating_mul(STEPS_A_PLACE))
     }
 
     /// The rule as compact JSON.
@@ -295,8 +308,7 @@ impl Condition {
 
     fn compile_source(&self, limits: &Limits) -> Result<Compiled, String> {
         let (_, expr) = self.parsed(limits)?;
-        let (engine, logic) = compile(&expr, limits).map_err(|error| error.to_string())?;
-        Ok(Compiled { engine, logic })
+        compile(&expr, limits).map_err(|error| error.to_string())
     }
 
     fn with_result<T>(
@@ -305,7 +317,7 @@ impl Condition {
         read: impl FnOnce(&Engine, &DataValue<'_>) -> Result<T, EvalError>,
     ) -> Result<T, EvalError> {
         let root = prepared.root()?;
-        let Compiled { engine, logic } = self.library()?;
+        let Compiled { engine, logic, .. } = self.library()?;
         // Asked before the scratch memory is taken: the lookup may evaluate other conditions.
         let lookup = prepared.facts().segments;
         let memory = prepared.arena();
@@ -335,7 +347,7 @@ impl Condition {
 }
 
 /// Compiles a typed form for evaluation.
-pub(super) fn compile(expr: &Expr, limits: &Limits) -> Result<(Arc<Engine>, Logic), RuleError> {
+pub(super) fn compile(expr: &Expr, limits: &Limits) -> Result<Compiled, RuleError> {
     // The parser has compiled every pattern once and named its node; failing again here would
     // mean that compiling is not a function of the pattern.
     let refused = |error: String| RuleError::new("", RuleErrorCode::NotCompilable, error);
@@ -343,11 +355,17 @@ pub(super) fn compile(expr: &Expr, limits: &Limits) -> Result<(Arc<Engine>, Logi
         Pattern::compile(pattern, limits)
     })
     .map_err(|error| refused(error.to_string()))?;
+    let places = lowered.patterns.iter().map(Pattern::places);
+    let places = places.fold(0, u64::saturating_add);
     let engine = operators::engine(lowered.patterns);
     let logic = engine
         .compile(lowered.logic)
         .map_err(|error| refused(error.to_string()))?;
-    Ok((engine, logic))
+    Ok(Compiled {
+        engine,
+        logic,
+        places,
+    })
 }
 
 fn to_json(value: &DataValue<'_>) -> Result<Value, EvalError> {

@@ -219,9 +219,10 @@ fn holds_on_nothing(expr: &Expr, limits: &Limits) -> Option<bool> {
         Outcomes::FAILS => return None,
         _ => {}
     }
-    let (engine, logic) = condition::compile(expr, limits).ok()?;
+    let compiled = condition::compile(expr, limits).ok()?;
     let scratch = Bump::new();
     let data = prepared.root().ok()?.object;
-    let result = engine.evaluate(&logic, data, &scratch).ok()?;
+    let engine = compiled.engine;
+    let result = engine.evaluate(&compiled.logic, data, &scratch).ok()?;
     Some(engine.truthy(result))
 }

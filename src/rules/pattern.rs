@@ -43,6 +43,11 @@ impl Pattern {
         self.regex.is_match(text)
     }
 
+    /// How many places of it a text can be at, at once.
+    pub(super) fn places(&self) -> u64 {
+        self.places
+    }
+
     /// The most steps that takes: one for each byte and each place that it may be at. Most patterns
     /// become a table that takes one for each byte, but which do shows only on the text.
     pub(super) fn steps(&self, text: &str) -> u64 {

@@ -70,19 +70,6 @@ impl Moment<'_, '_> {
         explained
     }
 
-    /// The same in short.
-    pub(super) fn near_miss(&self, campaign: &Arc<Campaign>) -> NearMiss {
-        let explained = self.explained(campaign);
-        NearMiss {
-            campaign_id: explained.campaign_id,
-            name: explained.name,
-            failing_conditions: explained.failing_conditions,
-            first_closed_gate: explained.first_closed_gate,
-            first_failing: explained.first_failing,
-            opens_at: explained.opens_at,
-        }
-    }
-
     /// The least number of conditions that would have to turn out otherwise.
     pub(super) fn misses(&self, campaign: &Campaign) -> u32 {
         let gates = self.gates(campaign);
@@ -194,6 +181,20 @@ impl Moment<'_, '_> {
             part(&pointer, segment.side, name, holds, vec![seen])
         });
         of_parts(parts.collect())
+    }
+}
+
+impl NearMiss {
+    /// The same in short.
+    pub(super) fn of(explained: &ExplainedCampaign) -> Self {
+        Self {
+            campaign_id: explained.campaign_id.clone(),
+            name: explained.name.clone(),
+            failing_conditions: explained.failing_conditions,
+            first_closed_gate: explained.first_closed_gate,
+            first_failing: explained.first_failing.clone(),
+            opens_at: explained.opens_at,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 
 use super::Campaign;
 use super::gates::{Gate, Gates};
-use crate::rules::{EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
+use crate::rules::{Condition, EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 use crate::segments::{Membership, Segments};
 
 pub use report::{
@@ -35,9 +35,19 @@ const NEAREST_MAX: usize = 10;
 /// and counted.
 const EXAMINED_MAX: usize = 10_000;
 
-/// The steps ([`Campaign::cost`]) that one explanation may take beyond deciding every campaign: some
-/// seconds. What is left out for it is what is left out where there is too much to show.
-const STEPS_MAX: u64 = 200_000_000;
+/// The steps ([`Campaign::cost`]) that one explanation may take, beyond deciding every campaign, to find
+/// out how near they are: a second or two.
+const EXAMINING_STEPS_MAX: u64 = 100_000_000;
+
+/// The same to explain campaigns. What is left out for it is what is left out where there is too much
+/// to show.
+const STEPS_MAX: u64 = 100_000_000;
+
+/// How often a campaign is evaluated to find out how near it is: part by part and as a whole.
+const TIMES_TO_EXAMINE: u64 = 2;
+
+/// How often to explain it: part by part and as a whole, for the gate, and twice for when it opens.
+const TIMES_TO_EXPLAIN: u64 = 5;
 
 /// Who is asked about, on which event, and when.
 #[derive(Debug, Clone, Copy)]
@@ -188,17 +198,15 @@ impl<'a> Moment<'_, 'a> {
         summary.matched = matched.len();
         let Missed { near, far } = self.by_distance(missed);
         summary.examined = near.len();
-        let nearest = near.iter().take(NEAREST_MAX);
-        let nearest_misses = nearest.map(|campaign| self.near_miss(campaign)).collect();
-        let shown: Vec<ExplainedCampaign> = matched
-            .iter()
-            .copied()
-            .chain(near)
-            .chain(far)
-            .take(shown_max)
-            .take_while(|campaign| self.case.affords(campaign.cost()))
-            .map(|campaign| self.explained(campaign))
-            .collect();
+        let explained = |campaign: &&Arc<Campaign>| self.affordable(campaign);
+        let nearest = near.iter().take(NEAREST_MAX).map_while(explained);
+        let nearest: Vec<ExplainedCampaign> = nearest.collect();
+        let nearest_misses = nearest.iter().map(NearMiss::of).collect();
+        let others = near.iter().skip(nearest.len()).chain(&far).map(explained);
+        let in_order = matched.iter().map(explained);
+        let in_order = in_order.chain(nearest.into_iter().map(Some)).chain(others);
+        let in_order = in_order.take(shown_max).map_while(|explained| explained);
+        let shown: Vec<ExplainedCampaign> = in_order.collect();
         summary.shown = shown.len();
         Explanation {
             summary,
@@ -212,6 +220,12 @@ impl<'a> Moment<'_, 'a> {
         }
     }
 
+    /// The campaign with all of its gates, if there are steps enough.
+    fn affordable(&self, campaign: &Arc<Campaign>) -> Option<ExplainedCampaign> {
+        let steps = steps(campaign).saturating_mul(TIMES_TO_EXPLAIN);
+        self.case.affords(steps).then(|| self.explained(campaign))
+    }
+
     /// Puts those in order that are looked at.
     fn by_distance<'c>(&self, missed: Vec<&'c Arc<Campaign>>) -> Missed<'c> {
         let is_other_trigger =
@@ -221,10 +235,15 @@ impl<'a> Moment<'_, 'a> {
             .partition(|campaign| is_other_trigger(campaign));
         let first_other = candidates.len();
         candidates.extend(others);
+        let examining = Cell::new(EXAMINING_STEPS_MAX);
+        let case = Case {
+            steps: &examining,
+            ..self.case
+        };
         let affordable = candidates
             .iter()
             .take(EXAMINED_MAX)
-            .take_while(|campaign| self.case.affords(campaign.cost()))
+            .take_while(|campaign| case.affords(steps(campaign).saturating_mul(TIMES_TO_EXAMINE)))
             .count();
         let far = candidates.split_off(affordable);
         let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates
@@ -237,6 +256,15 @@ impl<'a> Moment<'_, 'a> {
         let near = near.into_iter().map(|(_, campaign)| campaign).collect();
         Missed { near, far }
     }
+}
+
+/// What evaluating a campaign once takes, after parsing it again.
+fn steps(campaign: &Campaign) -> u64 {
+    let targeting = campaign.targeting.as_ref();
+    let bytes = u64::try_from(campaign.json.len()).unwrap_or(u64::MAX);
+    [bytes, targeting.map_or(0, Condition::preparation_cost)]
+        .into_iter()
+        .fold(campaign.cost(), u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -276,6 +304,16 @@ mod tests {
             now,
         };
         explain(campaigns, segments, asked, &Limits::default(), 100, arena)
+    }
+
+    /// Compiling a pattern takes longer than most evaluations.
+    #[test]
+    fn patterns_count_for_what_compiling_them_takes() {
+        let pattern = |pattern: &str| json!({"matches": [{"var": "user.traits.a"}, pattern]});
+        let plain = steps(&campaign(1, pattern("^a")));
+        assert!(plain < 10_000, "{plain}");
+        let repeated = steps(&campaign(1, pattern("^(ab){200}$")));
+        assert!(repeated > 400_000, "{repeated}");
     }
 
     /// Conditions that time alone makes true, each at moments of its own.
@@ -351,14 +389,16 @@ mod tests {
             {"var": "user.traits.a"}, {"some": [element, {"or": tests}]},
         ]});
         let campaigns: Vec<_> = (0..30).map(|n| campaign(n, twice.clone())).collect();
-        let cost = campaigns.first().unwrap().cost();
+        let once = steps(campaigns.first().unwrap());
         let arena = FactsArena::new();
         let explanation = explained(&campaigns, &Segments::default(), &json!({}), &arena);
         let summary = explanation.summary;
         assert_eq!((summary.campaigns, summary.matched), (30, 0));
-        let affordable = usize::try_from(STEPS_MAX / cost).unwrap();
-        assert!((10..30).contains(&affordable), "{cost}");
-        assert_eq!(summary.examined, affordable);
-        assert_eq!(summary.shown, 0);
+        let times = |most, times| usize::try_from(most / (once * times)).unwrap();
+        let examined = times(EXAMINING_STEPS_MAX, TIMES_TO_EXAMINE);
+        let shown = times(STEPS_MAX, TIMES_TO_EXPLAIN);
+        assert!((1..examined).contains(&shown) && examined < 30, "{once}");
+        assert_eq!((summary.examined, summary.shown), (examined, shown));
+        assert_eq!(explanation.nearest_misses.len(), shown);
     }
 }
