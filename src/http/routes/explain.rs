@@ -111,9 +111,12 @@ pub(super) async fn explain_decision(
         .await??;
     let answer = web::block(move || {
         let _until_it_is_explained = held;
-        case.explain(&limits)
+        serde_json::to_vec(&case.explain(&limits))
     })
     .await
+    .map_err(|error| Error::Internal(error.to_string()))?
     .map_err(|error| Error::Internal(error.to_string()))?;
-    Ok(HttpResponse::Ok().json(answer))
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(answer))
 }

@@ -49,6 +49,10 @@ const TIMES_TO_EXAMINE: u64 = 2;
 /// How often to explain it: part by part and as a whole, for the gate, and twice for when it opens.
 const TIMES_TO_EXPLAIN: u64 = 5;
 
+/// The most bytes of JSON that the campaigns of one explanation take together; the first is shown
+/// whatever it takes. Of one campaign some megabytes can be shown, so their number alone bounds little.
+const SHOWN_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Who is asked about, on which event, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
@@ -205,8 +209,7 @@ impl<'a> Moment<'_, 'a> {
         let others = near.iter().skip(nearest.len()).chain(&far).map(explained);
         let in_order = matched.iter().map(explained);
         let in_order = in_order.chain(nearest.into_iter().map(Some)).chain(others);
-        let in_order = in_order.take(shown_max).map_while(|explained| explained);
-        let shown: Vec<ExplainedCampaign> = in_order.collect();
+        let shown = shown(in_order.take(shown_max).map_while(|explained| explained));
         summary.shown = shown.len();
         Explanation {
             summary,
@@ -265,6 +268,21 @@ fn steps(campaign: &Campaign) -> u64 {
     [bytes, targeting.map_or(0, Condition::preparation_cost)]
         .into_iter()
         .fold(campaign.cost(), u64::saturating_add)
+}
+
+/// The first of these that there are bytes for.
+fn shown(explained: impl Iterator<Item = ExplainedCampaign>) -> Vec<ExplainedCampaign> {
+    let mut shown: Vec<ExplainedCampaign> = Vec::new();
+    let mut left = SHOWN_BYTES_MAX;
+    for explained in explained {
+        match left.checked_sub(explained.bytes()) {
+            Some(rest) => left = rest,
+            None if shown.is_empty() => left = 0,
+            None => break,
+        }
+        shown.push(explained);
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -379,6 +397,27 @@ mod tests {
             (summary.first_closed.targeting, summary.rule_errors),
             (2, 1)
         );
+    }
+
+    #[test]
+    fn an_explanation_shows_only_so_many_bytes() {
+        let long = |n| (format!("t{n}"), json!("\u{1}".repeat(512)));
+        let traits: Value = (0..20).map(long).collect();
+        let read = |n| json!({"var": format!("user.traits.t{n}")});
+        let all: Vec<Value> = (0..20).map(read).collect();
+        let tests = vec![json!({"==": [{"cat": all}, "x"]}); 100];
+        let campaigns: Vec<_> = (0..30)
+            .map(|n| campaign(n, json!({ "and": tests })))
+            .collect();
+        let arena = FactsArena::new();
+        let explanation = explained(&campaigns, &Segments::default(), &traits, &arena);
+        let bytes = serde_json::to_vec(&explanation).unwrap().len();
+        // What stands beside the campaigns is little.
+        let most = usize::try_from(SHOWN_BYTES_MAX).unwrap() + 1_000_000;
+        assert!(bytes > most / 2 && bytes < most, "{bytes}");
+        let summary = explanation.summary;
+        assert_eq!(summary.shown, explanation.campaigns.len());
+        assert_eq!((summary.campaigns, summary.examined), (30, 30));
     }
 
     #[test]

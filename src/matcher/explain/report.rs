@@ -1,5 +1,7 @@
 //! What an explanation says.
 
+use std::io;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -109,6 +111,31 @@ pub struct ExplainedCampaign {
     pub evaluation: Effort,
     /// The gates, in the order of a decision.
     pub gates: Vec<GateReport>,
+}
+
+impl ExplainedCampaign {
+    /// How long it is as JSON.
+    pub(super) fn bytes(&self) -> u64 {
+        /// Keeps nothing of what it is given but its length.
+        struct Length(u64);
+        impl io::Write for Length {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                self.0 = self.0.saturating_add(more);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut length = Length(0);
+        match serde_json::to_writer(&mut length, self) {
+            Ok(()) => length.0,
+            // What cannot be written is as good as endless.
+            Err(_) => u64::MAX,
+        }
+    }
 }
 
 /// What deciding a campaign takes.
