@@ -182,3 +182,32 @@ fn chunks(campaigns: &HashMap<i64, PastVersion>) -> Vec<Vec<i64>> {
     }
     chunks
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn large_campaigns_are_read_a_few_at_a_time() {
+        let chunks_of = |count: usize, bytes: usize| {
+            let version = PastVersion {
+                campaign_id: String::new(),
+                version: 1,
+                entry: None,
+                is_current: false,
+                is_quarantined: false,
+                seq: None,
+                created_at: DateTime::UNIX_EPOCH,
+                bytes: i32::try_from(bytes).unwrap(),
+            };
+            let campaigns = (0..).take(count).map(|number| (number, version.clone()));
+            let chunks = chunks(&campaigns.collect());
+            chunks.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(chunks_of(0, 1), [0; 0]);
+        assert_eq!(chunks_of(12_000, 1), [CHUNK, CHUNK, 2_000]);
+        assert_eq!(chunks_of(5, CHUNK_BYTES / 2), [2, 2, 1]);
+        assert_eq!(chunks_of(2, 3 * CHUNK_BYTES), [1, 1]);
+    }
+}
