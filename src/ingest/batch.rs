@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Wanted;
 use super::claim::{MessageKey, Standing};
-use super::decide::Ahead;
+use super::decide::{Ahead, Decided};
 use super::decode::{Item, Rejection};
 use super::failure::{Failure, FillError, unavailable};
 use super::people_of_batch::PeopleOfBatch;
@@ -21,8 +21,8 @@ use super::write::write;
 use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
 use crate::store::partitions;
 use crate::store::person_state::LockPeople;
+use crate::targeting::PersonState;
 use crate::targeting::people::Address;
-use crate::targeting::{Matches, PersonState};
 
 /// One item of a batch and where its outcome goes.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub(super) enum Verdict {
     Stored {
         id: EventId,
         duplicate: bool,
-        matched: Matches,
+        matched: Decided,
         traits: Option<Arc<str>>,
     },
     Rejected(Rejection),

@@ -1,40 +1,63 @@
 //! What people should see on an event.
 //!
-//! The one event of a call is decided on before it is queued, by the thread that has read it: the
-//! shards commit meanwhile, and have the less to do between one commit and the next. What was decided
-//! ahead holds if the shard finds the same state of the person and the same campaigns; otherwise, and
-//! for events of lists, the shard decides. The slow twin is to decide in the shard always.
+//! A decision is made in one of three places, and the answer never depends on which:
 //!
-//! Threads of the HTTP side must not be held up, so only what is little work is decided ahead.
+//! - The one event of a call is decided on before it is queued, by the thread that has read it: the
+//!   shards commit meanwhile, and have the less to do between one commit and the next. What was decided
+//!   ahead holds if the shard finds the same state of the person and the same campaigns.
+//! - Otherwise, and for events of lists, the shard decides, on what it finds. The slow twin is to decide
+//!   in the shard always.
+//! - What would be too much for a batch is decided apart, after the commit, on what the shard found.
+//!
+//! Threads of the HTTP side must not be held up, nor those who wait for a shard, so each of the first two
+//! has an [`Allowance`] and does nothing that is beyond it.
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Wanted;
+use chrono::{DateTime, Utc};
+
 use super::batch::Unit;
 use super::decode::Item;
 use super::shard::Shard;
-use crate::matcher::Snapshot;
+use super::{Outcome, Wanted};
+use crate::error::Error;
+use crate::matcher::{Allowance, Decision, Snapshot};
 use crate::model::{Event, Identity, PersonId, ProjectId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
-use crate::targeting::{Matches, PersonState, Targeting};
+use crate::targeting::{INLINE_WORK_MAX, Matches, PersonState, Targeting, facts};
 
-/// The most text of a person and an event that is read to decide ahead, in bytes.
-const AHEAD_BYTES_MAX: usize = 32 * 1024;
-/// The most campaigns among which is decided ahead. For twice as many of the adversarial world the index
-/// takes 36 µs (`docs/benchmarks.md`).
-const AHEAD_CAMPAIGNS_MAX: usize = 50_000;
-/// The most steps of rules, in the worst case, that are evaluated to decide ahead: a rule that looks
-/// through a list takes a thousand times its body.
-const AHEAD_STEPS_MAX: u64 = 20_000;
+/// The most work of decisions that a shard does for one batch, however often it tries it; about 25 ms.
+/// Everybody with an event on the shard waits for it. A full batch of usual events is within it.
+pub(super) const BATCH_WORK_MAX: u64 = 2_500_000;
+/// The most campaigns that a decision made ahead may hold while its event is in the queue, which does
+/// not count them.
+const AHEAD_HELD_MAX: usize = 256;
+
+/// What a decision is made on, beside the event.
+#[derive(Debug)]
+pub(super) struct Basis {
+    snapshot: Arc<Snapshot>,
+    state: Arc<PersonState>,
+    /// When the person was last seen, which moves within one state.
+    last_seen: DateTime<Utc>,
+}
 
 /// A decision that was made before its event was queued, and what it was made on.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    snapshot: Arc<Snapshot>,
-    state: Arc<PersonState>,
-    matched: Matches,
+    basis: Basis,
+    decision: Decision,
+}
+
+/// What a shard has decided.
+#[derive(Debug)]
+pub(super) enum Decided {
+    Shown(Matches),
+    /// It is too much work: to be decided apart, on this.
+    Apart(Box<Basis>),
 }
 
 thread_local! {
@@ -44,7 +67,7 @@ thread_local! {
 
 impl Ahead {
     /// Decides on the one event of a request, which is about this person, if somebody wants that, the
-    /// person's state is remembered and it is little work.
+    /// person's state is remembered and it is little work. Nothing is counted until it is used.
     pub(super) fn decide(
         targeting: &Targeting,
         project: ProjectId,
@@ -57,29 +80,73 @@ impl Ahead {
         };
         let own = event.identity()?;
         let snapshot = to_decide_on(targeting, project, wants, event)?;
-        let (campaigns, steps) = snapshot.work_on(event.call.name());
-        if campaigns > AHEAD_CAMPAIGNS_MAX || steps > AHEAD_STEPS_MAX {
-            return None;
-        }
-        let state = targeting.people().state(person)?;
-        if state.traits.len() + event.size_bytes > AHEAD_BYTES_MAX {
-            return None;
-        }
-        let matched = ARENA.with_borrow_mut(|arena| {
+        let basis = Basis::of(snapshot, targeting.people().state(person)?);
+        let mut allowance = Allowance::of(INLINE_WORK_MAX, basis.bytes(event));
+        let mut decision = ARENA.with_borrow_mut(|arena| {
             arena.reset();
-            decide(targeting, &snapshot, own, &state, event, arena)
-        });
-        Some(Self {
-            snapshot,
-            state,
-            matched,
-        })
+            basis.decide(own, event, &mut allowance, arena)
+        })?;
+        decision.shrink_to_fit();
+        let is_small = decision.campaigns_held() <= AHEAD_HELD_MAX;
+        is_small.then_some(Self { basis, decision })
     }
 
-    /// What was decided, if it was on these.
-    fn on(&self, snapshot: &Arc<Snapshot>, state: &Arc<PersonState>) -> Option<&Matches> {
-        let holds = Arc::ptr_eq(&self.snapshot, snapshot) && Arc::ptr_eq(&self.state, state);
-        holds.then_some(&self.matched)
+    /// What was decided, if it was on this.
+    fn on(&self, basis: &Basis) -> Option<&Decision> {
+        let holds = Arc::ptr_eq(&self.basis.snapshot, &basis.snapshot)
+            && Arc::ptr_eq(&self.basis.state, &basis.state)
+            && self.basis.last_seen == basis.last_seen;
+        holds.then_some(&self.decision)
+    }
+}
+
+impl Basis {
+    fn of(snapshot: Arc<Snapshot>, state: Arc<PersonState>) -> Self {
+        Self {
+            snapshot,
+            last_seen: state.last_seen.at(),
+            state,
+        }
+    }
+
+    /// The text that is read to decide, in bytes.
+    fn bytes(&self, event: &Event) -> usize {
+        let parts = [event.call.properties(), event.context.as_ref()];
+        let parts = parts.into_iter().flatten().map(|raw| raw.as_str().len());
+        self.state.traits.len() + parts.sum::<usize>()
+    }
+
+    /// Decides, if that is allowed. Nothing is counted yet.
+    fn decide(
+        &self,
+        own: &Identity,
+        event: &Event,
+        allowance: &mut Allowance<'_>,
+        arena: &FactsArena,
+    ) -> Option<Decision> {
+        let name = event.call.name();
+        if !self.snapshot.may_find(name, allowance) {
+            return None;
+        }
+        let now = event.received_at;
+        let decision = || {
+            let person = (self.state.as_ref(), self.last_seen);
+            let user = facts(Some(own), Some(person), now, arena);
+            let event = EventFacts {
+                name,
+                properties: object(event.call.properties(), arena),
+                context: object(event.context.as_ref(), arena),
+                timestamp: event.timestamp,
+            };
+            self.snapshot
+                .on_event_within(allowance, user, event, now, arena)
+        };
+        // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
+        // left half done by it: a decision only reads.
+        std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
+            tracing::error!(event = name, "a decision panicked; no campaign is shown");
+            Some(Decision::default())
+        })
     }
 }
 
@@ -106,44 +173,60 @@ impl Shard {
         own: &Identity,
         state: Option<&Arc<PersonState>>,
         event: &Event,
-    ) -> Matches {
+    ) -> Decided {
         let snapshot = to_decide_on(&self.targeting, unit.project, unit.wants, event);
         let (Some(snapshot), Some(state)) = (snapshot, state) else {
-            return Matches::default();
+            return Decided::Shown(Matches::default());
         };
-        let ahead = unit.ahead.as_ref();
-        if let Some(matched) = ahead.and_then(|ahead| ahead.on(&snapshot, state)) {
-            return matched.clone();
+        let basis = Basis::of(snapshot, Arc::clone(state));
+        let ahead = unit.ahead.as_ref().and_then(|ahead| ahead.on(&basis));
+        let decision = ahead.cloned().or_else(|| {
+            let mut allowance = Allowance::of(self.work_left, basis.bytes(event));
+            self.arena.reset();
+            let decision = basis.decide(own, event, &mut allowance, &self.arena);
+            self.work_left = allowance.left();
+            decision
+        });
+        match decision {
+            Some(decision) => Decided::Shown(self.targeting.counted(&basis.snapshot, decision)),
+            None => Decided::Apart(Box::new(basis)),
         }
-        self.arena.reset();
-        decide(&self.targeting, &snapshot, own, state, event, &self.arena)
     }
 }
 
-fn decide(
+/// Decides what the shards did not, in the order of the request. `undecided` are places in `outcomes`.
+pub(super) async fn decide_apart(
     targeting: &Targeting,
-    snapshot: &Snapshot,
-    own: &Identity,
-    state: &PersonState,
-    event: &Event,
-    arena: &FactsArena,
-) -> Matches {
-    let name = event.call.name();
-    let decision = || {
-        let facts = EventFacts {
-            name,
-            properties: object(event.call.properties(), arena),
-            context: object(event.context.as_ref(), arena),
-            timestamp: event.timestamp,
-        };
-        targeting.campaigns_on_event(snapshot, own, state, facts, event.received_at, arena)
+    project: ProjectId,
+    mut outcomes: Vec<Outcome>,
+    mut undecided: Vec<(usize, Box<Basis>)>,
+) -> Result<Vec<Outcome>, Error> {
+    if undecided.is_empty() {
+        return Ok(outcomes);
+    }
+    undecided.sort_unstable_by_key(|(place, _)| *place);
+    let this = targeting.clone();
+    let work = move |abandoned: &AtomicBool| {
+        ARENA.with_borrow_mut(|arena| {
+            for (place, basis) in undecided {
+                let Some(Outcome::Stored(stored)) = outcomes.get_mut(place) else {
+                    continue;
+                };
+                let Some(own) = stored.event.identity() else {
+                    continue;
+                };
+                arena.reset();
+                let mut all = Allowance::boundless(Some(abandoned));
+                let decision = basis.decide(own, &stored.event, &mut all, arena);
+                if abandoned.load(Ordering::Relaxed) {
+                    break;
+                }
+                stored.matched = this.counted(&basis.snapshot, decision.unwrap_or_default());
+            }
+        });
+        outcomes
     };
-    // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
-    // left half done by it: a decision only reads.
-    std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
-        tracing::error!(event = name, "a decision panicked; no campaign is shown");
-        Matches::default()
-    })
+    targeting.apart(project, work).await
 }
 
 fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {

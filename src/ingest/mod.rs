@@ -62,7 +62,7 @@ use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
-use decide::Ahead;
+use decide::{Ahead, Basis, decide_apart};
 use decode::{Item, Rejection};
 use metrics::ShardMetrics;
 use queue::{Entrance, Permit};
@@ -174,10 +174,19 @@ struct Job {
     received: i64,
     /// What was decided on the one event of a request before it was queued.
     ahead: Option<Ahead>,
-    reply: oneshot::Sender<Result<Vec<(usize, Outcome)>, Error>>,
+    reply: oneshot::Sender<Result<Vec<Answer>, Error>>,
     queued_at: Instant,
     give_up_at: Instant,
     permit: Permit,
+}
+
+/// What a shard says of one item.
+#[derive(Debug)]
+struct Answer {
+    place: usize,
+    outcome: Outcome,
+    /// On what it is still to be decided what to show.
+    undecided: Option<Box<Basis>>,
 }
 
 /// The service. Cheap to clone.
@@ -343,19 +352,22 @@ impl Ingest {
         drop(queues);
         let mut outcomes: Vec<Option<Outcome>> = Vec::new();
         outcomes.resize_with(count, || None);
+        let mut undecided = Vec::new();
         for answer in replies {
             // A shard that lets go of a job without an answer was too late, or its batch died.
             let answered = answer.await.map_err(|_| Error::DatabaseUnavailable)??;
-            for (place, outcome) in answered {
-                if let Some(slot) = outcomes.get_mut(place) {
-                    *slot = Some(outcome);
+            for answer in answered {
+                if let Some(slot) = outcomes.get_mut(answer.place) {
+                    *slot = Some(answer.outcome);
                 }
+                undecided.extend(answer.undecided.map(|basis| (answer.place, basis)));
             }
         }
-        outcomes
+        let outcomes = outcomes
             .into_iter()
             .collect::<Option<Vec<Outcome>>>()
-            .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))
+            .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))?;
+        decide_apart(&self.0.targeting, project, outcomes, undecided).await
     }
 
     /// Whether one event of this project would find a place anywhere now. Where none would, a

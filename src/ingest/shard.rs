@@ -11,18 +11,19 @@ use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query}
 use uuid::Uuid;
 
 use super::batch::{Unit, Verdict};
+use super::decide::{BATCH_WORK_MAX, Basis, Decided};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
 use super::metrics::ShardMetrics;
 use super::queue::{Outlet, Taken};
 use super::read_back::Session;
 use super::seen::Seen;
-use super::{IngestOptions, Job, Outcome, Stored};
+use super::{Answer, IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
 use crate::rules::FactsArena;
 use crate::store::{self, nodes};
-use crate::targeting::Targeting;
 use crate::targeting::people::Change;
+use crate::targeting::{Matches, Targeting};
 
 /// How long after an attempt to connect that failed a shard tries again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
@@ -63,6 +64,8 @@ pub(super) struct Shard {
     pub(super) expects_duplicates_until: Option<Instant>,
     /// The memory of one decision after the other.
     pub(super) arena: FactsArena,
+    /// The work of decisions that is left for the batch.
+    pub(super) work_left: u64,
     /// The session of the connection, or of the last one: it may not know that it was lost, and has
     /// to be ended before anything else is done.
     session: Option<Session>,
@@ -93,6 +96,7 @@ impl Shard {
             slot: random_slot(),
             expects_duplicates_until: None,
             arena: FactsArena::new(),
+            work_left: 0,
             session: None,
             batches: 0,
         }
@@ -190,18 +194,23 @@ impl Shard {
         }
         let mut verdicts: Vec<Option<Verdict>> = Vec::new();
         verdicts.resize_with(units.len(), || None);
+        self.work_left = BATCH_WORK_MAX;
         if let Err(error) = self.settle(&mut units, &mut verdicts) {
             self.metrics.gave_up();
             tracing::warn!(events = units.len(), %error, "a batch was not committed");
         }
-        let mut outcomes: Vec<Option<Vec<(usize, Outcome)>>> =
+        let mut outcomes: Vec<Option<Vec<Answer>>> =
             callers.iter().map(|_| Some(Vec::new())).collect();
         for (unit, verdict) in units.into_iter().zip(verdicts) {
             let Some(slot) = outcomes.get_mut(unit.caller) else {
                 continue;
             };
             match (slot.as_mut(), outcome(unit.item, verdict)) {
-                (Some(list), Some(outcome)) => list.push((unit.place, outcome)),
+                (Some(list), Some((outcome, undecided))) => list.push(Answer {
+                    place: unit.place,
+                    outcome,
+                    undecided,
+                }),
                 // One item that was not committed keeps the whole request unanswered.
                 _ => *slot = None,
             }
@@ -468,8 +477,9 @@ fn give_up(failure: &Failure) -> Error {
     Error::DatabaseUnavailable
 }
 
-fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
-    Some(match (item, verdict?) {
+/// What became of an item, and what it is still to be decided on.
+fn outcome(item: Item, verdict: Option<Verdict>) -> Option<(Outcome, Option<Box<Basis>>)> {
+    let outcome = match (item, verdict?) {
         (
             Item::Event(event),
             Verdict::Stored {
@@ -478,15 +488,23 @@ fn outcome(item: Item, verdict: Option<Verdict>) -> Option<Outcome> {
                 matched,
                 traits,
             },
-        ) => Outcome::Stored(Box::new(Stored {
-            event: *event,
-            id,
-            duplicate,
-            matched,
-            traits,
-        })),
+        ) => {
+            let (matched, undecided) = match matched {
+                Decided::Shown(matched) => (matched, None),
+                Decided::Apart(basis) => (Matches::default(), Some(basis)),
+            };
+            let stored = Stored {
+                event: *event,
+                id,
+                duplicate,
+                matched,
+                traits,
+            };
+            return Some((Outcome::Stored(Box::new(stored)), undecided));
+        }
         (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
         (_, Verdict::Unsettled) | (Item::Event(_), Verdict::Kept) => return None,
         (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
-    })
+    };
+    Some((outcome, None))
 }

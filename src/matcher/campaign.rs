@@ -248,6 +248,19 @@ impl Campaign {
     }
 }
 
+impl Campaign {
+    /// What trying it can take, in steps, on little text; the segments it names are left out.
+    pub(super) fn work(&self) -> u64 {
+        let targeting = self.targeting.as_ref();
+        let (cost, work) = targeting.map_or((0, 0), |it| (it.cost(), it.work()));
+        let rest = self.cost().saturating_sub(cost);
+        TRIED_STEPS.saturating_add(rest).saturating_add(work)
+    }
+}
+
+/// What it takes to look at a campaign at all, in steps: its memory is waited for.
+const TRIED_STEPS: u64 = 10;
+
 fn gates(rules: &RuleList, include: &[String], exclude: &[String]) -> Node {
     let segment = |name: &String| Node::Segment(name.as_str().into());
     let include = include.iter().map(segment);

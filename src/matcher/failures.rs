@@ -68,10 +68,8 @@ impl Failures {
         }
     }
 
-    /// Ends a run, if runs are counted. Writes only if there is one, since every thread that decides
-    /// comes by here.
-    pub(super) fn end(&self, runs: Option<&Runs>) {
-        let Some(runs) = runs else { return };
+    /// Ends a run. Writes only if there is one, since every thread that decides comes by here.
+    pub(super) fn end(&self, runs: &Runs) {
         if self.in_a_row.load(Ordering::Relaxed) != 0
             && self.in_a_row.swap(0, Ordering::Relaxed) != 0
         {
@@ -97,9 +95,55 @@ impl LastFailure {
     }
 }
 
+/// What a decision has to count once it is used: those made ahead may be thrown away.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Notes {
+    failed: Vec<(Arc<Campaign>, EvalErrorKind, DateTime<Utc>)>,
+    /// Those whose runs have ended.
+    ended: Vec<Arc<Campaign>>,
+}
+
+impl Notes {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.failed.len() + self.ended.len()
+    }
+
+    /// Counts them, but for failures of a call that was counted. A failure is reported each time the
+    /// count has grown by the bound, so that a report that leads to nothing is followed by another.
+    pub(super) fn count(self, runs: &Runs) -> Vec<Failing> {
+        for campaign in &self.ended {
+            campaign.failures.end(runs);
+        }
+        let failed = self.failed.into_iter();
+        failed
+            .filter(|(campaign, _, now)| campaign.last_failure.is_before(*now))
+            .filter_map(|(campaign, kind, _)| {
+                let count = campaign.failures.add(runs)?;
+                Some(Failing {
+                    campaign,
+                    kind,
+                    count,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Failures {
+    /// Counts a failure; how many these are in a row, if that is to be reported.
+    fn add(&self, runs: &Runs) -> Option<u32> {
+        let before = self.in_a_row.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            runs.0.fetch_add(1, Ordering::Relaxed);
+        }
+        let count = before.wrapping_add(1);
+        (self.max > 0 && count.is_multiple_of(self.max)).then_some(count)
+    }
+}
+
 impl Campaign {
-    /// Counts a failure, if runs are counted and it is not of a call that was. It is reported each time the count has grown by the
-    /// bound, so that a report that leads to nothing is followed by another.
+    /// Notes a failure, if runs are counted.
     pub(super) fn failed(
         self: &Arc<Self>,
         kind: EvalErrorKind,
@@ -107,22 +151,15 @@ impl Campaign {
         found: &mut Found<'_>,
     ) {
         found.errors += 1;
-        let Some(runs) = found.runs else { return };
-        if !self.last_failure.is_before(now) {
-            return;
+        if found.runs.is_some() {
+            found.notes.failed.push((Arc::clone(self), kind, now));
         }
-        let before = self.failures.in_a_row.fetch_add(1, Ordering::Relaxed);
-        if before == 0 {
-            runs.0.fetch_add(1, Ordering::Relaxed);
-        }
-        let count = before.wrapping_add(1);
-        let max = self.failures.max;
-        if max > 0 && count.is_multiple_of(max) {
-            found.failing.push(Failing {
-                campaign: Arc::clone(self),
-                kind,
-                count,
-            });
+    }
+
+    /// Notes an evaluation that did not fail, if there is a run that it ends.
+    pub(super) fn not_failed(self: &Arc<Self>, found: &mut Found<'_>) {
+        if found.runs.is_some() && self.failures.in_a_row.load(Ordering::Relaxed) != 0 {
+            found.notes.ended.push(Arc::clone(self));
         }
     }
 }

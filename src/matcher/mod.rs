@@ -10,6 +10,7 @@
 //! decision's matches come in that order. A condition that fails at run time does not match and is
 //! counted.
 
+mod allowance;
 mod campaign;
 mod explain;
 mod failures;
@@ -21,6 +22,7 @@ mod roster;
 mod row;
 mod snapshot;
 
+pub use allowance::Allowance;
 pub use campaign::{Campaign, Refusal, Schedule};
 pub use explain::{
     Asked, Effort, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use smallvec::SmallVec;
 
-use super::failures::Runs;
+use super::failures::{Notes, Runs};
 use super::gates::Gates;
-use super::index::{self, Block, Found};
-use super::{Campaign, Failing, Matches, Roster};
+use super::index::{self, Block, Found, Left};
+use super::{Allowance, Campaign, Failing, Matches, Roster};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Prepared, UserFacts};
 use crate::segments::{Membership, Segment, Segments};
 
@@ -36,14 +37,27 @@ pub struct FlagAnswer<'s> {
 }
 
 /// What a decision found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Decision {
     /// The campaigns to show, best first.
     pub matched: Matches,
     /// How many conditions failed at run time.
     pub errors: u32,
-    /// Campaigns that have failed too often in a row by now.
+    /// Campaigns that have failed too often in a row by now, once it is counted.
     pub failing: Vec<Failing>,
+    notes: Notes,
+}
+
+impl Decision {
+    /// Gives back what was reserved for campaigns that did not match, for who keeps it longer.
+    pub fn shrink_to_fit(&mut self) {
+        self.matched.shrink_to_fit();
+    }
+
+    /// How many campaigns it holds on to.
+    pub fn campaigns_held(&self) -> usize {
+        self.matched.len() + self.notes.len() + self.failing.len()
+    }
 }
 
 /// An immutable picture of a project's live campaigns, segments and flags.
@@ -125,7 +139,7 @@ impl Snapshot {
         let (campaigns, mut left) = self.campaigns.changed(gone, &came);
         left.sort_by_cached_key(|campaign| campaign.rank());
         for campaign in &left {
-            campaign.failures.end(Some(&self.runs));
+            campaign.failures.end(&self.runs);
         }
         let (left_triggers, left_fetch) = by_trigger(&left);
         let (came_triggers, came_fetch) = by_trigger(&came);
@@ -207,20 +221,6 @@ impl Snapshot {
         self.by_trigger.contains_key(event)
     }
 
-    /// How many live campaigns have this trigger, and the most steps that rules take which a decision
-    /// on it may have to evaluate because the index alone is never enough. Segments count whether or
-    /// not one of them is named.
-    pub fn work_on(&self, event: &str) -> (usize, u64) {
-        let blocks = self.by_trigger.get(event).map_or(&[][..], Vec::as_slice);
-        let campaigns = blocks.iter().map(|block| block.campaigns().len()).sum();
-        let steps = blocks
-            .iter()
-            .fold(self.segments.all_cost(), |steps, block| {
-                steps.saturating_add(block.tried_steps())
-            });
-        (campaigns, steps)
-    }
-
     /// The campaigns to show on this event.
     pub fn on_event<'a>(
         &self,
@@ -229,8 +229,47 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
+        let mut all = Allowance::boundless(None);
+        let decision = self.on_event_within(&mut all, user, event, now, arena);
+        self.counted(decision.unwrap_or_default())
+    }
+
+    /// Whether finding the campaigns of this event is allowed. To be asked before the facts are read.
+    pub fn may_find(&self, event: &str, allowance: &mut Allowance<'_>) -> bool {
+        let blocks = self.by_trigger.get(event);
+        self.may_find_in(blocks.map_or(&[], |blocks| blocks), allowance)
+    }
+
+    /// The same for a decision without an event.
+    pub fn may_find_on_fetch(&self, allowance: &mut Allowance<'_>) -> bool {
+        self.may_find_in(&self.on_fetch, allowance)
+    }
+
+    fn may_find_in(&self, blocks: &[Arc<Block>], allowance: &mut Allowance<'_>) -> bool {
+        let campaigns = blocks.iter().map(|block| block.campaigns().len()).sum();
+        // Any of them may be asked for, and which are shows too late.
+        allowance.find(campaigns) && allowance.evaluate(self.segments.all_work())
+    }
+
+    /// The campaigns to show on this event, if that is allowed. Nothing is counted before
+    /// [`Snapshot::counted`].
+    pub fn on_event_within<'a>(
+        &self,
+        allowance: &mut Allowance<'_>,
+        user: UserFacts<'a>,
+        event: EventFacts<'a>,
+        now: DateTime<Utc>,
+        arena: &'a FactsArena,
+    ) -> Option<Decision> {
         let runs = Some(&self.runs);
-        self.decide(self.triggered(&event), user, Some(event), now, arena, runs)
+        let blocks = self.triggered(&event);
+        self.decide(allowance, blocks, user, Some(event), now, arena, runs)
+    }
+
+    /// The decision, with its failures counted. Each is to be counted once, if it is used.
+    pub fn counted(&self, mut decision: Decision) -> Decision {
+        decision.failing = std::mem::take(&mut decision.notes).count(&self.runs);
+        decision
     }
 
     /// The campaigns that would have been shown on an event of the past. Failures count for nothing.
@@ -242,8 +281,9 @@ impl Snapshot {
         arena: &'a FactsArena,
     ) -> Matches {
         let blocks = self.triggered(&event);
-        let decision = self.decide(blocks, user, Some(event), at, arena, None);
-        decision.matched
+        let mut all = Allowance::boundless(None);
+        let decision = self.decide(&mut all, blocks, user, Some(event), at, arena, None);
+        decision.unwrap_or_default().matched
     }
 
     fn triggered(&self, event: &EventFacts<'_>) -> &[Arc<Block>] {
@@ -257,8 +297,21 @@ impl Snapshot {
         now: DateTime<Utc>,
         arena: &'a FactsArena,
     ) -> Decision {
+        let mut all = Allowance::boundless(None);
+        let decision = self.on_fetch_within(&mut all, user, now, arena);
+        self.counted(decision.unwrap_or_default())
+    }
+
+    /// The same, if that is allowed. Nothing is counted before [`Snapshot::counted`].
+    pub fn on_fetch_within<'a>(
+        &self,
+        allowance: &mut Allowance<'_>,
+        user: UserFacts<'a>,
+        now: DateTime<Utc>,
+        arena: &'a FactsArena,
+    ) -> Option<Decision> {
         let runs = Some(&self.runs);
-        self.decide(&self.on_fetch, user, None, now, arena, runs)
+        self.decide(allowance, &self.on_fetch, user, None, now, arena, runs)
     }
 
     /// The flags by key, in no order.
@@ -269,6 +322,17 @@ impl Snapshot {
     /// The condition of the flag of this name.
     pub fn flag_targeting(&self, key: &str) -> Option<&Arc<Condition>> {
         self.flags.get(key)?.targeting.as_ref()
+    }
+
+    /// Whether saying what a flag is, is allowed.
+    pub fn may_decide_flag(&self, key: &str, allowance: &mut Allowance<'_>) -> bool {
+        let targeting = self.flag_targeting(key).map_or(0, |it| it.work());
+        allowance.find(0) && allowance.evaluate(targeting.saturating_add(self.segments.all_work()))
+    }
+
+    /// Whether finding the segments of somebody is allowed.
+    pub fn may_find_segments(&self, allowance: &mut Allowance<'_>) -> bool {
+        allowance.find(0) && allowance.evaluate(self.segments.all_work())
     }
 
     /// Whether the flag is on for this user; `None` when there is no such flag.
@@ -316,17 +380,22 @@ impl Snapshot {
         (list.collect(), membership.errors())
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are what a decision is made on"
+    )]
     fn decide<'a>(
         &self,
+        allowance: &mut Allowance<'_>,
         blocks: &[Arc<Block>],
         user: UserFacts<'a>,
         event: Option<EventFacts<'a>>,
         now: DateTime<Utc>,
         arena: &'a FactsArena,
         runs: Option<&Runs>,
-    ) -> Decision {
+    ) -> Option<Decision> {
         if blocks.is_empty() {
-            return Decision::default();
+            return Some(Decision::default());
         }
         let membership = Membership::new(&self.segments, user, now, arena);
         let lookup = |reference: &str| membership.contains(reference);
@@ -339,18 +408,29 @@ impl Snapshot {
             },
             arena,
         );
+        let is_too_deep = facts.is_too_deep();
+        let left: SmallVec<[Left<'_>; 4]> = match is_too_deep {
+            true => SmallVec::new(),
+            false => blocks.iter().map(|it| it.left(&facts, arena)).collect(),
+        };
+        let work: u64 = match is_too_deep {
+            true => sum(blocks.iter().map(|block| block.work_of_all())),
+            false => sum(blocks.iter().zip(&left).map(|(it, left)| it.work(*left))),
+        };
+        if !allowance.evaluate(work) {
+            return None;
+        }
         let mut found = Found {
             runs,
+            abandoned: allowance.abandoned,
             matched: Matches::default(),
             errors: 0,
-            failing: Vec::new(),
+            notes: Notes::default(),
         };
-        let is_too_deep = facts.is_too_deep();
-        for block in blocks {
-            if !is_too_deep {
-                block.decide(&facts, arena, &mut found);
-                continue;
-            }
+        for (block, left) in blocks.iter().zip(left) {
+            block.decide(left, &facts, &mut found);
+        }
+        for block in blocks.iter().filter(|_| is_too_deep) {
             // Every condition fails, which no index knows.
             block.try_all(&mut found, |campaign, found| {
                 let gates = Gates {
@@ -361,12 +441,17 @@ impl Snapshot {
                 gates.first_closed(&mut found.errors).is_none()
             });
         }
-        Decision {
+        Some(Decision {
             matched: found.matched,
             errors: found.errors + membership.errors(),
-            failing: found.failing,
-        }
+            failing: Vec::new(),
+            notes: found.notes,
+        })
     }
+}
+
+fn sum(work: impl Iterator<Item = u64>) -> u64 {
+    work.fold(0, u64::saturating_add)
 }
 
 type ByTrigger<'a> = HashMap<&'a str, Vec<Arc<Campaign>>>;

@@ -30,6 +30,7 @@ pub struct Condition {
     library: OnceLock<Box<Compiled>>,
     mentions_event: bool,
     cost: u64,
+    work: u64,
     segments: Box<[String]>,
 }
 
@@ -147,6 +148,7 @@ impl Condition {
             mentions_event: inspect::mentions_event(expr),
             segments: inspect::segments(expr).into(),
             cost: expr.cost(limits),
+            work: expr.work(limits),
             source,
             node,
             library,
@@ -188,6 +190,13 @@ impl Condition {
         let places = self.library.get().map_or(0, |compiled| compiled.places);
         let bytes = u64::try_from(self.source().len()).unwrap_or(u64::MAX);
         bytes.saturating_add(places.saturating_mul(STEPS_A_PLACE))
+    }
+
+    /// What an evaluation can take in all, in steps: its [`Condition::cost`], something for being
+    /// evaluated at all, and what the places of its patterns count. That is on little text; on more it
+    /// is so many times as much.
+    pub(crate) fn work(&self) -> u64 {
+        self.work
     }
 
     /// The rule as compact JSON.

@@ -56,6 +56,12 @@ impl Pattern {
     }
 }
 
+/// How many places the pattern of this text has; more than can be tried where it is none.
+pub(super) fn places_of(pattern: &str) -> u64 {
+    let mut parser = ParserBuilder::new().nest_limit(NEST_MAX).build();
+    parser.parse(pattern).map_or(u64::MAX, |hir| places(&hir))
+}
+
 /// How many places a pattern has, repetitions written out.
 fn places(hir: &Hir) -> u64 {
     let all = |parts: &[Hir]| parts.iter().map(places).fold(0, u64::saturating_add);

@@ -88,6 +88,11 @@ impl Segment {
         rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
     }
 
+    fn work(&self) -> u64 {
+        let rules = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
+        rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::work))
+    }
+
     /// What an admin may want to know; pointers lead into `/targeting`.
     pub fn warnings(&self, limits: &Limits) -> Vec<RuleWarning> {
         let targeting = self.targeting.as_ref();
@@ -115,8 +120,8 @@ pub struct Segments {
     by_reference: HashMap<String, usize>,
     /// How long the chain is that begins with each.
     chains: Vec<usize>,
-    /// The most steps that all of them take together.
-    all_cost: u64,
+    /// What it may take to find out who is in all of them, in steps.
+    all_work: u64,
 }
 
 impl Segments {
@@ -129,9 +134,9 @@ impl Segments {
         for (index, segment) in list.iter().enumerate() {
             by_reference.insert(segment.id.clone(), index);
         }
-        let costs = list.iter().map(|segment| segment.cost());
+        let work = list.iter().map(|segment| segment.work());
         let mut segments = Self {
-            all_cost: costs.fold(0, u64::saturating_add),
+            all_work: work.fold(0, u64::saturating_add),
             list,
             by_reference,
             chains: Vec::new(),
@@ -204,9 +209,9 @@ impl Segments {
         found.copied()
     }
 
-    /// The most steps that it can take to find out who is in each of them.
-    pub fn all_cost(&self) -> u64 {
-        self.all_cost
+    /// What it can take to find out who is in each of them, in steps, on little text.
+    pub(crate) fn all_work(&self) -> u64 {
+        self.all_work
     }
 
     /// The most steps that it can take to find out who is in these and in those that they name, each of

@@ -10,7 +10,9 @@
 
 pub mod people;
 
+mod apart;
 mod check;
+mod decisions;
 mod live;
 mod lookup;
 mod metrics;
@@ -26,22 +28,22 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use chrono::{DateTime, Utc};
 use diesel::{PgConnection, QueryResult};
-use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::hub::{Hub, HubOptions};
-use crate::matcher::{Decision, Snapshot};
-use crate::model::{Identity, ProjectId};
-use crate::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
+use crate::matcher::Snapshot;
+use crate::model::ProjectId;
+use crate::rules::Limits;
 use crate::store::nodes::NodeId;
 use crate::store::{Shares, Store, live as rows};
 use people::People;
 
 pub use crate::matcher::Matches;
 pub use check::Warning;
+pub(crate) use decisions::facts;
+pub use decisions::{FlagDecision, INLINE_WORK_MAX, SegmentMembership, Subject};
 pub(crate) use lookup::load_addresses;
 pub use metrics::{CacheMetrics, TargetingMetrics};
 pub use person::{LastSeen, PersonState};
@@ -95,6 +97,7 @@ struct Inner {
     /// For the changes of each project.
     changing: Shares,
     failing: quarantine::Waiting,
+    apart: apart::Apart,
     node: NodeId,
     is_ready: AtomicBool,
 }
@@ -105,24 +108,6 @@ impl std::fmt::Debug for Targeting {
             .field("ready", &self.is_ready())
             .finish_non_exhaustive()
     }
-}
-
-/// A flag as one person sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FlagDecision {
-    /// Whether the flag is on for this person; false for a flag that does not exist.
-    pub enabled: bool,
-    /// The flag's value when it is on and has one.
-    pub value: Option<Value>,
-}
-
-/// A segment a person is in.
-#[derive(Debug, Clone)]
-pub struct SegmentMembership {
-    /// The segment's id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
 }
 
 impl Targeting {
@@ -140,6 +125,7 @@ impl Targeting {
             unproven: Mutex::default(),
             changing: Shares::of_each(CHANGES_OF_A_PROJECT),
             failing: quarantine::Waiting::default(),
+            apart: apart::Apart::new(),
             node: NodeId::draw(),
             is_ready: AtomicBool::new(false),
         }))
@@ -275,93 +261,6 @@ impl Targeting {
         Ok((outcome, reloaded.is_ok()))
     }
 
-    /// The live campaigns whose gates pass without an event, best first. `None` is somebody never
-    /// seen or nobody: no traits.
-    pub fn campaigns_on_fetch(
-        &self,
-        project: ProjectId,
-        identity: Option<&Identity>,
-        person: Option<&PersonState>,
-        now: DateTime<Utc>,
-    ) -> Matches {
-        let arena = FactsArena::new();
-        let subject = subject(identity, person, now, &arena);
-        self.counted(self.snapshot(project).on_fetch(subject, now, &arena))
-    }
-
-    /// Counts what failed and passes on what matched.
-    pub fn counted(&self, decision: Decision) -> Matches {
-        self.metrics()
-            .decided(decision.matched.len(), decision.errors);
-        if !decision.failing.is_empty() {
-            self.0.failing.note(decision.failing);
-        }
-        decision.matched
-    }
-
-    /// The live campaigns to show on an event, best first. The arena is the one that the event's
-    /// facts are in.
-    pub fn campaigns_on_event<'a>(
-        &self,
-        snapshot: &Snapshot,
-        identity: &'a Identity,
-        person: &'a PersonState,
-        event: EventFacts<'a>,
-        now: DateTime<Utc>,
-        arena: &'a FactsArena,
-    ) -> Matches {
-        let subject = subject(Some(identity), Some(person), now, arena);
-        self.counted(snapshot.on_event(subject, event, now, arena))
-    }
-
-    /// The flag for this person: whether it is on, and its value.
-    pub fn flag(
-        &self,
-        project: ProjectId,
-        key: &str,
-        identity: Option<&Identity>,
-        person: Option<&PersonState>,
-        now: DateTime<Utc>,
-    ) -> FlagDecision {
-        let arena = FactsArena::new();
-        let snapshot = self.snapshot(project);
-        let answer = snapshot.flag(key, subject(identity, person, now, &arena), now, &arena);
-        self.metrics()
-            .failed(answer.as_ref().map_or(0, |answer| answer.errors));
-        match answer.filter(|answer| answer.is_on) {
-            Some(answer) => FlagDecision {
-                enabled: true,
-                value: answer.flag.value.clone(),
-            },
-            None => FlagDecision {
-                enabled: false,
-                value: None,
-            },
-        }
-    }
-
-    /// The segments this person is in now.
-    pub fn segments_of(
-        &self,
-        project: ProjectId,
-        identity: &Identity,
-        person: &PersonState,
-        now: DateTime<Utc>,
-    ) -> Vec<SegmentMembership> {
-        let arena = FactsArena::new();
-        let snapshot = self.snapshot(project);
-        let subject = subject(Some(identity), Some(person), now, &arena);
-        let (segments, errors) = snapshot.segments_of(subject, now, &arena);
-        self.metrics().failed(errors);
-        segments
-            .into_iter()
-            .map(|segment| SegmentMembership {
-                id: segment.id.clone(),
-                name: segment.name.clone(),
-            })
-            .collect()
-    }
-
     /// The clock decisions are made by.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
@@ -375,19 +274,4 @@ pub fn load_snapshot(
     limits: &Limits,
 ) -> QueryResult<Option<Snapshot>> {
     live::load(connection, project, &Snapshot::default(), limits)
-}
-
-fn subject<'a>(
-    identity: Option<&'a Identity>,
-    person: Option<&'a PersonState>,
-    now: DateTime<Utc>,
-    arena: &'a FactsArena,
-) -> UserFacts<'a> {
-    let id = person.and_then(|person| person.user_id.as_deref());
-    UserFacts {
-        id: id.or(identity.map(Identity::value)).unwrap_or_default(),
-        traits: person.map_or(Object::EMPTY, |person| arena.parse(&person.traits)),
-        created_at: person.map_or(now, |person| person.created_at),
-        last_seen_at: person.map_or(now, |person| person.last_seen.at()),
-    }
 }

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use beckon::matcher::{Campaign, CampaignRow, Snapshot};
-use beckon::rules::Limits;
+use beckon::matcher::{Allowance, Campaign, CampaignRow, Snapshot};
+use beckon::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
 use beckon::segments::{Segment, Segments};
+use beckon::targeting::INLINE_WORK_MAX;
 use chrono::DateTime;
 use serde_json::{Value, json};
 
@@ -112,36 +113,89 @@ fn a_single_call_and_a_list_are_answered_alike() {
     assert!(seen.len() > 5, "{seen:?}");
 }
 
-/// What is much work is left to the shards: rules that the index cannot answer, and segments.
+fn user<'a>(traits: &'a Value, arena: &'a FactsArena) -> UserFacts<'a> {
+    UserFacts {
+        id: "ada",
+        traits: arena.from_value(traits),
+        created_at: DateTime::UNIX_EPOCH,
+        last_seen_at: DateTime::UNIX_EPOCH,
+    }
+}
+
+/// What deciding on an event takes of what is allowed, if it is allowed.
+fn work(rules: &[Value], segments: Vec<Arc<Segment>>, traits: &Value) -> Option<u64> {
+    let limits = Limits::default();
+    let compiled = |rule: &Value| {
+        let body = on_buy("one", json!({"targeting": rule}));
+        let row = CampaignRow {
+            id: rule.to_string(),
+            seq: 1,
+            version: 1,
+            body: body.as_object().unwrap().clone(),
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: None,
+        };
+        Arc::new(Campaign::compile(&row, &limits).unwrap())
+    };
+    let campaigns = rules.iter().map(compiled).collect();
+    let snapshot = Snapshot::new(1, campaigns, Segments::new(segments), HashMap::new());
+    let arena = FactsArena::new();
+    let event = EventFacts {
+        name: "buy",
+        properties: Object::EMPTY,
+        context: Object::EMPTY,
+        timestamp: DateTime::UNIX_EPOCH,
+    };
+    let mut allowance = Allowance::of(INLINE_WORK_MAX, traits.to_string().len());
+    let (user, now) = (user(traits, &arena), DateTime::UNIX_EPOCH);
+    let is_allowed = snapshot.may_find("buy", &mut allowance)
+        && snapshot
+            .on_event_within(&mut allowance, user, event, now, &arena)
+            .is_some();
+    is_allowed.then(|| INLINE_WORK_MAX - allowance.left())
+}
+
+/// What is much work is not done ahead: rules that the index cannot answer, on whatever they are to be
+/// tried, and segments.
 #[test]
 fn the_work_of_a_decision_is_known_before() {
-    let limits = Limits::default();
-    let row = |targeting: &Value| CampaignRow {
-        id: targeting.to_string(),
-        seq: 1,
-        version: 1,
-        body: on_buy("one", json!({"targeting": targeting}))
-            .as_object()
-            .unwrap()
-            .clone(),
-        created_at: DateTime::UNIX_EPOCH,
-        updated_at: None,
+    let (pro, long) = (json!({"plan": "pro"}), json!({"plan": "pro".repeat(5_000)}));
+    let plan = json!({"var": "user.traits.plan"});
+    // Campaigns that the index decides, or rules out, are next to nothing.
+    let of_indexed = |campaigns: u32| {
+        let rule = |number: u32| {
+            let other = json!({"!=": [plan, number.to_string()]});
+            json!({"and": [other, {"<": [0, {"var": "user.traits.age"}]}]})
+        };
+        let rules: Vec<Value> = (0..campaigns).map(rule).collect();
+        work(&rules, Vec::new(), &pro).unwrap()
     };
-    let work = |rules: &[Value], segments: Vec<Arc<Segment>>| {
-        let compiled = |rule| Arc::new(Campaign::compile(&row(rule), &limits).unwrap());
-        let campaigns = rules.iter().map(compiled).collect();
-        let segments = Segments::new(segments);
-        let snapshot = Snapshot::new(1, campaigns, segments, HashMap::new());
-        assert_eq!(snapshot.work_on("other").0, 0);
-        snapshot.work_on("buy")
-    };
-    let indexed = json!({"==": [{"var": "user.traits.plan"}, "pro"]});
-    let some = json!({"some": [{"var": "event.properties.items"}, {">": [{"var": ""}, 7]}]});
-    assert_eq!(work(std::slice::from_ref(&indexed), Vec::new()), (1, 0));
-    let (campaigns, steps) = work(&[indexed, some.clone()], Vec::new());
-    assert!(campaigns == 2 && steps > 1_000, "{campaigns} {steps}");
-    let body = json!({"name": "s", "targeting": some});
-    let segment = Segment::compile("s", body.as_object().unwrap(), &limits).unwrap();
-    let (_, of_segments) = work(&[json!({"in_segment": "s"})], vec![Arc::new(segment)]);
-    assert!(of_segments >= steps, "{of_segments}");
+    let (few, many) = (of_indexed(1), of_indexed(2_000));
+    assert!(many < few + 100, "{few} {many}");
+    // Texts that have to be looked into are tried one by one, which takes the longer the more text.
+    let contains = |number: u32| json!({"in": [number.to_string(), plan]});
+    let rules: Vec<Value> = (0..300).map(contains).collect();
+    let short = work(&rules, Vec::new(), &pro).unwrap();
+    assert!(short > 3_000, "{short}");
+    assert_eq!(work(&rules, Vec::new(), &long), None);
+    // As is a pattern of many places.
+    let pattern = |text: &str| json!({"matches": [plan, text]});
+    let short = work(&[pattern("pro$")], Vec::new(), &long);
+    assert!(short.is_some_and(|work| work > few), "{short:?}");
+    assert_eq!(work(&[pattern("x[a-z]{2000}")], Vec::new(), &long), None);
+    // What an iteration may take counts, whatever is iterated over.
+    let some = |body: Value| json!({"some": [plan, body]});
+    let once = some(json!({">": [{"var": ""}, 7]}));
+    let short = work(std::slice::from_ref(&once), Vec::new(), &pro).unwrap();
+    assert!(short > 1_000, "{short}");
+    let twice = some(json!({"some": [[1, 2], {">": [{"var": ""}, 7]}]}));
+    assert_eq!(work(std::slice::from_ref(&twice), Vec::new(), &pro), None);
+    for (rule, is_little) in [(once, true), (twice, false)] {
+        let body = json!({"name": "s", "targeting": rule});
+        let limits = Limits::default();
+        let segment = Segment::compile("s", body.as_object().unwrap(), &limits).unwrap();
+        let in_it = [json!({"in_segment": "s"})];
+        let work = work(&in_it, vec![Arc::new(segment)], &pro);
+        assert_eq!(work.is_some(), is_little, "{work:?}");
+    }
 }

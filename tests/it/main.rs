@@ -21,6 +21,7 @@ mod compiled_vectors;
 mod config;
 mod crash;
 mod decided_ahead;
+mod decided_apart;
 mod decode_encoding;
 mod decode_fuzz;
 mod decode_recordings;

@@ -2,8 +2,6 @@
 //!
 //! Nobody's key, and somebody never seen, are answered as a person without traits.
 
-use std::sync::Arc;
-
 use actix_web::{HttpResponse, get, web};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,8 +13,8 @@ use crate::http::auth::{Authorized, Client};
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::state::AppState;
-use crate::model::{Identity, ProjectId};
-use crate::targeting::{FlagDecision, PersonState};
+use crate::model::ProjectId;
+use crate::targeting::{FlagDecision, Subject};
 
 /// Live campaigns.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,13 +60,10 @@ pub(super) async fn list_live_campaigns(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let project = client.access.project;
-    let caller = Caller::find(&state, project, &params).await?;
-    let campaigns = state.targeting.campaigns_on_fetch(
-        project,
-        caller.identity.as_ref(),
-        caller.person.as_deref(),
-        state.clock.now(),
-    );
+    let subject = find_subject(&state, project, &params).await?;
+    let now = state.clock.now();
+    let campaigns = state.targeting.campaigns_on_fetch(project, subject, now);
+    let campaigns = campaigns.await?;
     let mut text = String::from(r#"{"campaigns":["#);
     push_campaigns(&mut text, &campaigns);
     text.push_str("]}");
@@ -150,40 +145,32 @@ async fn decide(
     key: &str,
     params: &Params,
 ) -> Result<FlagDecision, Error> {
-    let caller = Caller::find(state, project, params).await?;
-    Ok(state.targeting.flag(
-        project,
-        key,
-        caller.identity.as_ref(),
-        caller.person.as_deref(),
-        state.clock.now(),
-    ))
+    let subject = find_subject(state, project, params).await?;
+    let now = state.clock.now();
+    state.targeting.flag(project, key, subject, now).await
 }
 
 /// The person a query names, and what is known of them.
-struct Caller {
-    identity: Option<Identity>,
-    person: Option<Arc<PersonState>>,
-}
-
-impl Caller {
-    async fn find(state: &AppState, project: ProjectId, params: &Params) -> Result<Self, Error> {
-        let names = params.identities()?;
-        if !state.targeting.is_ready_for(project) {
-            // Nothing is loaded yet; "no campaigns" would be a wrong decision.
-            return Err(Error::DatabaseUnavailable);
-        }
-        let mut caller = Self {
-            identity: None,
-            person: None,
-        };
-        for name in names {
-            caller.person = state.targeting.person(project, &name).await?;
-            caller.identity = Some(name);
-            if caller.person.is_some() {
-                break;
-            }
-        }
-        Ok(caller)
+async fn find_subject(
+    state: &AppState,
+    project: ProjectId,
+    params: &Params,
+) -> Result<Subject, Error> {
+    let names = params.identities()?;
+    if !state.targeting.is_ready_for(project) {
+        // Nothing is loaded yet; "no campaigns" would be a wrong decision.
+        return Err(Error::DatabaseUnavailable);
     }
+    let mut subject = Subject {
+        identity: None,
+        person: None,
+    };
+    for name in names {
+        subject.person = state.targeting.person(project, &name).await?;
+        subject.identity = Some(name);
+        if subject.person.is_some() {
+            break;
+        }
+    }
+    Ok(subject)
 }

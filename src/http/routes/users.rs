@@ -3,6 +3,8 @@
 //! In a list a person is `{id, ...traits}`, as in the seed; but a trait named `id` does not replace
 //! the person's own, or one could not be told from another. The trait is in the answer for one user.
 
+use std::sync::Arc;
+
 use actix_web::{HttpResponse, get, web};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -17,6 +19,7 @@ use crate::http::query::Params;
 use crate::http::state::AppState;
 use crate::model::{Identity, IdentityKind, PersonId, ProjectId};
 use crate::store::people::{self, ListedPerson, StoredIdentity};
+use crate::targeting::Subject;
 
 const NOT_FOUND: Error = Error::NotFound("User");
 
@@ -135,14 +138,15 @@ pub(super) async fn get_user(
         .run(move |connection| people::identities_of(connection, project, person, IDENTITIES_MAX))
         .await?;
     let now = state.clock.now();
-    let segments = state
-        .targeting
-        .segments_of(project, &identity, &decided, now)
-        .into_iter()
-        .map(|segment| SegmentAnswer {
-            id: segment.id,
-            name: segment.name,
-        });
+    let subject = Subject {
+        identity: Some(identity.clone()),
+        person: Some(Arc::clone(&decided)),
+    };
+    let segments = state.targeting.segments_of(project, subject, now).await?;
+    let segments = segments.into_iter().map(|segment| SegmentAnswer {
+        id: segment.id,
+        name: segment.name,
+    });
     Ok(HttpResponse::Ok().json(User {
         id: names
             .first()

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::error::Code;
+use crate::ingest::Wanted;
 use crate::ingest::decode::{Origin, Rejection, Route};
 use crate::ingest::route::Known;
-use crate::ingest::{Outcome, Wanted};
 
-type Answer = oneshot::Receiver<Result<Vec<(usize, Outcome)>, Error>>;
+type Answer = oneshot::Receiver<Result<Vec<crate::ingest::Answer>, Error>>;
 
 const LONG: Duration = Duration::from_secs(60);
 const MANY: usize = 1_000;

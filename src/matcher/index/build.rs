@@ -117,13 +117,6 @@ impl Block {
                 .zip(&campaigns)
                 .filter(|(plan, campaign)| plan.is_unindexed() && campaign.trigger.is_none())
                 .count(),
-            tried_steps: plans
-                .iter()
-                .zip(&campaigns)
-                .filter(|(plan, _)| !plan.is_complete && !plan.is_dead)
-                .fold(0, |steps: u64, (_, campaign)| {
-                    steps.saturating_add(campaign.cost())
-                }),
             campaigns: campaigns.into(),
             memory,
         }

@@ -30,6 +30,7 @@ mod numbers;
 mod sets;
 mod spread;
 mod texts;
+mod trying;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -38,15 +39,15 @@ use std::sync::Arc;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::failures::Runs;
-use super::{Campaign, Failing, Matches};
-use crate::rules::native::{Attribute, Outcomes, Source, descend};
-use crate::rules::{EvalErrorKind, FactsArena, Prepared};
+use super::Campaign;
+use crate::rules::native::{Attribute, Source, descend};
+use crate::rules::{FactsArena, Prepared};
 use attribute::{AttributeIndex, Memory, Sought, Standing};
 pub(super) use blocks::changed;
 pub(super) use sets::Place;
-use sets::{Set, contains, insert, places};
+use sets::{Set, contains, insert};
 use spread::Spread;
+pub(super) use trying::{Found, Left};
 
 /// Campaigns that are decided on together, and their index. Immutable.
 #[derive(Debug)]
@@ -70,8 +71,6 @@ pub(super) struct Block {
     unindexed: usize,
     /// How many of these have no trigger.
     unindexed_untriggered: usize,
-    /// The most steps that it takes to try those for which the index alone is never enough.
-    tried_steps: u64,
     memory: Memory,
 }
 
@@ -176,16 +175,6 @@ fn begins(name: &[u8]) -> u128 {
 /// The objects that have members, in the order of [`Rare::by_name`].
 const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Context];
 
-/// What a decision on a block found.
-#[derive(Debug)]
-pub(super) struct Found<'s> {
-    /// `None` for a decision that nobody sees, which counts for nothing.
-    pub(super) runs: Option<&'s Runs>,
-    pub(super) matched: Matches,
-    pub(super) errors: u32,
-    pub(super) failing: Vec<Failing>,
-}
-
 impl Block {
     /// The campaigns, best first.
     pub(super) fn campaigns(&self) -> &[Arc<Campaign>] {
@@ -202,18 +191,8 @@ impl Block {
         self.unindexed_untriggered
     }
 
-    /// The most steps that it takes to try the campaigns for which the index alone is never enough.
-    pub(super) fn tried_steps(&self) -> u64 {
-        self.tried_steps
-    }
-
-    /// The campaigns of the block that match, best first, added to `found`.
-    pub(super) fn decide(
-        self: &Arc<Self>,
-        facts: &Prepared<'_>,
-        arena: &FactsArena,
-        found: &mut Found<'_>,
-    ) {
+    /// The campaigns that nothing the index knows of rules out.
+    pub(super) fn left<'a>(&self, facts: &Prepared<'_>, arena: &'a FactsArena) -> Left<'a> {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
@@ -230,40 +209,7 @@ impl Block {
                 .remove_from(left);
             }
         }
-        let now = facts.facts().now;
-        let has_schedules = !members(self.scheduled).is_empty();
-        let is_looked_at = has_schedules || found.runs.is_some_and(Runs::is_any);
-        // A campaign that matches for certain is not touched, which would be waited for.
-        let mut matched = std::mem::take(&mut found.matched);
-        let most = left.iter().map(|word| word.count_ones() as usize).sum();
-        let shown = places(left).filter(|&place| {
-            let is_certain = contains(&self.complete, place) && !contains(open, place);
-            if is_certain && !is_looked_at {
-                return true;
-            }
-            self.campaigns.get(usize::from(place)).is_some_and(|it| {
-                let is_shown = it.schedule.is_open(now) && (is_certain || it.holds(facts, found));
-                if is_shown {
-                    it.failures.end(found.runs);
-                }
-                is_shown
-            })
-        });
-        matched.add(self, most, shown);
-        found.matched = matched;
-    }
-
-    /// The campaigns for which `is_shown`, which are tried one by one, added to `found`.
-    pub(super) fn try_all(
-        self: &Arc<Self>,
-        found: &mut Found<'_>,
-        mut is_shown: impl FnMut(&Campaign, &mut Found<'_>) -> bool,
-    ) {
-        let mut matched = std::mem::take(&mut found.matched);
-        let places = self.campaigns.iter().zip(0..);
-        let shown = places.filter(|(campaign, _)| is_shown(campaign, found));
-        matched.add(self, 0, shown.map(|(_, place)| place));
-        found.matched = matched;
+        Left { left, open }
     }
 
     fn apply_common(
@@ -463,43 +409,6 @@ impl RareAttribute {
             if contains(our_open, index) {
                 insert(open, place);
             }
-        }
-    }
-}
-
-impl Campaign {
-    /// Whether the rules, segments and targeting hold.
-    fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found<'_>) -> bool {
-        let view = facts.view();
-        if self.extras().gates.outcomes(view) != Outcomes::YES {
-            return false;
-        }
-        let Some(targeting) = &self.targeting else {
-            return true;
-        };
-        match targeting.node().outcomes(view) {
-            Outcomes::YES => true,
-            Outcomes::FAILS => {
-                self.failed(EvalErrorKind::Type, facts.facts().now, found);
-                false
-            }
-            outcomes if !outcomes.may_hold() => {
-                // What it is, no or a failure, only the library could tell.
-                if outcomes == Outcomes::NO {
-                    self.failures.end(found.runs);
-                }
-                false
-            }
-            _ => match targeting.matches_by_library(facts) {
-                Ok(holds) => {
-                    self.failures.end(found.runs);
-                    holds
-                }
-                Err(error) => {
-                    self.failed(error.kind, facts.facts().now, found);
-                    false
-                }
-            },
         }
     }
 }

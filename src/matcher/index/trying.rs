@@ -1,0 +1,144 @@
+//! Trying what the index has left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Block;
+use super::sets::{Place, contains, places};
+use crate::matcher::failures::{Notes, Runs};
+use crate::matcher::{Campaign, Matches};
+use crate::rules::native::Outcomes;
+use crate::rules::{EvalErrorKind, Prepared};
+
+/// The campaigns of a block that its index has left.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::matcher) struct Left<'a> {
+    pub(super) left: &'a [u64],
+    /// To be tried, whatever the index says.
+    pub(super) open: &'a [u64],
+}
+
+/// What a decision on a block found.
+#[derive(Debug)]
+pub(in crate::matcher) struct Found<'s> {
+    /// `None` for a decision that nobody sees, which counts for nothing.
+    pub(in crate::matcher) runs: Option<&'s Runs>,
+    /// Set once nobody waits for the decision any more; the rest is left out then.
+    pub(in crate::matcher) abandoned: Option<&'s AtomicBool>,
+    pub(in crate::matcher) matched: Matches,
+    pub(in crate::matcher) errors: u32,
+    pub(in crate::matcher) notes: Notes,
+}
+
+impl Found<'_> {
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.is_some_and(|it| it.load(Ordering::Relaxed))
+    }
+}
+
+impl Block {
+    /// What it can take to try those that are left, in steps on little text.
+    pub(in crate::matcher) fn work(&self, left: Left<'_>) -> u64 {
+        let tried = places(left.left).filter(|&place| !self.is_certain(left, place));
+        let tried = tried.filter_map(|place| self.campaigns.get(usize::from(place)));
+        tried.fold(0, |steps, it| steps.saturating_add(it.work()))
+    }
+
+    /// The same for all campaigns of the block.
+    pub(in crate::matcher) fn work_of_all(&self) -> u64 {
+        let work = self.campaigns.iter().map(|it| it.work());
+        work.fold(0, u64::saturating_add)
+    }
+
+    /// Whether nothing has to be tried.
+    fn is_certain(&self, left: Left<'_>, place: Place) -> bool {
+        contains(&self.complete, place) && !contains(left.open, place)
+    }
+
+    /// The campaigns of those left that match, best first, added to `found`.
+    pub(in crate::matcher) fn decide(
+        self: &Arc<Self>,
+        left: Left<'_>,
+        facts: &Prepared<'_>,
+        found: &mut Found<'_>,
+    ) {
+        let now = facts.facts().now;
+        let words = self.start.len();
+        let has_schedules = !self.memory.sets.members(self.scheduled, words).is_empty();
+        let is_looked_at = has_schedules || found.runs.is_some_and(Runs::is_any);
+        // A campaign that matches for certain is not touched, which would be waited for.
+        let mut matched = std::mem::take(&mut found.matched);
+        let most = left
+            .left
+            .iter()
+            .map(|word| word.count_ones() as usize)
+            .sum();
+        let shown = places(left.left).filter(|&place| {
+            let is_certain = self.is_certain(left, place);
+            if is_certain && !is_looked_at {
+                return true;
+            }
+            self.campaigns.get(usize::from(place)).is_some_and(|it| {
+                let is_shown = it.schedule.is_open(now)
+                    && (is_certain || (!found.is_abandoned() && it.holds(facts, found)));
+                if is_shown {
+                    it.not_failed(found);
+                }
+                is_shown
+            })
+        });
+        matched.add(self, most, shown);
+        found.matched = matched;
+    }
+
+    /// The campaigns for which `is_shown`, which are tried one by one, added to `found`.
+    pub(in crate::matcher) fn try_all(
+        self: &Arc<Self>,
+        found: &mut Found<'_>,
+        mut is_shown: impl FnMut(&Campaign, &mut Found<'_>) -> bool,
+    ) {
+        let mut matched = std::mem::take(&mut found.matched);
+        let places = self.campaigns.iter().zip(0..);
+        let shown =
+            places.filter(|(campaign, _)| !found.is_abandoned() && is_shown(campaign, found));
+        matched.add(self, 0, shown.map(|(_, place)| place));
+        found.matched = matched;
+    }
+}
+
+impl Campaign {
+    /// Whether the rules, segments and targeting hold.
+    fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found<'_>) -> bool {
+        let view = facts.view();
+        if self.extras().gates.outcomes(view) != Outcomes::YES {
+            return false;
+        }
+        let Some(targeting) = &self.targeting else {
+            return true;
+        };
+        match targeting.node().outcomes(view) {
+            Outcomes::YES => true,
+            Outcomes::FAILS => {
+                self.failed(EvalErrorKind::Type, facts.facts().now, found);
+                false
+            }
+            outcomes if !outcomes.may_hold() => {
+                // What it is, no or a failure, only the library could tell.
+                if outcomes == Outcomes::NO {
+                    self.not_failed(found);
+                }
+                false
+            }
+            _ => match targeting.matches_by_library(facts) {
+                Ok(holds) => {
+                    self.not_failed(found);
+                    holds
+                }
+                Err(error) => {
+                    self.failed(error.kind, facts.facts().now, found);
+                    false
+                }
+            },
+        }
+    }
+}

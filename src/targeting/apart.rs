@@ -1,0 +1,82 @@
+//! Decisions that are so much work that nobody else should wait for them.
+//!
+//! They are made on threads that may be busy for as long as it takes. A project has only so many of
+//! these at once, fewer than there are in all, so that its rules take no other project's turn. Who has
+//! gone is not worked for: the work looks for that between one step and the next.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+use crate::model::ProjectId;
+use crate::store::Shares;
+
+/// How long a caller waits for a decision, its turn included. Events have a deadline of their own,
+/// which is shorter.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// When whoever has waited for so long may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The turns of such decisions.
+#[derive(Debug)]
+pub(super) struct Apart {
+    all: Arc<Semaphore>,
+    shares: Shares,
+}
+
+/// Says that the caller has gone, once it is dropped.
+struct Caller(Arc<AtomicBool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Apart {
+    /// As many turns as there are cores, and half of them for each project.
+    pub(super) fn new() -> Self {
+        let cores = available_parallelism().map_or(1, NonZero::get).max(2);
+        Self {
+            all: Arc::new(Semaphore::new(cores)),
+            shares: Shares::of_each(cores / 2),
+        }
+    }
+
+    /// Does this work of a project when it is its turn. It is told when nobody waits for it any more,
+    /// and what it returns then is of no use.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        project: ProjectId,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let caller = Caller(Arc::default());
+        let abandoned = Arc::clone(&caller.0);
+        let done = async {
+            let turn = self.turn(project).await;
+            let turn = turn.map_err(|_closed| Error::ShuttingDown)?;
+            let done = tokio::task::spawn_blocking(move || {
+                let _until_it_is_done = turn;
+                work(&abandoned)
+            });
+            let done = done.await;
+            done.map_err(|panicked| Error::Internal(panicked.to_string()))
+        };
+        let done = tokio::time::timeout(WAIT_MAX, done).await;
+        drop(caller);
+        done.unwrap_or(Err(Error::Overloaded {
+            retry_after: RETRY_AFTER,
+        }))
+    }
+
+    async fn turn(&self, project: ProjectId) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        // Its own first, so that who waits for it holds nothing of the others'.
+        let own = self.shares.of(project).acquire_owned().await?;
+        Ok([own, Arc::clone(&self.all).acquire_owned().await?])
+    }
+}

@@ -1,0 +1,190 @@
+//! What one person should see, by the rules that are live.
+//!
+//! A decision that is little work is made where it is asked for. Any other is made apart, on the same
+//! snapshot and the same person, so that the answer is the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::{PersonState, Targeting};
+use crate::error::Error;
+use crate::matcher::{Allowance, Decision, Matches, Snapshot};
+use crate::model::{Identity, ProjectId};
+use crate::rules::{FactsArena, Object, UserFacts};
+
+/// The most work that is done on a thread that other requests wait for; about a millisecond.
+pub const INLINE_WORK_MAX: u64 = 100_000;
+
+/// A flag as one person sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlagDecision {
+    /// Whether the flag is on for this person; false for a flag that does not exist.
+    pub enabled: bool,
+    /// The flag's value when it is on and has one.
+    pub value: Option<Value>,
+}
+
+/// A segment a person is in.
+#[derive(Debug, Clone)]
+pub struct SegmentMembership {
+    /// The segment's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Whom a decision without an event is about.
+#[derive(Debug)]
+pub struct Subject {
+    /// The name that was given; `None` is nobody.
+    pub identity: Option<Identity>,
+    /// What is known of them; `None` is somebody never seen: no traits.
+    pub person: Option<Arc<PersonState>>,
+}
+
+impl Subject {
+    fn bytes(&self) -> usize {
+        self.person.as_ref().map_or(0, |person| person.traits.len())
+    }
+
+    fn facts<'a>(&'a self, now: DateTime<Utc>, arena: &'a FactsArena) -> UserFacts<'a> {
+        let person = self.person.as_deref();
+        let last_seen = person.map(|person| person.last_seen.at());
+        facts(self.identity.as_ref(), person.zip(last_seen), now, arena)
+    }
+}
+
+impl Targeting {
+    /// The live campaigns whose gates pass without an event, best first.
+    pub async fn campaigns_on_fetch(
+        &self,
+        project: ProjectId,
+        subject: Subject,
+        now: DateTime<Utc>,
+    ) -> Result<Matches, Error> {
+        let snapshot = self.snapshot(project);
+        let held = Arc::clone(&snapshot);
+        let decide = move |subject: &Subject, allowance: &mut Allowance<'_>| {
+            if !snapshot.may_find_on_fetch(allowance) {
+                return None;
+            }
+            let arena = FactsArena::new();
+            snapshot.on_fetch_within(allowance, subject.facts(now, &arena), now, &arena)
+        };
+        let decision = self.inline_or_apart(project, subject, decide).await?;
+        Ok(self.counted(&held, decision))
+    }
+
+    /// Counts a decision that is used, and what failed in it, and passes on what matched.
+    pub fn counted(&self, snapshot: &Snapshot, decision: Decision) -> Matches {
+        let decision = snapshot.counted(decision);
+        self.metrics()
+            .decided(decision.matched.len(), decision.errors);
+        if !decision.failing.is_empty() {
+            self.0.failing.note(decision.failing);
+        }
+        decision.matched
+    }
+
+    /// The flag for this person: whether it is on, and its value.
+    pub async fn flag(
+        &self,
+        project: ProjectId,
+        key: &str,
+        subject: Subject,
+        now: DateTime<Utc>,
+    ) -> Result<FlagDecision, Error> {
+        let (snapshot, key) = (self.snapshot(project), key.to_owned());
+        let decide = move |subject: &Subject, allowance: &mut Allowance<'_>| {
+            if !snapshot.may_decide_flag(&key, allowance) {
+                return None;
+            }
+            let arena = FactsArena::new();
+            let Some(answer) = snapshot.flag(&key, subject.facts(now, &arena), now, &arena) else {
+                return Some((None, 0));
+            };
+            let value = answer.is_on.then(|| answer.flag.value.clone());
+            Some((value, answer.errors))
+        };
+        let (value, errors) = self.inline_or_apart(project, subject, decide).await?;
+        self.metrics().failed(errors);
+        Ok(FlagDecision {
+            enabled: value.is_some(),
+            value: value.flatten(),
+        })
+    }
+
+    /// The segments this person is in now.
+    pub async fn segments_of(
+        &self,
+        project: ProjectId,
+        subject: Subject,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<SegmentMembership>, Error> {
+        let snapshot = self.snapshot(project);
+        let decide = move |subject: &Subject, allowance: &mut Allowance<'_>| {
+            if !snapshot.may_find_segments(allowance) {
+                return None;
+            }
+            let arena = FactsArena::new();
+            let (found, errors) = snapshot.segments_of(subject.facts(now, &arena), now, &arena);
+            let named = found.into_iter().map(|segment| SegmentMembership {
+                id: segment.id.clone(),
+                name: segment.name.clone(),
+            });
+            Some((named.collect(), errors))
+        };
+        let (segments, errors) = self.inline_or_apart(project, subject, decide).await?;
+        self.metrics().failed(errors);
+        Ok(segments)
+    }
+
+    /// Does work of a project when it is its turn, where nobody else waits for it. It is told when
+    /// its caller has gone.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        project: ProjectId,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.0.apart.run(project, work).await
+    }
+
+    /// Decides here if that is little work, else apart.
+    async fn inline_or_apart<T: Send + 'static>(
+        &self,
+        project: ProjectId,
+        subject: Subject,
+        decide: impl Fn(&Subject, &mut Allowance<'_>) -> Option<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut little = Allowance::of(INLINE_WORK_MAX, subject.bytes());
+        if let Some(decided) = decide(&subject, &mut little) {
+            return Ok(decided);
+        }
+        let work = move |abandoned: &AtomicBool| {
+            let mut all = Allowance::boundless(Some(abandoned));
+            let is_wanted = !abandoned.load(Ordering::Relaxed);
+            is_wanted.then(|| decide(&subject, &mut all)).flatten()
+        };
+        let decided = self.apart(project, work).await?;
+        decided.ok_or_else(|| Error::Internal("a decision was given up".to_owned()))
+    }
+}
+
+/// A person as rules see them, last seen then.
+pub(crate) fn facts<'a>(
+    identity: Option<&'a Identity>,
+    person: Option<(&'a PersonState, DateTime<Utc>)>,
+    now: DateTime<Utc>,
+    arena: &'a FactsArena,
+) -> UserFacts<'a> {
+    let id = person.and_then(|(person, _)| person.user_id.as_deref());
+    UserFacts {
+        id: id.or(identity.map(Identity::value)).unwrap_or_default(),
+        traits: person.map_or(Object::EMPTY, |(person, _)| arena.parse(&person.traits)),
+        created_at: person.map_or(now, |(person, _)| person.created_at),
+        last_seen_at: person.map_or(now, |(_, last_seen)| last_seen),
+    }
+}
