@@ -47,10 +47,20 @@ fn track(client: &Client) -> u16 {
     client.post("/v1/track", &event).status
 }
 
+/// Sets what it holds when it is dropped, be it by a failure.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does `work` from several threads, again and again, while `meanwhile` is done.
 fn beside(threads: usize, work: impl Fn() + Sync, meanwhile: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _over = Over(&is_over);
         for _ in 0..threads {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
@@ -60,7 +70,6 @@ fn beside(threads: usize, work: impl Fn() + Sync, meanwhile: impl FnOnce()) {
         }
         pause(Duration::from_millis(500));
         meanwhile();
-        is_over.store(true, Ordering::Relaxed);
     });
 }
 
