@@ -125,13 +125,16 @@ fn fetches_that_take_long_to_decide_keep_no_neighbour_waiting() {
     ada_with_a_long_list(&app);
     let flag = json!({"key": "costly", "enabled": true, "targeting": costly(-1)});
     app.admin().post("/v1/admin/features", &flag).expect(200);
+    for name in ["one", "two", "three", "four"] {
+        create(&app.admin(), json!({"name": name, "targeting": costly(-1)}));
+    }
     let (client, nobody) = (app.client(), app.nobody());
     let fetch = || {
         for path in ["/v1/campaigns", "/v1/features/costly"] {
             client.get(&format!("{path}?user_id=ada"));
         }
     };
-    beside(8, fetch, || {
+    beside(32, fetch, || {
         let begun = Instant::now();
         nobody.get("/livez").expect(200);
         assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
