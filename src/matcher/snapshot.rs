@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use smallvec::SmallVec;
 
 use super::failures::{Notes, Runs};
 use super::gates::Gates;
@@ -409,13 +408,14 @@ impl Snapshot {
             arena,
         );
         let is_too_deep = facts.is_too_deep();
-        let left: SmallVec<[Left<'_>; 4]> = match is_too_deep {
-            true => SmallVec::new(),
-            false => blocks.iter().map(|it| it.left(&facts, arena)).collect(),
-        };
+        let count = if is_too_deep { 0 } else { blocks.len() };
+        let left: &[Option<Left<'_>>] = arena.slice(count, |place| {
+            blocks.get(place).map(|block| block.left(&facts, arena))
+        });
+        let left = || blocks.iter().zip(left.iter().copied().flatten());
         let work: u64 = match is_too_deep {
             true => sum(blocks.iter().map(|block| block.work_of_all())),
-            false => sum(blocks.iter().zip(&left).map(|(it, left)| it.work(*left))),
+            false => sum(left().map(|(block, left)| block.work(left))),
         };
         if !allowance.evaluate(work) {
             return None;
@@ -427,7 +427,7 @@ impl Snapshot {
             errors: 0,
             notes: Notes::default(),
         };
-        for (block, left) in blocks.iter().zip(left) {
+        for (block, left) in left() {
             block.decide(left, &facts, &mut found);
         }
         for block in blocks.iter().filter(|_| is_too_deep) {
