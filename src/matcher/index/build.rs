@@ -10,7 +10,7 @@ use super::attribute::{AttributeIndex, Memory};
 use super::sets::{Place, contains, insert, offset, remove};
 use super::spread::{self, Spread};
 use super::{Block, CommonAttribute, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
-use crate::matcher::Campaign;
+use crate::matcher::{Campaign, Schedule};
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
 /// An attribute that fewer than one in so many campaigns ask about is rare.
@@ -94,18 +94,17 @@ impl Block {
             }
         });
         let segments = segments.collect();
-        let scheduled: Vec<Place> = campaigns
-            .iter()
-            .zip(0..)
-            .filter(|(campaign, _)| campaign.schedule != super::super::Schedule::default())
-            .map(|(_, place)| place)
-            .collect();
-        let scheduled = memory.sets.add(&scheduled, words);
+        let mut scheduled = vec![0; words];
+        for (campaign, place) in campaigns.iter().zip(0..) {
+            if campaign.schedule != Schedule::default() {
+                insert(&mut scheduled, place);
+            }
+        }
         memory.shrink();
         Block {
-            scheduled,
             start: start.into(),
             complete: complete.into(),
+            scheduled: scheduled.into(),
             names,
             common,
             askers: askers.into(),

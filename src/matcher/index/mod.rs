@@ -58,7 +58,7 @@ pub(super) struct Block {
     /// Campaigns that match if nothing rules them out.
     complete: Box<[u64]>,
     /// Campaigns with a schedule.
-    scheduled: Set,
+    scheduled: Box<[u64]>,
     /// Attributes that many campaigns ask about, those first that rule out most.
     common: Box<[CommonAttribute]>,
     /// Who asks about the attributes whose indexes are over these campaigns only.
@@ -327,6 +327,7 @@ impl Block {
             + size_of_val::<[Arc<Campaign>]>(&self.campaigns)
             + size_of_val::<[u64]>(&self.start)
             + size_of_val::<[u64]>(&self.complete)
+            + size_of_val::<[u64]>(&self.scheduled)
             + size_of_val::<[CommonAttribute]>(&self.common)
             + size_of_val::<[u64]>(&self.askers)
             + size_of_val::<[Name]>(&self.names)

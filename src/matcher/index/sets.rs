@@ -209,9 +209,9 @@ pub(super) fn contains(set: &[u64], place: Place) -> bool {
     set.get(word).is_some_and(|word| word & bit != 0)
 }
 
-/// The places in a set, in rising order.
-pub(super) fn places(set: &[u64]) -> impl Iterator<Item = Place> {
-    set.iter().zip(0_u16..).flat_map(|(&word, index)| {
+/// The places in a set, which is given in words, in rising order.
+pub(super) fn places(set: impl IntoIterator<Item = u64>) -> impl Iterator<Item = Place> {
+    set.into_iter().zip(0_u16..).flat_map(|(word, index)| {
         let mut left = word;
         std::iter::from_fn(move || {
             if left == 0 {

@@ -150,7 +150,7 @@ mod tests {
             }
             let spread = Spread::over(&askers).unwrap();
             let mut few = vec![0; spread.words(words)];
-            for place in places(&members) {
+            for place in places(members.iter().copied()) {
                 insert(&mut few, spread.number(&askers, place));
             }
             let mut set = vec![0; words];

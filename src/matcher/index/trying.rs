@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Block;
-use super::sets::{Place, contains, places};
+use super::sets::places;
 use crate::matcher::failures::{Notes, Runs};
 use crate::matcher::{Campaign, Matches};
 use crate::rules::native::Outcomes;
@@ -39,7 +39,7 @@ impl Found<'_> {
 impl Block {
     /// What it can take to try those that are left, in steps on little text.
     pub(in crate::matcher) fn work(&self, left: Left<'_>) -> u64 {
-        let tried = places(left.left).filter(|&place| !self.is_certain(left, place));
+        let tried = places(self.words(left).map(|(_, tried)| tried));
         let tried = tried.filter_map(|place| self.campaigns.get(usize::from(place)));
         tried.fold(0, |steps, it| steps.saturating_add(it.work()))
     }
@@ -50,11 +50,6 @@ impl Block {
         work.fold(0, u64::saturating_add)
     }
 
-    /// Whether nothing has to be tried.
-    fn is_certain(&self, left: Left<'_>, place: Place) -> bool {
-        contains(&self.complete, place) && !contains(left.open, place)
-    }
-
     /// The campaigns of those left that match, best first, added to `found`.
     pub(in crate::matcher) fn decide(
         self: &Arc<Self>,
@@ -63,32 +58,39 @@ impl Block {
         found: &mut Found<'_>,
     ) {
         let now = facts.facts().now;
-        let words = self.start.len();
-        let has_schedules = !self.memory.sets.members(self.scheduled, words).is_empty();
-        let is_looked_at = has_schedules || found.runs.is_some_and(Runs::is_any);
-        // A campaign that matches for certain is not touched, which would be waited for.
+        let all_looked_at = match found.runs.is_some_and(Runs::is_any) {
+            true => u64::MAX,
+            false => 0,
+        };
         let mut matched = std::mem::take(&mut found.matched);
-        let most = left
-            .left
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum();
-        let shown = places(left.left).filter(|&place| {
-            let is_certain = self.is_certain(left, place);
-            if is_certain && !is_looked_at {
-                return true;
-            }
-            self.campaigns.get(usize::from(place)).is_some_and(|it| {
-                let is_shown = it.schedule.is_open(now)
-                    && (is_certain || (!found.is_abandoned() && it.holds(facts, found)));
-                if is_shown {
-                    it.not_failed(found);
-                }
-                is_shown
-            })
+        let most = left.left.iter().map(|word| word.count_ones() as usize);
+        let most = most.sum();
+        // A campaign that matches for certain is not touched, which would be waited for.
+        let words = self.words(left).zip(&self.scheduled).zip(0_u16..);
+        let shown = words.map(|(((left, tried), scheduled), index)| {
+            let looked_at = left & (tried | scheduled | all_looked_at);
+            let refused = places([looked_at]).filter(|&place| {
+                let campaign = self.campaigns.get(usize::from(index * 64 + place));
+                !campaign.is_some_and(|it| {
+                    let is_certain = tried & (1 << place) == 0;
+                    let is_shown = it.schedule.is_open(now)
+                        && (is_certain || (!found.is_abandoned() && it.holds(facts, found)));
+                    if is_shown {
+                        it.not_failed(found);
+                    }
+                    is_shown
+                })
+            });
+            refused.fold(left, |left, place| left & !(1 << place))
         });
-        matched.add(self, most, shown);
+        matched.add(self, most, places(shown));
         found.matched = matched;
+    }
+
+    /// The words of the set that is left, each with those of it that have to be tried.
+    fn words(&self, left: Left<'_>) -> impl Iterator<Item = (u64, u64)> {
+        let words = left.left.iter().zip(left.open).zip(&self.complete);
+        words.map(|((&left, open), complete)| (left, left & (open | !complete)))
     }
 
     /// The campaigns for which `is_shown`, which are tried one by one, added to `found`.
