@@ -15,13 +15,6 @@ use crate::rules::{Limits, RuleErrorCode};
 use crate::store::history::{self, PastVersion};
 use crate::store::{campaigns, live};
 
-/// How many campaigns are read in one query.
-const CHUNK: usize = 5_000;
-
-/// The most bytes of theirs in one query, as the table keeps them, which is compressed where they are
-/// large; one is always read.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-
 /// One campaign as it is now, live or not.
 pub(super) fn current(
     connection: &mut PgConnection,
@@ -145,14 +138,14 @@ pub(super) fn as_of(
             Err(_) => as_of.left_out += 1,
         }
     };
-    for chunk in chunks(&past) {
+    for chunk in live::chunks(sizes(&past)) {
         for (entry, body) in history::campaign_bodies(connection, project, &chunk)? {
             if let Some(version) = past.get(&entry) {
                 compile(version, body);
             }
         }
     }
-    for chunk in chunks(&present) {
+    for chunk in live::chunks(sizes(&present)) {
         for row in live::campaign_rows(connection, project.0, &chunk)? {
             if let Some(version) = present.get(&row.seq) {
                 compile(version, row.body);
@@ -165,49 +158,9 @@ pub(super) fn as_of(
     Ok((campaigns, as_of))
 }
 
-/// Cuts the numbers of campaigns into parts for one query each.
-fn chunks(campaigns: &HashMap<i64, PastVersion>) -> Vec<Vec<i64>> {
-    let mut chunks: Vec<Vec<i64>> = Vec::new();
-    let mut held = 0_usize;
-    for (number, version) in campaigns {
-        let bytes = usize::try_from(version.bytes).unwrap_or(0);
-        held = held.saturating_add(bytes);
-        match chunks.last_mut() {
-            Some(chunk) if chunk.len() < CHUNK && held <= CHUNK_BYTES => chunk.push(*number),
-            _ => {
-                held = bytes;
-                chunks.push(vec![*number]);
-            }
-        }
-    }
-    chunks
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use super::*;
-
-    #[test]
-    fn large_campaigns_are_read_a_few_at_a_time() {
-        let chunks_of = |count: usize, bytes: usize| {
-            let version = PastVersion {
-                campaign_id: String::new(),
-                version: 1,
-                entry: None,
-                is_current: false,
-                is_quarantined: false,
-                seq: None,
-                created_at: DateTime::UNIX_EPOCH,
-                bytes: i32::try_from(bytes).unwrap(),
-            };
-            let campaigns = (0..).take(count).map(|number| (number, version.clone()));
-            let chunks = chunks(&campaigns.collect());
-            chunks.iter().map(Vec::len).collect::<Vec<_>>()
-        };
-        assert_eq!(chunks_of(0, 1), [0; 0]);
-        assert_eq!(chunks_of(12_000, 1), [CHUNK, CHUNK, 2_000]);
-        assert_eq!(chunks_of(5, CHUNK_BYTES / 2), [2, 2, 1]);
-        assert_eq!(chunks_of(2, 3 * CHUNK_BYTES), [1, 1]);
-    }
+/// Each number with the bytes of its campaign.
+fn sizes(versions: &HashMap<i64, PastVersion>) -> impl Iterator<Item = (i64, i32)> {
+    versions
+        .iter()
+        .map(|(number, version)| (*number, version.bytes))
 }

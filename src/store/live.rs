@@ -11,6 +11,13 @@ use super::stored_json::OfFlag;
 use crate::matcher::CampaignRow;
 use chrono::{DateTime, Utc};
 
+/// How many campaigns are read in one query.
+const CHUNK: usize = 5_000;
+
+/// The most bytes of theirs in one query, as the table keeps them, which is compressed where they are
+/// large; one is always read.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
 /// The revision of one project; `None` when there is no such project.
 pub fn revision(connection: &mut PgConnection, project: i64) -> QueryResult<Option<i64>> {
     project_revisions::table
@@ -92,6 +99,25 @@ pub fn active_campaigns(
             sql::<Integer>("pg_column_size(body)"),
         ))
         .load(connection)
+}
+
+/// Cuts a list of campaigns, as (number, bytes in the table), into parts that are each small enough to
+/// be read in one query.
+pub fn chunks(campaigns: impl IntoIterator<Item = (i64, i32)>) -> Vec<Vec<i64>> {
+    let mut chunks: Vec<Vec<i64>> = Vec::new();
+    let mut held = 0_usize;
+    for (number, bytes) in campaigns {
+        let bytes = usize::try_from(bytes).unwrap_or(0);
+        held = held.saturating_add(bytes);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK && held <= CHUNK_BYTES => chunk.push(number),
+            _ => {
+                held = bytes;
+                chunks.push(vec![number]);
+            }
+        }
+    }
+    chunks
 }
 
 /// How many campaigns are in quarantine.
@@ -212,4 +238,27 @@ pub fn flag_rows(connection: &mut PgConnection, project: i64) -> QueryResult<Vec
         (key, enabled, value.into(), targeting.into())
     };
     Ok(rows.into_iter().map(whole).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn large_campaigns_are_read_a_few_at_a_time() {
+        let most = i32::try_from(CHUNK_BYTES).unwrap();
+        let large = most / 2;
+        let list = (1..).zip([10, large, large, large, 3 * most, 1, 1]);
+        let expected: [&[i64]; 4] = [&[1, 2], &[3, 4], &[5], &[6, 7]];
+        assert_eq!(chunks(list), expected);
+        let lengths = |count, bytes| {
+            let chunks = chunks((0..count).map(|number| (number, bytes)));
+            chunks.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(0, 1), [0; 0]);
+        assert_eq!(lengths(12_000, 1), [CHUNK, CHUNK, 2_000]);
+        assert_eq!(lengths(5, large), [2, 2, 1]);
+        assert_eq!(lengths(2, 3 * most), [1, 1]);
+    }
 }

@@ -12,13 +12,6 @@ use crate::rules::{Condition, Limits};
 use crate::segments::{Segment, Segments};
 use crate::store::live as rows;
 
-/// How many campaigns are read in one query.
-const CHUNK: usize = 5_000;
-
-/// The most bytes of theirs in one query, as the table keeps them, which is compressed where they are
-/// large; one is always read.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-
 /// With more changes than this at once a snapshot is built anew.
 const CHANGES_MAX: i64 = 500;
 
@@ -111,32 +104,15 @@ fn load_campaigns(
     for (seq, version, bytes) in rows::active_campaigns(connection, project.0)? {
         match known.get(&(seq, version)) {
             Some(campaign) => campaigns.push(Arc::clone(campaign)),
-            None => missing.push((seq, usize::try_from(bytes).unwrap_or(0))),
+            None => missing.push((seq, bytes)),
         }
     }
-    for chunk in chunks(missing) {
+    for chunk in rows::chunks(missing) {
         for row in rows::campaign_rows(connection, project.0, &chunk)? {
             campaigns.extend(compile_campaign(project, row, limits));
         }
     }
     Ok(campaigns)
-}
-
-/// Parts of a list of (number, bytes), each small enough to be read in one query.
-fn chunks(list: Vec<(i64, usize)>) -> Vec<Vec<i64>> {
-    let mut chunks: Vec<Vec<i64>> = Vec::new();
-    let mut held = 0_usize;
-    for (number, bytes) in list {
-        held = held.saturating_add(bytes);
-        match chunks.last_mut() {
-            Some(chunk) if chunk.len() < CHUNK && held <= CHUNK_BYTES => chunk.push(number),
-            _ => {
-                held = bytes;
-                chunks.push(vec![number]);
-            }
-        }
-    }
-    chunks
 }
 
 fn compile_campaign(
@@ -214,18 +190,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn large_campaigns_are_read_a_few_at_a_time() {
-        let large = CHUNK_BYTES / 2;
-        let list = [10, large, large, large, 3 * large, 1, 1];
-        let list = (1..).zip(list).collect();
-        let expected: [&[i64]; 4] = [&[1, 2], &[3, 4], &[5], &[6, 7]];
-        assert_eq!(chunks(list), expected);
-        let lengths = chunks((0..12_000).map(|number| (number, 1)).collect());
-        let lengths: Vec<usize> = lengths.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [CHUNK, CHUNK, 2_000]);
-    }
 
     #[test]
     fn what_did_not_change_is_taken_over() {
