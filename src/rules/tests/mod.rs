@@ -7,6 +7,7 @@ mod bounds;
 mod data;
 mod operators;
 mod reads;
+mod refusals;
 mod traces;
 
 use chrono::{DateTime, Utc};
