@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    EvalErrorKind, NOW, RuleErrorCode, kind, on_traits, parse, refusal, refused, time, var,
+    EvalErrorKind, RuleErrorCode, kind, newcomer, on_traits, parse, refusal, refused, var,
 };
-use crate::rules::{Condition, Facts, FactsArena, Limits, Prepared, RuleList, UserFacts};
+use crate::rules::{Condition, FactsArena, Limits, Prepared, RuleList};
 
 /// Built by hand: the `json!` macro would copy what it is given, recursively, at each level.
 fn object(name: &str, value: Value) -> Value {
@@ -166,17 +166,7 @@ fn in_one_memory(rules: &[&Value], traits: &Value) -> Vec<Result<bool, EvalError
     let mut arena = FactsArena::new();
     let evaluate = |rule: &&Value| {
         arena.reset();
-        let facts = Facts {
-            user: UserFacts {
-                id: "u1",
-                traits: arena.from_value(traits),
-                created_at: time(NOW),
-                last_seen_at: time(NOW),
-            },
-            event: None,
-            now: time(NOW),
-            segments: &|_| false,
-        };
+        let facts = newcomer(&arena, traits, &|_| false);
         let answer = parse(rule).matches_by_library(&Prepared::new(facts, &arena));
         answer.map_err(|error| error.kind)
     };

@@ -50,6 +50,25 @@ fn refused(rule: &Value) -> (RuleErrorCode, String) {
     (error.code, error.pointer)
 }
 
+/// A user with these traits who came at [`NOW`], which it still is.
+fn newcomer<'a>(
+    arena: &'a FactsArena,
+    traits: &'a Value,
+    segments: &'a dyn Fn(&str) -> bool,
+) -> Facts<'a> {
+    Facts {
+        user: UserFacts {
+            id: "u1",
+            traits: arena.from_value(traits),
+            created_at: time(NOW),
+            last_seen_at: time(NOW),
+        },
+        event: None,
+        now: time(NOW),
+        segments,
+    }
+}
+
 /// Evaluates on a user with these traits, a member of `vip` only, at [`NOW`].
 fn on_traits(rule: &Value, traits: &Value) -> Result<bool, EvalError> {
     let arena = FactsArena::new();

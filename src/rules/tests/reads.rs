@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{NOW, parse, time, var};
-use crate::rules::{Condition, Facts, FactsArena, Prepared, RuleList, UserFacts};
+use super::{newcomer, parse, var};
+use crate::rules::{Condition, FactsArena, Prepared, RuleList};
 
 #[test]
 fn mentioning_the_event_is_decided_from_the_rule() {
@@ -128,23 +128,12 @@ fn the_segment_lookup_may_evaluate_conditions_on_the_same_facts() {
     for expected in [true, false] {
         let arena = FactsArena::new();
         let inner_arena = FactsArena::new();
-        let facts = |segments| Facts {
-            user: UserFacts {
-                id: "u1",
-                traits: arena.from_value(&traits),
-                created_at: time(NOW),
-                last_seen_at: time(NOW),
-            },
-            event: None,
-            now: time(NOW),
-            segments,
-        };
         let nobody = |_: &str| false;
-        let inner = Prepared::new(facts(&nobody), &inner_arena);
+        let inner = Prepared::new(newcomer(&arena, &traits, &nobody), &inner_arena);
         let lookup = |name: &str| {
             expected && name == "adults" && segment.matches_prepared(&inner) == Ok(true)
         };
-        let prepared = Prepared::new(facts(&lookup), &arena);
+        let prepared = Prepared::new(newcomer(&arena, &traits, &lookup), &arena);
         assert_eq!(rule.matches_prepared(&prepared), Ok(expected));
         assert_eq!(segment.matches_prepared(&prepared), Ok(true));
     }
