@@ -6,6 +6,7 @@ use beckon::ingest::decode::Item;
 use beckon::ingest::{Outcome, Stored};
 use beckon::model::Event;
 use beckon::store::person_state::{LoadPeople, PersonRow};
+use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -13,7 +14,7 @@ use diesel::sql_types::BigInt;
 
 use crate::support::eventually;
 use crate::support::one_shard::{Sums, identify, request, rig, severable, sums, track};
-use crate::support::postgres::database;
+use crate::support::postgres::{TestDatabase, database};
 use crate::support::severed::Cut;
 use crate::support::sql::{quoted, texts};
 
@@ -200,22 +201,32 @@ fn a_claim_that_waits_for_a_rotation_sees_it() {
     assert_eq!(sums.duplicate, 4);
 }
 
-/// The database follows what is known in memory after a while, and at the latest when ingest ends.
-#[test]
-fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
+/// A database with a person whose one event has the message id `m0`, and that person's number.
+fn seen_once() -> (TestDatabase, PgConnection, i64) {
     let database = database();
+    let rig = rig(&database, &database.url);
+    rig.submit(vec![track("u", "e", Some("m0"))]);
+    assert!(rig.ingest.close(LONG));
+    drop(rig);
     let mut connection = database.connect();
-    let first = rig(&database, &database.url);
-    first.submit(vec![track("u", "e", Some("m0"))]);
-    assert!(first.ingest.close(LONG));
-    drop(first);
     let person: i64 = diesel::select(diesel::dsl::sql::<BigInt>("(SELECT id FROM persons)"))
         .get_result(&mut connection)
         .unwrap();
-    let mut stored_age = || -> i64 {
-        let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
-        (crate::support::now() - rows[0].last_seen_at).num_seconds()
-    };
+    (database, connection, person)
+}
+
+/// When that person was last seen, as the database has it.
+fn last_seen(connection: &mut PgConnection, person: i64) -> DateTime<Utc> {
+    let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(connection).unwrap();
+    rows[0].last_seen_at
+}
+
+/// The database follows what is known in memory after a while, and at the latest when ingest ends.
+#[test]
+fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
+    let (database, mut connection, person) = seen_once();
+    let mut stored_age =
+        || (crate::support::now() - last_seen(&mut connection, person)).num_seconds();
     for waits in [true, false] {
         database
             .connect()
@@ -246,15 +257,7 @@ fn a_person_seen_after_a_while_is_written_apart_from_the_event() {
 /// Whether it comes alone, which is one statement, or with something that needs a transaction.
 #[test]
 fn a_repetition_does_not_say_that_a_person_was_seen() {
-    let database = database();
-    let first = rig(&database, &database.url);
-    first.submit(vec![track("u", "e", Some("m0"))]);
-    assert!(first.ingest.close(LONG));
-    drop(first);
-    let mut connection = database.connect();
-    let person: i64 = diesel::select(diesel::dsl::sql::<BigInt>("(SELECT id FROM persons)"))
-        .get_result(&mut connection)
-        .unwrap();
+    let (database, mut connection, person) = seen_once();
     connection
         .batch_execute("UPDATE persons SET last_seen_at = now() - interval '2 days'")
         .unwrap();
@@ -265,8 +268,7 @@ fn a_repetition_does_not_say_that_a_person_was_seen() {
         let stored = rig.submit(events);
         assert!(stored[0].duplicate);
         assert!(rig.ingest.close(LONG));
-        let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
-        let age = crate::support::now() - rows[0].last_seen_at;
+        let age = crate::support::now() - last_seen(&mut connection, person);
         assert_eq!(age.num_days(), 2, "{} events", stored.len());
     }
 }
@@ -274,15 +276,7 @@ fn a_repetition_does_not_say_that_a_person_was_seen() {
 /// A clock that was ahead for a while would otherwise hide for as long when somebody was last seen.
 #[test]
 fn a_time_in_the_future_is_mended_by_the_next_event() {
-    let database = database();
-    let first = rig(&database, &database.url);
-    first.submit(vec![track("u", "e", Some("m0"))]);
-    assert!(first.ingest.close(LONG));
-    drop(first);
-    let mut connection = database.connect();
-    let person: i64 = diesel::select(diesel::dsl::sql::<BigInt>("(SELECT id FROM persons)"))
-        .get_result(&mut connection)
-        .unwrap();
+    let (database, mut connection, person) = seen_once();
     let events = [
         track("u", "e", Some("m1")),
         identify("u", Some("m2"), r#"{"plan":"pro"}"#),
@@ -298,8 +292,7 @@ fn a_time_in_the_future_is_mended_by_the_next_event() {
         let rig = rig(&database, &database.url);
         rig.submit(vec![event]);
         assert!(rig.ingest.close(LONG));
-        let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
-        let ahead = rows[0].last_seen_at - crate::support::now();
+        let ahead = last_seen(&mut connection, person) - crate::support::now();
         assert!(ahead.num_seconds().abs() < 60, "{ahead}");
     }
     // A node whose clock is ahead writes the database's time.
@@ -308,8 +301,7 @@ fn a_time_in_the_future_is_mended_by_the_next_event() {
     event.received_at += chrono::TimeDelta::days(300);
     rig.submit(vec![event]);
     assert!(rig.ingest.close(LONG));
-    let rows: Vec<PersonRow> = LoadPeople { ids: &[person] }.load(&mut connection).unwrap();
-    let ahead = rows[0].last_seen_at - crate::support::now();
+    let ahead = last_seen(&mut connection, person) - crate::support::now();
     assert!(ahead.num_seconds().abs() < 60, "{ahead}");
 }
 
