@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
-use crate::history::{Answer, Case, Ground, Question, Source};
+use crate::history::{Answer, Case, Ground, Question, Source, TraitsAsOf};
 use crate::ingest::decode;
 use crate::matcher::{ExplainedCampaign, GateReport};
 use crate::rules::{Limits, TraceOutcome, TracePart};
@@ -219,25 +219,43 @@ fn remarks(answer: &Answer) -> Vec<String> {
     let mut remarks = Vec::new();
     let (traits, campaigns) = (&answer.as_of.traits, &answer.as_of.campaigns);
     if traits.source == Source::History {
-        let calls = traits.identify_calls;
-        let mut remark = format!("traits: rebuilt from {calls} stored identify calls");
-        if !traits.certain {
-            remark.push_str(", not certain");
-        }
-        if !traits.unexplained.is_empty() {
-            let names = shown(&traits.unexplained.join(", "));
-            remark.push_str(&format!("; no stored call explains {names}"));
-        }
-        if !traits.set_later.is_empty() {
-            let names = shown(&traits.set_later.join(", "));
-            remark.push_str(&format!("; set later only: {names}"));
-        }
-        remarks.push(remark);
+        remarks.push(traits_remark(traits));
     }
     if campaigns.source == Source::History {
         remarks.push("campaigns: as they were then; segments: as they are now".to_owned());
     }
     remarks
+}
+
+/// What rebuilt traits rest on, with every reason for which they are not certain.
+fn traits_remark(traits: &TraitsAsOf) -> String {
+    let calls = traits.identify_calls;
+    let mut remark = format!("traits: rebuilt from {calls} stored identify calls");
+    if !traits.certain {
+        remark.push_str(", not certain");
+    }
+    if traits.truncated {
+        remark.push_str("; not all calls were read");
+    }
+    if traits.older_than_history {
+        remark.push_str("; the user is older than the oldest event that is kept");
+    }
+    if !traits.unexplained.is_empty() {
+        let names = shown(&traits.unexplained.join(", "));
+        remark.push_str(&format!("; no stored call explains {names}"));
+    }
+    if !traits.set_later.is_empty() {
+        let names = shown(&traits.set_later.join(", "));
+        remark.push_str(&format!("; set later only: {names}"));
+    }
+    if traits.imported {
+        remark.push_str(" (imported: an import may have brought other values)");
+    }
+    if traits.merged_people > 0 {
+        let people = traits.merged_people;
+        remark.push_str(&format!("; with the calls of {people} merged people"));
+    }
+    remark
 }
 
 fn row(campaign: &ExplainedCampaign) -> Vec<String> {
@@ -371,4 +389,43 @@ fn shown(text: &str) -> String {
     let begin: String = letters.by_ref().take(CONDITION_CHARS_MAX).collect();
     let more = if letters.next().is_some() { "…" } else { "" };
     output::printable(&begin) + more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_why_traits_are_not_certain_is_said() {
+        let certain = TraitsAsOf {
+            source: Source::History,
+            certain: true,
+            identify_calls: 2,
+            truncated: false,
+            older_than_history: false,
+            unexplained: Vec::new(),
+            set_later: Vec::new(),
+            imported: false,
+            merged_people: 0,
+        };
+        let rebuilt = "traits: rebuilt from 2 stored identify calls";
+        assert_eq!(traits_remark(&certain), rebuilt);
+        let uncertain = TraitsAsOf {
+            certain: false,
+            truncated: true,
+            older_than_history: true,
+            unexplained: vec!["plan".to_owned()],
+            set_later: vec!["city".to_owned(), "seats".to_owned()],
+            imported: true,
+            merged_people: 3,
+            ..certain
+        };
+        let reasons = "not all calls were read; the user is older than the oldest event that is kept; \
+                       no stored call explains plan; set later only: city, seats (imported: an import \
+                       may have brought other values); with the calls of 3 merged people";
+        assert_eq!(
+            traits_remark(&uncertain),
+            format!("{rebuilt}, not certain; {reasons}")
+        );
+    }
 }

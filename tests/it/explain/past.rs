@@ -153,6 +153,11 @@ fn traits_that_an_import_may_have_given_are_not_certain() {
     let traits = json!({"source": "history", "certain": false, "identify_calls": 0,
                         "set_later": ["plan"], "imported": true});
     assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
+    let asked = ["explain", "--event-id", event.as_str().unwrap()];
+    let output = app.launch().command(&asked).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = "not certain; set later only: plan (imported: ";
+    assert!(text.contains(said), "{text}");
 }
 
 /// What was received before the oldest day that a project keeps may have changed anything.
