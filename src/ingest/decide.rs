@@ -13,7 +13,6 @@
 //! has an [`Allowance`] and does nothing that is beyond it.
 
 use std::cell::RefCell;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +26,7 @@ use crate::error::Error;
 use crate::matcher::{Allowance, Decision, Snapshot};
 use crate::model::{Event, Identity, PersonId, ProjectId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
-use crate::targeting::{INLINE_WORK_MAX, Matches, PersonState, Targeting, facts};
+use crate::targeting::{DecisionAbout, INLINE_WORK_MAX, Matches, PersonState, Targeting, facts};
 
 /// The most work of decisions that a shard does for one batch, however often it tries it; about 25 ms.
 /// Everybody with an event on the shard waits for it. A full batch of usual events is within it.
@@ -84,7 +83,7 @@ impl Ahead {
         let mut allowance = Allowance::of(INLINE_WORK_MAX, basis.bytes(event));
         let mut decision = ARENA.with_borrow_mut(|arena| {
             arena.reset();
-            basis.decide(own, event, &mut allowance, arena)
+            basis.decide(targeting, own, event, &mut allowance, arena)
         })?;
         decision.shrink_to_fit();
         let is_small = decision.campaigns_held() <= AHEAD_HELD_MAX;
@@ -116,9 +115,10 @@ impl Basis {
         self.state.traits.len() + parts.sum::<usize>()
     }
 
-    /// Decides, if that is allowed. Nothing is counted yet.
+    /// Decides, if that is allowed. Nothing is counted yet but a panic.
     fn decide(
         &self,
+        targeting: &Targeting,
         own: &Identity,
         event: &Event,
         allowance: &mut Allowance<'_>,
@@ -141,9 +141,9 @@ impl Basis {
             self.snapshot
                 .on_event_within(allowance, user, event, now, arena)
         };
-        // A defect in the evaluation of one rule must not keep events from being stored. Nothing is
-        // left half done by it: a decision only reads.
-        std::panic::catch_unwind(AssertUnwindSafe(decision)).unwrap_or_else(|_| {
+        // A defect in the evaluation of one rule must not keep events from being stored.
+        let decided = targeting.caught(DecisionAbout::Event, decision);
+        decided.unwrap_or_else(|| {
             tracing::error!(event = name, "a decision panicked; no campaign is shown");
             Some(Decision::default())
         })
@@ -183,7 +183,7 @@ impl Shard {
         let decision = ahead.cloned().or_else(|| {
             let mut allowance = Allowance::of(self.work_left, basis.bytes(event));
             self.arena.reset();
-            let decision = basis.decide(own, event, &mut allowance, &self.arena);
+            let decision = basis.decide(&self.targeting, own, event, &mut allowance, &self.arena);
             self.work_left = allowance.left();
             decision
         });
@@ -217,7 +217,7 @@ pub(super) async fn decide_apart(
                 };
                 arena.reset();
                 let mut all = Allowance::boundless(Some(abandoned));
-                let decision = basis.decide(own, &stored.event, &mut all, arena);
+                let decision = basis.decide(&this, own, &stored.event, &mut all, arena);
                 if abandoned.load(Ordering::Relaxed) {
                     break;
                 }

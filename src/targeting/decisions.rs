@@ -3,6 +3,7 @@
 //! A decision that is little work is made where it is asked for. Any other is made apart, on the same
 //! snapshot and the same person, so that the answer is the same.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +35,33 @@ pub struct SegmentMembership {
     pub id: String,
     /// Its name.
     pub name: String,
+}
+
+/// What a decision is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecisionAbout {
+    /// The campaigns that an event shows.
+    Event,
+    /// The campaigns that are shown without one.
+    Fetch,
+    /// A flag.
+    Flag,
+    /// The segments of a person.
+    Segments,
+}
+
+impl DecisionAbout {
+    /// In the order of their numbers.
+    pub(super) const ALL: [Self; 4] = [Self::Event, Self::Fetch, Self::Flag, Self::Segments];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Fetch => "fetch",
+            Self::Flag => "flag",
+            Self::Segments => "segments",
+        }
+    }
 }
 
 /// Whom a decision without an event is about.
@@ -74,7 +102,9 @@ impl Targeting {
             let arena = FactsArena::new();
             snapshot.on_fetch_within(allowance, subject.facts(now, &arena), now, &arena)
         };
-        let decision = self.inline_or_apart(project, subject, decide).await?;
+        let about = DecisionAbout::Fetch;
+        let decision = self.inline_or_apart(about, project, subject, decide);
+        let decision = decision.await?;
         Ok(self.counted(&held, decision))
     }
 
@@ -109,7 +139,9 @@ impl Targeting {
             let value = answer.is_on.then(|| answer.flag.value.clone());
             Some((value, answer.errors))
         };
-        let (value, errors) = self.inline_or_apart(project, subject, decide).await?;
+        let about = DecisionAbout::Flag;
+        let decided = self.inline_or_apart(about, project, subject, decide);
+        let (value, errors) = decided.await?;
         self.metrics().failed(errors);
         Ok(FlagDecision {
             enabled: value.is_some(),
@@ -137,7 +169,9 @@ impl Targeting {
             });
             Some((named.collect(), errors))
         };
-        let (segments, errors) = self.inline_or_apart(project, subject, decide).await?;
+        let about = DecisionAbout::Segments;
+        let decided = self.inline_or_apart(about, project, subject, decide);
+        let (segments, errors) = decided.await?;
         self.metrics().failed(errors);
         Ok(segments)
     }
@@ -152,23 +186,39 @@ impl Targeting {
         self.0.apart.run(project, work).await
     }
 
+    /// Makes a decision; `None` if it panicked, which is a defect in the evaluation of one rule and is
+    /// counted. Nothing is left half done by it: a decision only reads.
+    pub(crate) fn caught<T>(&self, about: DecisionAbout, decide: impl FnOnce() -> T) -> Option<T> {
+        let decided = std::panic::catch_unwind(AssertUnwindSafe(decide));
+        if decided.is_err() {
+            self.metrics().panicked(about);
+        }
+        decided.ok()
+    }
+
     /// Decides here if that is little work, else apart.
     async fn inline_or_apart<T: Send + 'static>(
         &self,
+        about: DecisionAbout,
         project: ProjectId,
         subject: Subject,
         decide: impl Fn(&Subject, &mut Allowance<'_>) -> Option<T> + Send + 'static,
     ) -> Result<T, Error> {
+        let panicked = || Error::Internal("a decision panicked".to_owned());
         let mut little = Allowance::of(INLINE_WORK_MAX, subject.bytes());
-        if let Some(decided) = decide(&subject, &mut little) {
+        let decided = self.caught(about, || decide(&subject, &mut little));
+        if let Some(decided) = decided.ok_or_else(panicked)? {
             return Ok(decided);
         }
+        let this = self.clone();
         let work = move |abandoned: &AtomicBool| {
             let mut all = Allowance::boundless(Some(abandoned));
-            let is_wanted = !abandoned.load(Ordering::Relaxed);
-            is_wanted.then(|| decide(&subject, &mut all)).flatten()
+            if abandoned.load(Ordering::Relaxed) {
+                return Some(None);
+            }
+            this.caught(about, || decide(&subject, &mut all))
         };
-        let decided = self.apart(project, work).await?;
+        let decided = self.apart(project, work).await?.ok_or_else(panicked)?;
         decided.ok_or_else(|| Error::Internal("a decision was given up".to_owned()))
     }
 }
@@ -186,5 +236,68 @@ pub(crate) fn facts<'a>(
         traits: person.map_or(Object::EMPTY, |(person, _)| arena.parse(&person.traits)),
         created_at: person.map_or(now, |(person, _)| person.created_at),
         last_seen_at: person.map_or(now, |(_, last_seen)| last_seen),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::{Store, StoreOptions};
+    use crate::targeting::{TargetingMetrics, TargetingOptions};
+    use crate::telemetry::metrics::Metrics;
+
+    /// A service whose database nobody asks.
+    fn counting_in(metrics: &Metrics) -> Targeting {
+        let store = Store::new(StoreOptions {
+            url: "host=/nowhere".to_owned(),
+            pool_size: 1,
+            deadline: Duration::from_secs(1),
+        });
+        let options = TargetingOptions {
+            metrics: TargetingMetrics::new(metrics),
+            ..TargetingOptions::default()
+        };
+        Targeting::new(store, Clock::system(), options)
+    }
+
+    #[test]
+    fn a_decision_that_panics_is_an_error_and_is_counted_wherever_it_is_made() {
+        let metrics = Metrics::new();
+        let targeting = counting_in(&metrics);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let decide = |about, is_little: bool| {
+            let decide = move |_: &Subject, allowance: &mut Allowance<'_>| -> Option<()> {
+                if !is_little && allowance.left() <= INLINE_WORK_MAX {
+                    return None;
+                }
+                panic!("a defect in a rule")
+            };
+            let nobody = Subject {
+                identity: None,
+                person: None,
+            };
+            let decided = targeting.inline_or_apart(about, ProjectId(1), nobody, decide);
+            runtime.block_on(decided)
+        };
+        for (about, is_little) in [
+            (DecisionAbout::Fetch, true),
+            (DecisionAbout::Fetch, false),
+            (DecisionAbout::Segments, false),
+        ] {
+            let error = decide(about, is_little).unwrap_err();
+            assert!(matches!(error, Error::Internal(_)), "{error:?}");
+        }
+        let text = metrics.text();
+        for (about, count) in [("event", 0), ("fetch", 2), ("flag", 0), ("segments", 1)] {
+            let line = format!("beckon_decision_panics_total{{decision=\"{about}\"}} {count}\n");
+            assert!(text.contains(&line), "no {line} in {text}");
+        }
     }
 }

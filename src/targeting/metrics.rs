@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec};
 
+use super::decisions::DecisionAbout;
 use crate::clock::Clock;
 use crate::matcher::Snapshot;
 use crate::model::ProjectId;
 use crate::telemetry::metrics::{
-    CACHE_BYTES, CACHE_ENTRIES, CACHE_REQUESTS, DECISIONS, HUB_CONNECTED, MATCHES, Metrics, NODES,
-    PerProject, RULE_ERRORS, SNAPSHOT_CAMPAIGNS, SNAPSHOT_COST, SNAPSHOT_LOADED,
+    CACHE_BYTES, CACHE_ENTRIES, CACHE_REQUESTS, DECISION_PANICS, DECISIONS, HUB_CONNECTED, MATCHES,
+    Metrics, NODES, PerProject, RULE_ERRORS, SNAPSHOT_CAMPAIGNS, SNAPSHOT_COST, SNAPSHOT_LOADED,
     SNAPSHOT_QUARANTINED, SNAPSHOT_RELOAD_DURATION, SNAPSHOT_RELOADS, SNAPSHOT_REVISION,
     SNAPSHOT_SEGMENTS, SNAPSHOT_UNINDEXED, STALENESS,
 };
@@ -27,6 +28,7 @@ struct Inner {
     decisions: IntCounter,
     matches: IntCounter,
     rule_errors: IntCounter,
+    panics: [IntCounter; DecisionAbout::ALL.len()],
     snapshots: PerProject<SnapshotGauges>,
     reloads_ok: IntCounter,
     reloads_failed: IntCounter,
@@ -120,12 +122,14 @@ impl TargetingMetrics {
         ] = gauges.map(|of| metrics.gauges(of));
         let of = |gauges: &IntGaugeVec, project: &str| gauges.with_label_values(&[project]);
         let reloads = metrics.counters(&SNAPSHOT_RELOADS);
+        let panics = metrics.counters(&DECISION_PANICS);
         Self(Arc::new(Inner {
             addresses: cache("addresses"),
             states: cache("states"),
             decisions: metrics.counter(&DECISIONS),
             matches: metrics.counter(&MATCHES),
             rule_errors: metrics.counter(&RULE_ERRORS),
+            panics: DecisionAbout::ALL.map(|about| panics.with_label_values(&[about.as_str()])),
             snapshots: PerProject::new(move |project| SnapshotGauges {
                 revision: of(&revision, project),
                 campaigns: of(&campaigns, project),
@@ -168,6 +172,13 @@ impl TargetingMetrics {
     pub(super) fn failed(&self, errors: u32) {
         if errors > 0 {
             self.0.rule_errors.inc_by(u64::from(errors));
+        }
+    }
+
+    /// A decision panicked.
+    pub(super) fn panicked(&self, about: DecisionAbout) {
+        if let Some(panics) = self.0.panics.get(about as usize) {
+            panics.inc();
         }
     }
 

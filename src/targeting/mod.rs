@@ -42,7 +42,7 @@ use people::People;
 
 pub use crate::matcher::Matches;
 pub use check::Warning;
-pub(crate) use decisions::facts;
+pub(crate) use decisions::{DecisionAbout, facts};
 pub use decisions::{FlagDecision, INLINE_WORK_MAX, SegmentMembership, Subject};
 pub(crate) use lookup::load_addresses;
 pub use metrics::{CacheMetrics, TargetingMetrics};

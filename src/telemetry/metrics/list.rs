@@ -108,6 +108,8 @@ described! {
         "Campaigns that matched in them.";
     RULE_ERRORS: Counter "beckon_rule_errors_total" []
         "Conditions of campaigns, segments and flags that failed and counted as false.";
+    DECISION_PANICS: Counter "beckon_decision_panics_total" ["decision"]
+        "Decisions that panicked, by what they were about (event, fetch, flag or segments); a defect.";
     STALENESS: Gauge "beckon_staleness_seconds" []
         "Time since the campaigns were last known to be current; it grows when the database is gone.";
     HUB_CONNECTED: Gauge "beckon_hub_connected" []
