@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use diesel::pg::PgRowByRowLoadingMode;
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 
 use super::batch::Unit;
@@ -185,7 +186,7 @@ impl Shard {
         if wanted.is_empty() {
             return Ok(());
         }
-        let Some(rows) = load_people(connection, &wanted, self.options.traits_bytes_max)? else {
+        let Some(rows) = load_people(connection, &wanted)? else {
             return Err(FillError::TooMuch);
         };
         if rows.len() < wanted.len() || rows.iter().any(|row| row.merged_into.is_some()) {
@@ -206,30 +207,30 @@ impl Shard {
 /// How much text the traits of the people of one batch may have, in bytes. One event's are always read.
 const PEOPLE_BYTES_MAX: usize = 32 << 20;
 
-/// How many people are always loaded together, however large they are.
-const PEOPLE_FEW: usize = 16;
+/// How many people are always loaded together, however large they are. One event is about two at most.
+const PEOPLE_FEW: usize = 2;
 
-/// How many are loaded at once: as many as there is room for if all have as many traits as the limit
-/// on traits allows by default.
+/// How many are asked for at once. All of them are sent, however many of them are then read.
 const PEOPLE_AT_ONCE: usize = 128;
 
 /// Loads people; `None` if they are more than can be held at once, however small the events that
-/// name them are. How large somebody is says nothing of who comes next, so what one query reads is
-/// bounded by the limit on traits.
+/// name them are. How large somebody is says nothing of who comes next, so one row is read after the
+/// other.
 pub(super) fn load_people(
     connection: &mut PgConnection,
     ids: &[i64],
-    traits_bytes_max: usize,
 ) -> QueryResult<Option<Vec<PersonRow>>> {
-    let at_once = (PEOPLE_BYTES_MAX / traits_bytes_max.max(1)).clamp(PEOPLE_FEW, PEOPLE_AT_ONCE);
     let mut rows: Vec<PersonRow> = Vec::with_capacity(ids.len());
     let mut bytes = 0;
-    for now in ids.chunks(at_once) {
-        let loaded: Vec<PersonRow> = LoadPeople { ids: now }.load(connection)?;
-        bytes += loaded.iter().map(|row| row.traits.len()).sum::<usize>();
-        rows.extend(loaded);
-        if bytes > PEOPLE_BYTES_MAX && ids.len() > PEOPLE_FEW {
-            return Ok(None);
+    for now in ids.chunks(PEOPLE_AT_ONCE) {
+        let query = LoadPeople { ids: now };
+        for row in query.load_iter::<PersonRow, PgRowByRowLoadingMode>(connection)? {
+            let row = row?;
+            bytes += row.traits.len();
+            rows.push(row);
+            if bytes > PEOPLE_BYTES_MAX && ids.len() > PEOPLE_FEW {
+                return Ok(None);
+            }
         }
     }
     Ok(Some(rows))

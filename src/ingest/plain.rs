@@ -170,7 +170,7 @@ impl Shard {
         missing.dedup();
         let ids: Vec<i64> = missing.iter().map(|person| person.0).collect();
         let observed: Vec<Observed> = missing.iter().map(|&id| caches.observe(id)).collect();
-        let Some(rows) = load_people(connection, &ids, self.options.traits_bytes_max)? else {
+        let Some(rows) = load_people(connection, &ids)? else {
             return Err(Failure::TooMuch);
         };
         if rows.len() < missing.len() || rows.iter().any(|row| row.merged_into.is_some()) {

@@ -10,6 +10,7 @@ use std::{fmt, io, iter};
 
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::ser::{Formatter, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -300,9 +301,25 @@ fn has_all(state: &PersonState, calls: &[(PersonId, &RawJson)]) -> bool {
     })
 }
 
-/// The JSON text of a value.
+/// Writes numbers with all their digits, as the database gives them back: `1e308` has 309, and what
+/// somebody has could otherwise be fifty times what was measured.
+struct AllDigits;
+
+impl Formatter for AllDigits {
+    fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        match value.fract() == 0.0 {
+            true => write!(writer, "{value:.1}"),
+            false => write!(writer, "{value}"),
+        }
+    }
+}
+
+/// The JSON text of a value, as it is stored.
 fn json_text(value: &(impl Serialize + ?Sized)) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+    let mut text = Vec::new();
+    let written = value.serialize(&mut Serializer::with_formatter(&mut text, AllDigits));
+    let text = written.ok().and_then(|()| String::from_utf8(text).ok());
+    text.unwrap_or_else(|| "null".to_owned())
 }
 
 /// How long the JSON text of a value is.
@@ -318,7 +335,7 @@ fn text_bytes(value: &(impl Serialize + ?Sized)) -> usize {
         }
     }
     let mut count = Count(0);
-    match serde_json::to_writer(&mut count, value) {
+    match value.serialize(&mut Serializer::with_formatter(&mut count, AllDigits)) {
         Ok(()) => count.0,
         Err(_) => usize::MAX / 4,
     }
@@ -333,7 +350,7 @@ mod tests {
     use super::*;
 
     fn traits(members: &Value) -> Traits {
-        Traits::read(Arc::from(members.to_string()))
+        Traits::read(Arc::from(json_text(members)))
     }
 
     fn object() -> impl Strategy<Value = Value> {
@@ -367,6 +384,27 @@ mod tests {
         assert_eq!((&*held.text(), held.bytes), (text, text.len()));
     }
 
+    /// The database has these lengths of numbers when it writes them.
+    #[test]
+    fn numbers_are_as_long_as_all_their_digits() {
+        let lengths = [
+            (1e308, 311),
+            (-5e-324, 327),
+            (1e16, 19),
+            (2.5, 3),
+            (-0.0, 4),
+        ];
+        for (number, length) in lengths {
+            let text = json_text(&number);
+            assert_eq!(
+                (text.len(), text_bytes(&number)),
+                (length, length),
+                "{text}"
+            );
+            assert_eq!(serde_json::from_str::<f64>(&text).unwrap(), number);
+        }
+    }
+
     proptest! {
         /// They are what maps of them are, and as long as their text, whatever is set.
         #[test]
@@ -379,7 +417,7 @@ mod tests {
                 let mut union = held.as_object().unwrap().clone();
                 union.extend(twin.clone());
                 union.extend(members.clone());
-                let length = Value::Object(union).to_string().len();
+                let length = json_text(&union).len();
                 prop_assert_eq!((joined(&all, length), joined(&all, length - 1)), (false, true));
                 prop_assert_eq!(all.has(&members), members.iter().all(|(name, value)| twin.get(name) == Some(value)));
                 if first {
@@ -390,7 +428,7 @@ mod tests {
                     all.overwrite(traits(&other));
                     twin.extend(members);
                 }
-                let text = Value::Object(twin.clone()).to_string();
+                let text = json_text(&twin);
                 prop_assert_eq!(all.bytes, text.len());
                 prop_assert_eq!(&*all.text(), text);
             }

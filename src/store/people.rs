@@ -3,11 +3,9 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Jsonb, Nullable, SmallInt, Text};
-use serde_json::Value;
+use diesel::sql_types::{BigInt, Nullable, SmallInt, Text};
 
 use super::schema::identities;
-use super::stored_json::Traits;
 use crate::model::{Identity, PersonId, ProjectId};
 
 /// The most people that can be one: each brought an identity, and a person has no more of these.
@@ -16,9 +14,9 @@ pub const FAMILY_MAX: usize = 10_000;
 /// A person in a list.
 #[derive(Debug, Clone, QueryableByName)]
 pub struct ListedPerson {
-    /// Traits, merged over all identifies.
-    #[diesel(sql_type = Jsonb, deserialize_as = Traits)]
-    pub traits: Value,
+    /// Traits, merged over all identifies: the text of a JSON object.
+    #[diesel(sql_type = Text)]
+    pub traits: String,
     /// The identity that names the person best: the oldest user id, else the oldest anonymous one.
     #[diesel(sql_type = Nullable<Text>)]
     pub name: Option<String>,
@@ -44,7 +42,7 @@ pub fn list(
     offset: i64,
 ) -> QueryResult<Vec<ListedPerson>> {
     sql_query(
-        "SELECT page.traits, best.value AS name \
+        "SELECT page.traits::text AS traits, best.value AS name \
          FROM (SELECT id, traits, created_at FROM persons \
                WHERE project_id = $1 AND merged_into IS NULL \
                ORDER BY created_at, id LIMIT $2 OFFSET $3) page \

@@ -50,6 +50,7 @@ mod isolation;
 mod keys;
 mod ledger;
 mod live_changes;
+mod many_digits;
 mod matcher_model;
 mod matcher_oracle;
 mod metrics;
