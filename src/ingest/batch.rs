@@ -19,8 +19,8 @@ use super::route::{Known, Owner};
 use super::shard::Shard;
 use super::write::write;
 use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
-use crate::store::partitions;
 use crate::store::person_state::LockPeople;
+use crate::store::{is_missing_partition, partitions};
 use crate::targeting::PersonState;
 use crate::targeting::people::Address;
 
@@ -267,7 +267,7 @@ pub(super) fn create_missing_partition(
     connection: &mut PgConnection,
     error: &DieselError,
 ) -> Result<(), Failure> {
-    if !error.to_string().contains("no partition of relation") {
+    if !is_missing_partition(error) {
         return Ok(());
     }
     partitions::database_now(connection)

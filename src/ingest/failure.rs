@@ -5,7 +5,7 @@ use std::fmt;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::batch::Verdict;
-use crate::store::is_refused_data;
+use crate::store::{is_missing_partition, is_refused_data};
 
 /// Why a batch was not committed.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
 impl From<DieselError> for Failure {
     fn from(error: DieselError) -> Self {
         let text = error.to_string();
-        if text.contains("deadlock detected") || text.contains("no partition of relation") {
+        if text.contains("deadlock detected") || is_missing_partition(&error) {
             return Self::Race;
         }
         match &error {
@@ -78,4 +78,52 @@ impl From<DieselError> for FillError {
 
 pub(super) fn unavailable(error: DieselError) -> Failure {
     Failure::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::result::DatabaseErrorInformation;
+
+    use super::*;
+
+    /// A violated check, as a server that speaks German tells it.
+    struct Violation {
+        constraint: Option<&'static str>,
+    }
+
+    impl DatabaseErrorInformation for Violation {
+        fn message(&self) -> &str {
+            "keine Partition von Relation »events« für die Zeile gefunden"
+        }
+        fn details(&self) -> Option<&str> {
+            None
+        }
+        fn hint(&self) -> Option<&str> {
+            None
+        }
+        fn table_name(&self) -> Option<&str> {
+            Some("events")
+        }
+        fn column_name(&self) -> Option<&str> {
+            None
+        }
+        fn constraint_name(&self) -> Option<&str> {
+            self.constraint
+        }
+        fn statement_position(&self) -> Option<i32> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_day_without_a_partition_refuses_no_event_in_any_language() {
+        let failure = |constraint| {
+            let violation = Box::new(Violation { constraint });
+            let kind = DatabaseErrorKind::CheckViolation;
+            Failure::from(DieselError::DatabaseError(kind, violation))
+        };
+        assert!(matches!(failure(None), Failure::Race));
+        let named = Some("events_kind_check");
+        assert!(matches!(failure(named), Failure::Refused(_)));
+    }
 }

@@ -397,14 +397,22 @@ pub(crate) fn is_refused_data(error: &DieselError) -> bool {
     };
     let message = info.message();
     match kind {
-        // A day without a partition is told as a violated check.
-        DatabaseErrorKind::CheckViolation => !message.contains("no partition of relation"),
+        DatabaseErrorKind::CheckViolation => !is_missing_partition(error),
         DatabaseErrorKind::NotNullViolation => true,
         DatabaseErrorKind::Unknown => {
             !is_transient(message) && DATA_MESSAGES.iter().any(|text| message.contains(text))
         }
         _ => false,
     }
+}
+
+/// Whether there is no partition for a row. It is told as a violated check, of no name; what else is said
+/// depends on the server's language, and taken for a row's fault it would refuse every event of a day.
+pub(crate) fn is_missing_partition(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(DatabaseErrorKind::CheckViolation, info) = error else {
+        return false;
+    };
+    info.constraint_name().is_none()
 }
 
 /// How Postgres says that it cannot hold a value (SQLSTATE classes 22 and 54). Anything else that is
