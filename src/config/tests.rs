@@ -367,6 +367,14 @@ fn a_schedule_that_never_comes_is_refused() {
         let text = format!("0 17 3 * * * {year}");
         assert!(refusal(&text).contains("comes every year"), "{year}");
     }
+    // Read across the spaces the last field would be the day of the week, numbered otherwise.
+    for spaced in [
+        "0 1, 2, 3 4 * * 1",
+        "0 1 ,2 ,3 4 * * 1",
+        "0 1- 5 / 2 4 * * 1",
+    ] {
+        assert!(refusal(spaced).contains("no spaces inside"), "{spaced}");
+    }
     assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 17 3 * * * *")]).is_ok());
     assert!(check(&[("BECKON_RETENTION_SCHEDULE", "0 0 29 2 *")]).is_ok());
 }

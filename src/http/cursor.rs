@@ -53,16 +53,29 @@ mod tests {
 
     use super::*;
 
-    /// Some of them of the right length.
+    /// Some of them of the right length, or nearly what `write` writes.
     fn any_text() -> impl Strategy<Value = String> {
         let bytes = prop::collection::vec(any::<u8>(), 0..40);
+        let micros = prop_oneof![
+            any::<i64>(),
+            prop::sample::select(vec![-1, 0, LATEST_MICROS, LATEST_MICROS + 1]),
+        ];
+        let placed = (micros, any::<[u8; 16]>(), prop::bool::ANY).prop_map(|(micros, id, half)| {
+            let id = if half { &id[..8] } else { &id[..] };
+            URL_SAFE_NO_PAD.encode([&micros.to_be_bytes()[..], id].concat())
+        });
         prop_oneof![
             any::<String>(),
             "[A-Za-z0-9_=-]{0,40}",
-            "AAX[A-Za-z0-9_-]{29}",
-            "AAX[A-Za-z0-9_-]{18}[AQgw]",
+            "AAX[A-Za-z0-9_-]{29}={0,2}",
+            "AAX[A-Za-z0-9_-]{19}={0,2}",
+            placed,
             bytes.prop_map(|bytes| URL_SAFE_NO_PAD.encode(bytes)),
         ]
+    }
+
+    fn is_in_time(time: DateTime<Utc>) -> bool {
+        (0..=LATEST_MICROS).contains(&time.timestamp_micros())
     }
 
     proptest! {
@@ -70,9 +83,11 @@ mod tests {
         fn any_text_is_a_cursor_or_refused(text in any_text()) {
             if let Some((time, id)) = read::<8>(&text) {
                 prop_assert_eq!(write(time, id), &*text);
+                prop_assert!(is_in_time(time), "{}", time);
             }
             if let Some((time, id)) = read::<16>(&text) {
                 prop_assert_eq!(write(time, id), text);
+                prop_assert!(is_in_time(time), "{}", time);
             }
         }
 
@@ -88,8 +103,23 @@ mod tests {
     #[test]
     fn what_is_no_cursor_is_refused() {
         let late = URL_SAFE_NO_PAD.encode([0x7f_u8; 24]);
-        for odd in ["", "x", "AAAA", &late] {
+        // Of one place there is one text, without padding and with nothing in its last bits.
+        let place = URL_SAFE_NO_PAD.encode([0_u8; 16]);
+        let (padded, other) = (format!("{place}=="), format!("{}B", &place[..21]));
+        assert!(read::<8>(&place).is_some());
+        for odd in ["", "x", "AAAA", &late, &padded, &other] {
             assert_eq!(read::<16>(odd), None, "{odd}");
+            assert_eq!(read::<8>(odd), None, "{odd}");
+        }
+        for (micros, is_cursor) in [
+            (0, true),
+            (LATEST_MICROS, true),
+            (-1, false),
+            (LATEST_MICROS + 1, false),
+            (i64::MAX, false),
+        ] {
+            let text = URL_SAFE_NO_PAD.encode([&micros.to_be_bytes()[..], &[0; 16]].concat());
+            assert_eq!(read::<16>(&text).is_some(), is_cursor, "{micros}");
         }
         let none = of::<16>(&Params::parse("limit=1"));
         assert_eq!(none.unwrap(), None);

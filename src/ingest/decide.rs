@@ -81,10 +81,15 @@ impl Ahead {
         let snapshot = to_decide_on(targeting, project, wants, event)?;
         let basis = Basis::of(snapshot, targeting.people().state(person)?);
         let mut allowance = Allowance::of(INLINE_WORK_MAX, basis.bytes(event));
-        let mut decision = ARENA.with_borrow_mut(|arena| {
+        let decision = ARENA.with_borrow_mut(|arena| {
             arena.reset();
             basis.decide(targeting, own, event, &mut allowance, arena)
         })?;
+        Self::held(basis, decision)
+    }
+
+    /// What waits in the queue with its event, unless that holds too much.
+    fn held(basis: Basis, mut decision: Decision) -> Option<Self> {
         decision.shrink_to_fit();
         let is_small = decision.campaigns_held() <= AHEAD_HELD_MAX;
         is_small.then_some(Self { basis, decision })
@@ -231,4 +236,98 @@ pub(super) async fn decide_apart(
 
 fn object<'a>(raw: Option<&'a RawJson>, arena: &'a FactsArena) -> Object<'a> {
     raw.map_or(Object::EMPTY, |raw| arena.parse(raw.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::collections::HashMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::matcher::{Campaign, CampaignRow};
+    use crate::model::{Call, Dialect, EventName};
+    use crate::rules::Limits;
+    use crate::segments::Segments;
+
+    fn bought() -> Event {
+        Event {
+            dialect: Dialect::Seed,
+            call: Call::Track {
+                name: EventName::parse("buy").unwrap(),
+                properties: None,
+            },
+            user: Some(Identity::user("ada").unwrap()),
+            anonymous: None,
+            message_id: None,
+            timestamp: DateTime::UNIX_EPOCH,
+            received_at: DateTime::UNIX_EPOCH,
+            context: None,
+            size_bytes: 100,
+            replay_of: None,
+        }
+    }
+
+    /// Somebody, and so many live campaigns with this rule.
+    fn basis(campaigns: i64, rule: &Value) -> Basis {
+        let compiled = |seq: i64| {
+            let body = json!({"status": "active", "trigger": "buy", "targeting": rule});
+            let row = CampaignRow {
+                seq,
+                ..CampaignRow::of(&format!("c{seq}"), &body)
+            };
+            Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
+        };
+        let campaigns = (0..campaigns).map(compiled).collect();
+        let snapshot = Snapshot::new(1, campaigns, Segments::default(), HashMap::new());
+        let state = PersonState {
+            id: PersonId(1),
+            home: 0,
+            user_id: None,
+            traits: r#"{"plan":"pro"}"#.into(),
+            created_at: DateTime::UNIX_EPOCH,
+            last_seen: DateTime::UNIX_EPOCH.into(),
+        };
+        Basis::of(Arc::new(snapshot), Arc::new(state))
+    }
+
+    fn decided(campaigns: i64, rule: &Value) -> (Basis, Decision) {
+        let (basis, event, arena) = (basis(campaigns, rule), bought(), FactsArena::new());
+        let mut all = Allowance::boundless(None);
+        let own = event.identity().unwrap();
+        let decision = basis.decide(own, &event, &mut all, &arena).unwrap();
+        (basis, decision)
+    }
+
+    /// Those that failed are held on to as well, to be counted.
+    #[test]
+    fn a_decision_that_holds_many_campaigns_does_not_wait_in_the_queue() {
+        let plan = json!({"var": "user.traits.plan"});
+        // The index does not know that it fails.
+        let fails = json!({"or": [{"in": ["x", plan]}, {"<": [plan, 1]}]});
+        for (rule, matches) in [(json!(true), true), (fails, false)] {
+            for (campaigns, is_held) in [(AHEAD_HELD_MAX, true), (AHEAD_HELD_MAX + 1, false)] {
+                let (basis, decision) = decided(i64::try_from(campaigns).unwrap(), &rule);
+                assert_eq!(decision.campaigns_held(), campaigns, "{rule}");
+                assert_eq!(!decision.matched.is_empty(), matches, "{rule}");
+                let held = Ahead::held(basis, decision);
+                assert_eq!(held.is_some(), is_held, "{campaigns} {rule}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_that_nobody_waits_for_tries_nothing_more() {
+        // No index knows what is in a text.
+        let rule = json!({"in": ["r", {"var": "user.traits.plan"}]});
+        let (event, arena) = (bought(), FactsArena::new());
+        let own = event.identity().unwrap();
+        for (is_abandoned, matches) in [(false, 3), (true, 0)] {
+            let abandoned = AtomicBool::new(is_abandoned);
+            let mut all = Allowance::boundless(Some(&abandoned));
+            let decision = basis(3, &rule).decide(own, &event, &mut all, &arena);
+            assert_eq!(decision.unwrap().matched.len(), matches);
+        }
+    }
 }

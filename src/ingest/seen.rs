@@ -98,3 +98,39 @@ impl Seen {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PersonId;
+
+    fn seen_at(last_seen: DateTime<Utc>) -> PersonState {
+        PersonState {
+            id: PersonId(1),
+            home: 0,
+            user_id: None,
+            traits: "{}".into(),
+            created_at: DateTime::UNIX_EPOCH,
+            last_seen: last_seen.into(),
+        }
+    }
+
+    #[test]
+    fn what_is_known_moves_by_the_grain_and_back_only_from_what_a_wrong_clock_has_set() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        let (little, second) = (TimeDelta::minutes(1), TimeDelta::seconds(1));
+        for (known, then) in [
+            (now - LAST_SEEN_GRAIN, Some(now)),
+            (now - LAST_SEEN_GRAIN + second, None),
+            (now + little, None),
+            (now + AHEAD_MAX, None),
+            (now + AHEAD_MAX + second, Some(now)),
+            (now + TimeDelta::days(365), Some(now)),
+        ] {
+            let (mut seen, person) = (Seen::default(), seen_at(known));
+            seen.note(&person, now);
+            assert_eq!(person.last_seen.at(), then.unwrap_or(known), "{known}");
+            assert_eq!(seen.waiting.get(&1).copied(), then, "{known}");
+        }
+    }
+}

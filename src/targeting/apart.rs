@@ -80,3 +80,85 @@ impl Apart {
         Ok([own, Arc::clone(&self.all).acquire_owned().await?])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// Works until nobody waits for it, but no longer than this; whether it was told.
+    fn work_until_told(
+        most: Duration,
+    ) -> (
+        impl FnOnce(&AtomicBool) -> bool + Send + 'static,
+        oneshot::Receiver<()>,
+        mpsc::Receiver<bool>,
+    ) {
+        let (begin, begun) = oneshot::channel();
+        let (tell, told) = mpsc::channel();
+        let work = move |abandoned: &AtomicBool| {
+            let began = Instant::now();
+            let _nobody_asks = begin.send(());
+            while !abandoned.load(Ordering::Relaxed) && began.elapsed() < most {
+                std::thread::yield_now();
+            }
+            let is_told = abandoned.load(Ordering::Relaxed);
+            let _nobody_asks = tell.send(is_told);
+            is_told
+        };
+        (work, begun, told)
+    }
+
+    #[tokio::test]
+    async fn work_is_told_that_its_caller_has_gone_and_only_then() {
+        let apart = Apart::new();
+        let (work, _, _) = work_until_told(Duration::from_millis(200));
+        assert!(!apart.run(ProjectId(1), work).await.unwrap());
+        let (work, begun, told) = work_until_told(SOON);
+        {
+            let mut call = std::pin::pin!(apart.run(ProjectId(1), work));
+            tokio::select! {
+                _ = &mut call => unreachable!("it works until it is told"),
+                begun = begun => begun.unwrap(),
+            }
+        }
+        assert!(told.recv_timeout(2 * SOON).unwrap());
+    }
+
+    /// Its rules may take as long as they like.
+    #[tokio::test]
+    async fn a_project_takes_no_other_ones_turn() {
+        let apart = Arc::new(Apart::new());
+        let cores = available_parallelism().map_or(1, NonZero::get).max(2);
+        let calls: Vec<_> = (0..2 * cores)
+            .map(|_| {
+                let (apart, (work, begun, _)) = (Arc::clone(&apart), work_until_told(SOON));
+                let call = async move { apart.run(ProjectId(1), work).await };
+                (tokio::spawn(call), begun)
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut at_work = 0;
+        let mut waiting = Vec::new();
+        for (call, mut begun) in calls {
+            at_work += usize::from(begun.try_recv().is_ok());
+            waiting.push(call);
+        }
+        assert_eq!(at_work, cores / 2);
+        let other = apart.run(ProjectId(2), |_| ());
+        tokio::time::timeout(Duration::from_secs(2), other)
+            .await
+            .unwrap()
+            .unwrap();
+        for call in waiting {
+            call.abort();
+        }
+    }
+}

@@ -33,19 +33,99 @@ fn store(connection: &mut PgConnection, count: u32, kind: &str, name: &str) {
     );
 }
 
+/// As many as may become one, and no more where there are more all the same.
 #[test]
 fn everybody_who_became_one_person_is_followed() {
     let (_database, mut connection) = fresh();
-    sql::run(
-        &mut connection,
-        "INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, merged_into, \
-         created_at, last_seen_at) \
-         SELECT n, 1, n, 1, n::text, nullif(1, n), now(), now() FROM generate_series(1, 3000) n",
+    for (from, to, followed) in [(1, 10_000, 10_000), (10_001, 10_100, 10_000)] {
+        sql::run(
+            &mut connection,
+            &format!(
+                "INSERT INTO persons (id, project_id, home, bucketing_kind, bucketing_value, \
+                 merged_into, created_at, last_seen_at) \
+                 SELECT n, 1, n, 1, n::text, nullif(1, n), now(), now() \
+                 FROM generate_series({from}, {to}) n"
+            ),
+        );
+        let family = people::family(&mut connection, PROJECT, PersonId(1)).unwrap();
+        assert_eq!(family.len(), followed);
+        let past = history::people(&mut connection, PROJECT, &[1]).unwrap();
+        assert_eq!(past[0].family.len(), followed);
+    }
+}
+
+/// Those that were not active then are not even read, if the database can see that.
+#[test]
+fn of_past_campaigns_only_those_that_may_have_been_live_are_read() {
+    let (_database, mut connection) = fresh();
+    let other = sql::project(&mut connection, "other");
+    let body = |status: &str, note: &str| {
+        sql::quoted(&format!(r#"{{"status":"{status}","note":"{note}"}}"#))
+    };
+    let mut entry = |project: i64, id: &str, hours: i32, action: &str, body: &str| {
+        let row = format!(
+            "INSERT INTO campaign_history (project_id, campaign_id, version, action, body, actor, at) \
+             VALUES ({project}, '{id}', 1, '{action}', {body}, 'a', now() + interval '{hours} hours')"
+        );
+        sql::run(&mut connection, &row);
+    };
+    let (active, paused) = (body("active", ""), body("paused", ""));
+    let project = PROJECT.0;
+    entry(project, "active", -1, "create", &active);
+    entry(project, "paused", -1, "create", &paused);
+    entry(project, "draft", -1, "create", &body("draft", ""));
+    entry(project, "without a status", -1, "create", "'{}'");
+    // What Postgres cannot open.
+    entry(project, "opaque", -1, "create", &body("paused", r"\u0000"));
+    // Of several the last one before the moment counts.
+    entry(project, "stopped", -2, "create", &active);
+    entry(project, "stopped", -1, "update", &paused);
+    entry(project, "begun", -2, "create", &paused);
+    entry(project, "begun", -1, "update", &active);
+    entry(project, "begun", 1, "update", &paused);
+    entry(project, "quarantined", -2, "create", &active);
+    entry(project, "quarantined", -1, "quarantine", &active);
+    entry(project, "later", 1, "create", &active);
+    entry(project, "deleted", -2, "create", &active);
+    entry(project, "deleted", -1, "delete", &active);
+    entry(project, "rolled back", -1, "rollback", &active);
+    entry(other, "theirs", -1, "create", &active);
+    for (id, status, hours) in [
+        ("old", "active", -1),
+        ("old paused", "paused", -1),
+        ("new", "active", 1),
+    ] {
+        let row = format!(
+            "INSERT INTO campaigns (project_id, id, name, status, body, created_at) \
+             VALUES ({project}, '{id}', 'n', '{status}', {}, now() + interval '{hours} hours')",
+            body(status, "")
+        );
+        sql::run(&mut connection, &row);
+    }
+    let mut versions = |only: Option<&str>| {
+        let versions = history::campaign_versions(&mut connection, PROJECT, now(), only).unwrap();
+        let mut ids: Vec<String> = versions.into_iter().map(|it| it.campaign_id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(
+        versions(None),
+        ["active", "begun", "old", "opaque", "quarantined"]
     );
-    let family = people::family(&mut connection, PROJECT, PersonId(1)).unwrap();
-    assert_eq!(family.len(), 3_000);
-    let past = history::people(&mut connection, PROJECT, &[1]).unwrap();
-    assert_eq!(past[0].family.len(), 3_000);
+    // One that is asked for is read whatever its status was.
+    for (only, is_read) in [
+        ("paused", true),
+        ("old paused", true),
+        ("later", false),
+        ("deleted", false),
+        ("theirs", false),
+    ] {
+        assert_eq!(
+            versions(Some(only)),
+            &[only][..usize::from(is_read)],
+            "{only}"
+        );
+    }
 }
 
 #[test]
@@ -56,7 +136,8 @@ fn events_of_a_rare_kind_are_found_without_reading_the_others() {
         &mut connection,
         30_000,
         &format!("CASE WHEN {is_page} THEN 2 ELSE 0 END"),
-        &format!("CASE WHEN {is_page} THEN 'page' ELSE 'e' || n % 100 END"),
+        // A track may have any name.
+        &format!("CASE WHEN {is_page} OR n = 15000 THEN 'page' ELSE 'e' || n % 100 END"),
     );
     sql::run(&mut connection, "ANALYZE events");
     let read = |connection: &mut PgConnection| {

@@ -31,40 +31,93 @@ fn buy(client: &Client) -> Value {
     client.post("/v1/track", &body).expect(200)
 }
 
+fn wait_for_held(client: &Client, events: u64) {
+    eventually("events are held", SOON, || {
+        let ready = client.get("/readyz").expect(200);
+        (ready["queued_events"] == events).then_some(())
+    });
+}
+
 /// A call that waits behind a change sees what the change made, of the person and of the campaigns.
 #[test]
 fn what_changes_before_an_event_is_written_counts() {
-    let app = TestApp::start();
-    let (admin, client) = (app.admin(), app.client());
-    identify(&client, "ada", json!({"plan": "free"}));
-    create(&admin, on_buy("free", plan("free")));
-    create(&admin, on_buy("pro", plan("pro")));
-    assert_eq!(names(&buy(&client)["matched"]), ["free"]);
+    for (plan_then, is_new, expected) in [
+        ("pro", false, &["pro"][..]),
+        ("free", true, &["free", "new"]),
+        ("pro", true, &["new", "pro"]),
+        ("free", false, &["free"]),
+    ] {
+        let app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1")]);
+        let (admin, client) = (app.admin(), app.client());
+        identify(&client, "ada", json!({"plan": "free"}));
+        create(&admin, on_buy("free", plan("free")));
+        create(&admin, on_buy("pro", plan("pro")));
+        assert_eq!(names(&buy(&client)["matched"]), ["free"]);
 
-    let held = |events: u64| {
-        eventually("events are held", SOON, || {
-            let ready = client.get("/readyz").expect(200);
-            (ready["queued_events"] == events).then_some(())
+        let mut lock = app.sql();
+        sql::run(
+            &mut lock,
+            "BEGIN; LOCK TABLE message_ids_0, message_ids_1 IN ACCESS EXCLUSIVE MODE",
+        );
+        // Its id makes it wait for the lock, and what comes after it for both.
+        let change = json!({
+            "user_id": "ada", "traits": {"plan": plan_then}, "event_id": "change",
         });
-    };
+        std::thread::scope(|scope| {
+            let changed = scope.spawn(|| app.client().post("/v1/identify", &change).expect(200));
+            wait_for_held(&client, 1);
+            let answer = scope.spawn(|| buy(&app.client()));
+            wait_for_held(&client, 2);
+            if is_new {
+                create(&admin, on_buy("new", json!({})));
+            }
+            sql::run(&mut lock, "COMMIT");
+            changed.join().unwrap();
+            let answer = answer.join().unwrap();
+            let mut shown = names(&answer["matched"]);
+            shown.sort_unstable();
+            assert_eq!(shown, expected);
+        });
+    }
+}
+
+/// The first of two events that wait says that she is back, so the second finds her there.
+#[test]
+fn when_somebody_was_last_seen_counts_as_it_is_when_an_event_is_written() {
+    let one_by_one = [
+        ("BECKON_INGEST_SHARDS", "1"),
+        ("BECKON_INGEST_BATCH_EVENTS", "1"),
+    ];
+    let mut app = TestApp::start_with(&one_by_one);
+    let away = json!({"!": [{"within_last": [{"var": "user.last_seen_at"}, "1d"]}]});
+    create(&app.admin(), on_buy("away", json!({"targeting": away})));
+    identify(&app.client(), "ada", json!({}));
+    assert!(app.terminate(SOON).is_some());
+    sql::run(
+        &mut app.sql(),
+        "DELETE FROM people_seen; UPDATE persons SET last_seen_at = now() - interval '2 days'",
+    );
+    app.restart();
+    let client = app.client();
+    // From now on she is remembered, so that what she does is decided ahead.
+    client.get("/v1/campaigns?user_id=ada").expect(200);
     let mut lock = app.sql();
     sql::run(
         &mut lock,
         "BEGIN; LOCK TABLE message_ids_0, message_ids_1 IN ACCESS EXCLUSIVE MODE",
     );
-    let change = json!({"user_id": "ada", "traits": {"plan": "pro"}, "event_id": "change"});
+    let bought = |id: &str| {
+        let body = json!({"user_id": "ada", "event": "buy", "event_id": id});
+        app.client().post("/v1/track", &body).expect(200)
+    };
     std::thread::scope(|scope| {
-        let changed = scope.spawn(|| app.client().post("/v1/identify", &change).expect(200));
-        held(1);
-        let answer = scope.spawn(|| buy(&app.client()));
-        held(2);
-        create(&admin, on_buy("new", json!({})));
+        let first = scope.spawn(|| bought("first"));
+        wait_for_held(&client, 1);
+        let second = scope.spawn(|| bought("second"));
+        wait_for_held(&client, 2);
         sql::run(&mut lock, "COMMIT");
-        changed.join().unwrap();
-        let answer = answer.join().unwrap();
-        let mut shown = names(&answer["matched"]);
-        shown.sort_unstable();
-        assert_eq!(shown, ["new", "pro"]);
+        assert_eq!(names(&first.join().unwrap()["matched"]), ["away"]);
+        assert_eq!(names(&second.join().unwrap()["matched"]), [""; 0]);
     });
 }
 

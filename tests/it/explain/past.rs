@@ -139,6 +139,29 @@ fn of_very_large_calls_those_near_to_the_moment_are_read() {
     assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
 }
 
+/// However often they said something.
+#[test]
+fn of_very_many_calls_those_near_to_the_moment_are_read() {
+    let app = TestApp::start();
+    identify(&app, "ada", &json!({"plan": "pro"}));
+    sql::run(
+        &mut app.sql(),
+        "INSERT INTO events (received_on, id, project_id, person_id, kind, name, user_id, \
+         properties, timestamp, received_at) \
+         SELECT received_on, gen_random_uuid(), project_id, person_id, kind, name, user_id, \
+         '{\"n\": 1}', timestamp, received_at + n * interval '1 microsecond' \
+         FROM events, generate_series(1, 1000) n",
+    );
+    let (event, _) = track(&app, "ada", "e", &json!({}));
+    let answer = explain(&app, &json!({"event_id": event}));
+    assert_eq!(answer["as_of"]["traits"]["source"], "current", "{answer}");
+    identify(&app, "ada", &json!({"city": "Rome"}));
+    let answer = explain(&app, &json!({"event_id": event}));
+    let traits = json!({"source": "history", "certain": false, "identify_calls": 1000,
+                        "truncated": true, "unexplained": ["plan"], "set_later": ["city"]});
+    assert_eq!(answer["as_of"]["traits"], traits, "{answer}");
+}
+
 /// What an import gave somebody is not kept once a call has changed it.
 #[test]
 fn traits_that_an_import_may_have_given_are_not_certain() {
