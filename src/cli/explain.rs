@@ -224,6 +224,14 @@ fn remarks(answer: &Answer) -> Vec<String> {
     if campaigns.source == Source::History {
         remarks.push("campaigns: as they were then; segments: as they are now".to_owned());
     }
+    let failed = answer.explanation.failed_segments.iter();
+    let failed: Vec<&str> = failed.map(|segment| segment.name.as_str()).collect();
+    if !failed.is_empty() {
+        let names = shown(&failed.join(", "));
+        remarks.push(format!(
+            "segments with nobody in them, since a condition failed: {names}"
+        ));
+    }
     remarks
 }
 

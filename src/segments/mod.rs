@@ -277,6 +277,8 @@ enum Answer {
     Computing,
     In,
     Out,
+    /// Not in it, since a condition of it failed.
+    Failed,
 }
 
 /// The memberships of one user at one moment, computed when asked and remembered.
@@ -321,13 +323,16 @@ impl<'a> Membership<'a> {
         };
         match answer.get() {
             Answer::In => true,
-            Answer::Out | Answer::Computing => false,
+            Answer::Out | Answer::Failed | Answer::Computing => false,
             Answer::Unknown => {
                 let chain = self.segments.chains.get(index).copied();
                 answer.set(Answer::Computing);
-                let is_in = chain.is_some_and(|chain| chain <= CHAIN_MAX) && self.evaluate(segment);
-                answer.set(if is_in { Answer::In } else { Answer::Out });
-                is_in
+                let found = match chain {
+                    Some(chain) if chain <= CHAIN_MAX => self.evaluate(segment),
+                    _ => Answer::Out,
+                };
+                answer.set(found);
+                found == Answer::In
             }
         }
     }
@@ -335,6 +340,20 @@ impl<'a> Membership<'a> {
     /// How many conditions failed at run time so far; such a segment does not contain the user.
     pub fn errors(&self) -> u32 {
         self.errors.get()
+    }
+
+    /// The segments of which a condition has failed so far.
+    pub fn failed(&self) -> impl Iterator<Item = &Segment> {
+        let segments = self.segments.list.iter().zip(self.answers);
+        let failed = segments.filter(|(_, answer)| answer.get() == Answer::Failed);
+        failed.map(|(segment, _)| segment.as_ref())
+    }
+
+    /// Whether a condition of the segment of this id or name has failed.
+    pub fn has_failed(&self, reference: &str) -> bool {
+        let index = self.segments.index_of(reference);
+        let answer = index.and_then(|index| self.answers.get(index));
+        answer.is_some_and(|answer| answer.get() == Answer::Failed)
     }
 
     /// The moments at which the membership may change by the passing of time alone, in milliseconds
@@ -378,19 +397,23 @@ impl<'a> Membership<'a> {
         }
     }
 
-    fn evaluate(&self, segment: &Segment) -> bool {
+    fn evaluate(&self, segment: &Segment) -> Answer {
         if !segment.rules.matches(self.user.traits, None) {
-            return false;
+            return Answer::Out;
         }
         let Some(condition) = &segment.targeting else {
-            return true;
+            return Answer::In;
         };
         let lookup = |reference: &str| self.contains(reference);
         let prepared = Prepared::new(self.facts(&lookup), self.arena);
-        condition.matches_prepared(&prepared).unwrap_or_else(|_| {
-            self.errors.set(self.errors.get() + 1);
-            false
-        })
+        match condition.matches_prepared(&prepared) {
+            Ok(true) => Answer::In,
+            Ok(false) => Answer::Out,
+            Err(_) => {
+                self.errors.set(self.errors.get() + 1);
+                Answer::Failed
+            }
+        }
     }
 }
 

@@ -50,7 +50,9 @@ impl Targeting {
         force: bool,
     ) -> Result<Vec<Warning>, Error> {
         let limits = &self.0.options.rules;
-        let campaign = self.compiled(body)?;
+        let campaign = self
+            .compiled(body)
+            .map_err(|refusal| refuse(refusal, body))?;
         let snapshot = self.snapshot(project);
         let targeting = campaign.targeting();
         let condition = targeting.map_or_else(Vec::new, |condition| condition.warnings(limits));
@@ -141,11 +143,13 @@ impl Targeting {
         }
     }
 
-    /// The cost of a stored campaign, and whether the index can use a condition of it; `None` if it
-    /// cannot be compiled.
-    pub fn effort_of(&self, body: &Map<String, Value>) -> Option<(u64, bool)> {
-        let campaign = self.compiled(body).ok()?;
-        Some((campaign.cost(), campaign.is_indexed()))
+    /// The cost of a stored campaign, and whether the index can use a condition of it.
+    ///
+    /// # Errors
+    /// Why it cannot be compiled.
+    pub fn effort_of(&self, body: &Map<String, Value>) -> Result<(u64, bool), Refusal> {
+        let campaign = self.compiled(body)?;
+        Ok((campaign.cost(), campaign.is_indexed()))
     }
 
     /// The ids of a page of live campaigns, the most expensive first, and how many there are.
@@ -164,7 +168,7 @@ impl Targeting {
         (ids, i64::try_from(campaigns.len()).unwrap_or(i64::MAX))
     }
 
-    fn compiled(&self, body: &Map<String, Value>) -> Result<Campaign, Error> {
+    fn compiled(&self, body: &Map<String, Value>) -> Result<Campaign, Refusal> {
         let row = CampaignRow {
             id: String::new(),
             seq: 0,
@@ -173,14 +177,18 @@ impl Targeting {
             created_at: DateTime::UNIX_EPOCH,
             updated_at: None,
         };
-        Campaign::compile(&row, &self.0.options.rules).map_err(|refusal| match refusal {
-            Refusal::Rule(error) => refuse_rule(error),
-            Refusal::Field { pointer, message } => Error::field(FieldError::body(
-                pointer.trim_start_matches('/'),
-                Value::Object(body.clone()).pointer(&pointer),
-                message,
-            )),
-        })
+        Campaign::compile(&row, &self.0.options.rules)
+    }
+}
+
+fn refuse(refusal: Refusal, body: &Map<String, Value>) -> Error {
+    match refusal {
+        Refusal::Rule(error) => refuse_rule(error),
+        Refusal::Field { pointer, message } => Error::field(FieldError::body(
+            pointer.trim_start_matches('/'),
+            Value::Object(body.clone()).pointer(&pointer),
+            message,
+        )),
     }
 }
 

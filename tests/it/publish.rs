@@ -240,7 +240,8 @@ fn a_campaign_can_be_checked_without_being_saved() {
     let answer = admin.post(validate, &fine).expect(200);
     assert_eq!(
         answer,
-        json!({"warnings": [], "evaluation": {"cost": 3, "indexed": true, "quarantine": null}})
+        json!({"warnings": [], "evaluation":
+            {"cost": 3, "indexed": true, "quarantine": null, "broken": null}})
     );
     let always = on_buy("always", json!({"targeting": {"exists": "user.id"}}));
     let answer = admin.post(validate, &always).expect(200);
@@ -399,6 +400,48 @@ fn a_segment_is_warned_of_as_a_campaign_is() {
         warnings(&answer).contains(&pairs(&[("event_in_segment", "/targeting")])[0]),
         "{answer}"
     );
+    let event = json!({"type": "event", "field": "total", "operator": ">", "value": 10});
+    let segment = json!({"name": "buyers", "rules": [event]});
+    let answer = admin.post("/v1/admin/segments", &segment).expect(201);
+    assert_eq!(warnings(&answer), pairs(&[("event_in_segment", "/rules")]));
+    let (_, answer) = save_segment(&admin, "lost", &json!({"in_segment": "nowhere"}));
+    let expected = [("unknown_segment", "/targeting")];
+    assert_eq!(warnings(&answer), pairs(&expected));
+}
+
+/// Each is a level of recursion. One that an import brought must keep no others from being saved.
+#[test]
+fn only_so_many_segments_follow_on_each_other() {
+    let app = TestApp::start();
+    let admin = app.admin();
+    let segment = |number: usize| {
+        let before = format!("s{}", number - 1);
+        json!({"name": format!("s{number}"), "targeting": {"in_segment": before}})
+    };
+    admin
+        .post("/v1/admin/segments", &json!({"name": "s1"}))
+        .expect(201);
+    for number in 2..=32 {
+        admin
+            .post("/v1/admin/segments", &segment(number))
+            .expect(201);
+    }
+    let refused = admin.post("/v1/admin/segments", &segment(33));
+    let problem = refused.expect_problem(422, "invalid_rule");
+    assert_eq!(
+        problem["details"][0]["code"], "segment_chain_too_long",
+        "{problem}"
+    );
+    let mut connection = app.sql();
+    let project = sql::default_project(&mut connection);
+    let body = sql::quoted(&segment(33).to_string());
+    let imported = format!(
+        "INSERT INTO segments (project_id, id, name, body, created_at) \
+         VALUES ({project}, 'imported', 's33', {body}, now())"
+    );
+    sql::run(&mut connection, &imported);
+    let other = json!({"name": "other", "targeting": {"in_segment": "s1"}});
+    admin.post("/v1/admin/segments", &other).expect(201);
 }
 
 #[test]
@@ -472,6 +515,11 @@ fn stored_rules_that_are_no_list_are_not_emptied_by_another_change() {
     assert_eq!((&read["rules"], &read["config"]), (&json!([]), &json!({})));
     // It cannot be compiled, and nobody is shown it.
     assert_eq!(read["evaluation"]["cost"], Value::Null, "{read}");
+    let broken = json!({"code": "not_a_list", "pointer": "/rules",
+                        "message": "a rule list is an array"});
+    assert_eq!(read["evaluation"]["broken"], broken, "{read}");
+    let list = admin.get("/v1/admin/campaigns").expect(200);
+    assert_eq!(list["campaigns"][0]["evaluation"]["broken"], broken);
     let refused = admin.put(&path, &json!({"name": "new"}));
     let problem = refused.expect_problem(422, "invalid_rule");
     assert_eq!(problem["details"][0]["path"], "/rules", "{problem}");
@@ -480,8 +528,22 @@ fn stored_rules_that_are_no_list_are_not_emptied_by_another_change() {
     assert_eq!(sql::rows(&mut app.sql(), kept), [json!({"rules": rules})]);
     // Whoever sends rules means them.
     let mended = admin.put(&path, &json!({"rules": []})).expect(200);
-    assert_eq!(mended["evaluation"]["cost"], 0, "{mended}");
+    let sound = json!({"cost": 0, "indexed": true, "quarantine": null, "broken": null});
+    assert_eq!(mended["evaluation"], sound);
     assert_eq!(shown(&client, "ada", "buy", json!({})), ["old"]);
+}
+
+#[test]
+fn a_stored_field_that_cannot_be_compiled_is_named() {
+    let app = TestApp::start();
+    let path = imported(&app, "first", &on_buy("old", json!({"priority": "first"})));
+    let read = app.admin().get(&path).expect(200);
+    let broken = &read["evaluation"]["broken"];
+    assert_eq!(
+        (&broken["code"], &broken["pointer"]),
+        (&json!("invalid_field"), &json!("/priority")),
+        "{read}"
+    );
 }
 
 #[test]

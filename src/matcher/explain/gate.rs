@@ -178,7 +178,11 @@ impl Moment<'_, '_> {
             let pointer = format!("/segments/{}/{}", segment.side, segment.place);
             let holds = is_in == segment.wanted;
             let name = Value::from(segment.name);
-            part(&pointer, segment.side, name, holds, vec![seen])
+            let has_failed = self.membership.has_failed(segment.name);
+            TracePart {
+                error: has_failed.then(|| "a condition of the segment failed".to_owned()),
+                ..part(&pointer, segment.side, name, holds, vec![seen])
+            }
         });
         of_parts(parts.collect())
     }

@@ -20,6 +20,18 @@ pub struct Explanation {
     pub nearest_misses: Vec<NearMiss>,
     /// Campaigns in full, up to the limit: those that match, then the nearest.
     pub campaigns: Vec<ExplainedCampaign>,
+    /// Segments of which a condition failed, so that nobody is in them; at most 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed_segments: Vec<FailedSegment>,
+}
+
+/// A segment of which a condition failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct FailedSegment {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// How many campaigns there are of what.

@@ -77,7 +77,7 @@ pub struct TracePart {
     pub outcome: TraceOutcome,
     /// False when the decision did not come so far: what stood before had settled it.
     pub reached: bool,
-    /// Why it fails.
+    /// Why it fails; of a segment, that a condition of it failed, so that nobody is in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The condition as it was written; the end of a long one is cut off.

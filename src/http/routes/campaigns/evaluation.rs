@@ -7,13 +7,14 @@ use utoipa::ToSchema;
 
 use super::draft::{self, Draft};
 use super::{CampaignBody, FORCE, REFUSED};
-use crate::error::{Error, FieldError};
+use crate::error::{Code, Error, FieldError};
 use crate::http::auth::{Admin, Authorized};
 use crate::http::body;
 use crate::http::problem::Problem;
 use crate::http::query::Params;
 use crate::http::routes::author::seed_time;
 use crate::http::state::AppState;
+use crate::matcher::Refusal;
 use crate::model::ProjectId;
 use crate::store::campaigns::StoredCampaign;
 use crate::targeting::{Targeting, Warning};
@@ -41,6 +42,34 @@ pub(super) struct Evaluation {
     indexed: Option<bool>,
     /// Why it is out of service although it is active, if it is.
     quarantine: Option<Quarantine>,
+    /// Why it cannot be compiled, if it cannot, as an import may leave it: nobody is shown it, whatever
+    /// its status and the `rules` of this answer.
+    broken: Option<Broken>,
+}
+
+/// Why a stored campaign cannot be compiled.
+#[derive(Debug, Serialize, ToSchema)]
+struct Broken {
+    /// A stable code, that of a save which is refused for it.
+    code: String,
+    /// JSON pointer into what is stored. Where that is no list, `rules` are answered as an empty one.
+    pointer: String,
+    /// The same for a human being.
+    message: String,
+}
+
+impl From<Refusal> for Broken {
+    fn from(refusal: Refusal) -> Self {
+        let (code, pointer, message) = match refusal {
+            Refusal::Rule(error) => (error.code.as_str(), error.pointer, error.message),
+            Refusal::Field { pointer, message } => (Code::InvalidField.as_str(), pointer, message),
+        };
+        Self {
+            code: code.to_owned(),
+            pointer,
+            message,
+        }
+    }
 }
 
 /// Why a campaign is out of service until it is saved again.
@@ -125,11 +154,16 @@ fn evaluation(
     quarantine: Option<Quarantine>,
     targeting: &Targeting,
 ) -> Evaluation {
-    let (cost, indexed) = targeting.effort_of(body).unzip();
+    let (effort, broken) = match targeting.effort_of(body) {
+        Ok(effort) => (Some(effort), None),
+        Err(refusal) => (None, Some(Broken::from(refusal))),
+    };
+    let (cost, indexed) = effort.unzip();
     Evaluation {
         cost,
         indexed,
         quarantine,
+        broken,
     }
 }
 
