@@ -129,29 +129,38 @@ impl Basis {
         allowance: &mut Allowance<'_>,
         arena: &FactsArena,
     ) -> Option<Decision> {
+        let decision = || self.find(own, event, allowance, arena);
+        // A defect in the evaluation of one rule must not keep events from being stored.
+        let decided = targeting.caught(DecisionAbout::Event, decision);
+        decided.unwrap_or_else(|| {
+            let name = event.call.name();
+            tracing::error!(event = name, "a decision panicked; no campaign is shown");
+            Some(Decision::default())
+        })
+    }
+
+    fn find(
+        &self,
+        own: &Identity,
+        event: &Event,
+        allowance: &mut Allowance<'_>,
+        arena: &FactsArena,
+    ) -> Option<Decision> {
         let name = event.call.name();
         if !self.snapshot.may_find(name, allowance) {
             return None;
         }
         let now = event.received_at;
-        let decision = || {
-            let person = (self.state.as_ref(), self.last_seen);
-            let user = facts(Some(own), Some(person), now, arena);
-            let event = EventFacts {
-                name,
-                properties: object(event.call.properties(), arena),
-                context: object(event.context.as_ref(), arena),
-                timestamp: event.timestamp,
-            };
-            self.snapshot
-                .on_event_within(allowance, user, event, now, arena)
+        let person = (self.state.as_ref(), self.last_seen);
+        let user = facts(Some(own), Some(person), now, arena);
+        let event = EventFacts {
+            name,
+            properties: object(event.call.properties(), arena),
+            context: object(event.context.as_ref(), arena),
+            timestamp: event.timestamp,
         };
-        // A defect in the evaluation of one rule must not keep events from being stored.
-        let decided = targeting.caught(DecisionAbout::Event, decision);
-        decided.unwrap_or_else(|| {
-            tracing::error!(event = name, "a decision panicked; no campaign is shown");
-            Some(Decision::default())
-        })
+        self.snapshot
+            .on_event_within(allowance, user, event, now, arena)
     }
 }
 
@@ -296,7 +305,7 @@ mod tests {
         let (basis, event, arena) = (basis(campaigns, rule), bought(), FactsArena::new());
         let mut all = Allowance::boundless(None);
         let own = event.identity().unwrap();
-        let decision = basis.decide(own, &event, &mut all, &arena).unwrap();
+        let decision = basis.find(own, &event, &mut all, &arena).unwrap();
         (basis, decision)
     }
 
@@ -326,7 +335,7 @@ mod tests {
         for (is_abandoned, matches) in [(false, 3), (true, 0)] {
             let abandoned = AtomicBool::new(is_abandoned);
             let mut all = Allowance::boundless(Some(&abandoned));
-            let decision = basis(3, &rule).decide(own, &event, &mut all, &arena);
+            let decision = basis(3, &rule).find(own, &event, &mut all, &arena);
             assert_eq!(decision.unwrap().matched.len(), matches);
         }
     }
