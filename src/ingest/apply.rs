@@ -71,6 +71,11 @@ impl Shard {
         let state = wanted.and_then(|person| work.people.settled(person));
         let matched = self.decide(unit, own, state, event);
         let traits = unit.traits(state.map(Arc::as_ref));
+        if let Some(state) = person.and_then(|person| work.people.state(person))
+            && is_new
+        {
+            self.seen.in_batch(state, event.received_at);
+        }
         Ok((
             Verdict::Stored {
                 id,

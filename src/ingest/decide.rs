@@ -79,7 +79,12 @@ impl Ahead {
         };
         let own = event.identity()?;
         let snapshot = to_decide_on(targeting, project, wants, event)?;
-        let basis = Basis::of(snapshot, targeting.people().state(person)?);
+        let state = targeting.people().state(person)?;
+        let basis = Basis {
+            snapshot,
+            last_seen: state.last_seen.at(),
+            state,
+        };
         let mut allowance = Allowance::of(INLINE_WORK_MAX, basis.bytes(event));
         let decision = ARENA.with_borrow_mut(|arena| {
             arena.reset();
@@ -105,14 +110,6 @@ impl Ahead {
 }
 
 impl Basis {
-    fn of(snapshot: Arc<Snapshot>, state: Arc<PersonState>) -> Self {
-        Self {
-            snapshot,
-            last_seen: state.last_seen.at(),
-            state,
-        }
-    }
-
     /// The text that is read to decide, in bytes.
     fn bytes(&self, event: &Event) -> usize {
         let parts = [event.call.properties(), event.context.as_ref()];
@@ -192,7 +189,11 @@ impl Shard {
         let (Some(snapshot), Some(state)) = (snapshot, state) else {
             return Decided::Shown(Matches::default());
         };
-        let basis = Basis::of(snapshot, Arc::clone(state));
+        let basis = Basis {
+            snapshot,
+            state: Arc::clone(state),
+            last_seen: self.seen.last(state),
+        };
         let ahead = unit.ahead.as_ref().and_then(|ahead| ahead.on(&basis));
         let decision = ahead.cloned().or_else(|| {
             let mut allowance = Allowance::of(self.work_left, basis.bytes(event));
@@ -298,7 +299,11 @@ mod tests {
             created_at: DateTime::UNIX_EPOCH,
             last_seen: DateTime::UNIX_EPOCH.into(),
         };
-        Basis::of(Arc::new(snapshot), Arc::new(state))
+        Basis {
+            snapshot: Arc::new(snapshot),
+            state: Arc::new(state),
+            last_seen: DateTime::UNIX_EPOCH,
+        }
     }
 
     fn decided(campaigns: i64, rule: &Value) -> (Basis, Decision) {

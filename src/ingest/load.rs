@@ -195,6 +195,7 @@ impl Shard {
         }
         for row in rows {
             let state = PersonState::from(row);
+            self.seen.catch_up(&state);
             if let Some(observed) = observed.get(&state.id) {
                 let is_locked = locked.binary_search(&state.id).is_ok();
                 people.insert_loaded(state, is_locked, *observed);

@@ -178,6 +178,7 @@ impl Shard {
         }
         for row in rows {
             let state = Arc::new(PersonState::from(row));
+            self.seen.catch_up(&state);
             if let Ok(place) = missing.binary_search(&state.id)
                 && let Some(observed) = observed.get(place)
             {
@@ -322,10 +323,14 @@ impl Shard {
                     Standing::New(id) => (*id, false),
                     Standing::Duplicate(id) => (*id, true),
                 };
+                let matched = self.decide(unit, own, Some(person), event);
+                if !duplicate {
+                    self.seen.in_batch(person, event.received_at);
+                }
                 Verdict::Stored {
                     id,
                     duplicate,
-                    matched: self.decide(unit, own, Some(person), event),
+                    matched,
                     traits: unit.traits(Some(person)),
                 }
             })

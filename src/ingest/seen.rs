@@ -5,13 +5,14 @@
 //! table: a person's row is wide. What a crash loses of it is at most [`FLUSH_AFTER`] old, and the
 //! events say the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
 
 use super::statements::TouchPeople;
+use crate::model::PersonId;
 use crate::targeting::PersonState;
 
 /// How far the stored time of a person's last event may lag behind, so that known people are not
@@ -35,24 +36,44 @@ const WAITING_MAX: usize = 50_000;
 pub(super) struct Seen {
     waiting: BTreeMap<i64, DateTime<Utc>>,
     since: Option<Instant>,
+    /// Who is seen in the batch that is tried, and when, as far as that moves their times.
+    in_batch: HashMap<PersonId, DateTime<Utc>>,
 }
 
 impl Seen {
+    /// Begins a batch, or another attempt at one.
+    pub(super) fn begin(&mut self) {
+        self.in_batch.clear();
+    }
+
+    /// When a person was last seen before the next event of the batch.
+    pub(super) fn last(&self, person: &PersonState) -> DateTime<Utc> {
+        let known = || person.last_seen.at();
+        self.in_batch.get(&person.id).copied().unwrap_or_else(known)
+    }
+
+    /// An event of the batch is by this person: those after it are told of it, though it is not
+    /// committed yet.
+    pub(super) fn in_batch(&mut self, person: &PersonState, at: DateTime<Utc>) {
+        if moves(self.last(person), at) {
+            self.in_batch.insert(person.id, at);
+        }
+    }
+
+    /// Brings a person who was read from the database up to what is not written yet.
+    pub(super) fn catch_up(&self, person: &PersonState) {
+        if let Some(&at) = self.waiting.get(&person.id.0) {
+            follow(person, at);
+        }
+    }
+
     /// Notes that a person was seen now, if the time known is a grain old, or so far ahead that a
     /// wrong clock has set it.
     pub(super) fn note(&mut self, person: &PersonState, at: DateTime<Utc>) {
-        let since = at - person.last_seen.at();
-        let is_known = (-AHEAD_MAX..LAST_SEEN_GRAIN).contains(&since);
-        if is_known || self.waiting.len() >= WAITING_MAX {
-            return;
+        if self.waiting.len() < WAITING_MAX && follow(person, at) {
+            self.waiting.insert(person.id.0, at);
+            self.since.get_or_insert_with(Instant::now);
         }
-        if since < -AHEAD_MAX {
-            person.last_seen.set_back(at);
-        } else {
-            person.last_seen.advance(at);
-        }
-        self.waiting.insert(person.id.0, at);
-        self.since.get_or_insert_with(Instant::now);
     }
 
     /// When the next flush is due, if anything waits.
@@ -97,6 +118,24 @@ impl Seen {
         }
         Ok(())
     }
+}
+
+/// Whether an event at this time moves the time that is known.
+fn moves(known: DateTime<Utc>, at: DateTime<Utc>) -> bool {
+    !(-AHEAD_MAX..LAST_SEEN_GRAIN).contains(&(at - known))
+}
+
+/// Moves a person's time, if this does.
+fn follow(person: &PersonState, at: DateTime<Utc>) -> bool {
+    let known = person.last_seen.at();
+    if !moves(known, at) {
+        return false;
+    }
+    match at < known {
+        true => person.last_seen.set_back(at),
+        false => person.last_seen.advance(at),
+    }
+    true
 }
 
 #[cfg(test)]

@@ -333,6 +333,7 @@ impl Shard {
         units: &mut [Unit],
         attempt: usize,
     ) -> Result<Vec<Verdict>, Failure> {
+        self.seen.begin();
         self.settle_unknown(connection)?;
         self.look_up(connection, units)?;
         if attempt == 0

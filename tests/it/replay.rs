@@ -2,6 +2,8 @@
 
 mod running;
 
+use std::time::Duration;
+
 use beckon::model::ProjectId;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -267,6 +269,55 @@ fn people_were_last_seen_when_they_were_last_seen() {
             .unwrap();
         assert_eq!(targeting["passes"], is_shown, "{targeting}");
     }
+}
+
+/// Events that are committed together are told of each other, as they would be alone, and so is a
+/// list that follows at once, whose people are read anew.
+#[test]
+fn in_a_list_people_were_last_seen_at_the_event_before() {
+    let mut app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1")]);
+    let away = json!({"!": [{"within_last": [{"var": "user.last_seen_at"}, "7d"]}]});
+    let campaign =
+        json!({"name": "t", "status": "active", "trigger": "Ordered", "targeting": away});
+    create(&app, &campaign);
+    let users = ["ada", "bob", "cyd"];
+    for user in users {
+        let opened = json!({"user_id": user, "event": "Opened"});
+        app.client().post("/v1/track", &opened).expect(200);
+        sql::age_events(&mut app.sql(), user, "Opened", 9);
+    }
+    // Nobody is remembered.
+    app.terminate(Duration::from_secs(10));
+    let aged =
+        "UPDATE persons SET last_seen_at = now() - interval '9 days'; DELETE FROM people_seen";
+    sql::run(&mut app.sql(), aged);
+    app.restart();
+    let ordered = |user: &str| json!({"type": "track", "userId": user, "event": "Ordered"});
+    let identified =
+        |user: &str, n: u32| json!({"type": "identify", "userId": user, "traits": {"n": n}});
+    let send = |list: Value| {
+        let body = json!({ "batch": list });
+        let answer = app
+            .client()
+            .post("/v1/batch?matched=true", &body)
+            .expect(200);
+        let shown = |result: &Value| result["matched"].as_array().unwrap().len();
+        let results = answer["results"].as_array().unwrap();
+        results.iter().map(shown).collect::<Vec<usize>>()
+    };
+    assert_eq!(send(json!([ordered("ada"), ordered("ada")])), [1, 0]);
+    let mixed = json!([ordered("bob"), identified("bob", 1), ordered("bob")]);
+    assert_eq!(send(mixed), [1, 0, 0]);
+    let first = json!([ordered("cyd"), ordered("ada")]);
+    assert_eq!(send(first), [1, 0]);
+    let later = json!([ordered("cyd"), identified("cyd", 1)]);
+    assert_eq!(send(later), [0, 0]);
+    let report = report(&app.admin(), &json!({ "campaign": campaign }));
+    assert_eq!(
+        (&report["events"], &report["matches"]),
+        (&json!(7), &json!(3)),
+        "{report}"
+    );
 }
 
 /// The id that an alias names is kept with it, but no decision saw it.
