@@ -10,6 +10,7 @@
 mod gate;
 mod opening;
 mod report;
+mod showing;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::Campaign;
 use super::gates::{Gate, Gates};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 use crate::segments::{Membership, Segments};
+use showing::Showing;
 
 pub use report::{
     Effort, ExplainedCampaign, Explanation, FailedSegment, GateCounts, GateReport, NearMiss,
@@ -52,10 +54,6 @@ const TIMES_TO_EXAMINE: u64 = 2;
 
 /// How often to explain it: part by part and as a whole, for the gate, and twice for when it opens.
 const TIMES_TO_EXPLAIN: u64 = 5;
-
-/// The most bytes of JSON that the campaigns of one explanation take together; the first is shown
-/// whatever it takes. Of one campaign some megabytes can be shown, so their number alone bounds little.
-const SHOWN_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Who is asked about, on which event, and when.
 #[derive(Debug, Clone, Copy)]
@@ -206,15 +204,19 @@ impl<'a> Moment<'_, 'a> {
         summary.matched = matched.len();
         let Missed { near, far } = self.by_distance(missed);
         summary.examined = near.len();
-        let explained = |campaign: &&Arc<Campaign>| self.affordable(campaign);
-        let nearest = near.iter().take(NEAREST_MAX).map_while(explained);
+        let mut showing = Showing::of(shown_max);
+        self.show(&mut showing, &matched);
+        let nearest = near.iter().take(NEAREST_MAX);
+        let nearest = nearest.map_while(|campaign| self.affordable(campaign));
         let nearest: Vec<ExplainedCampaign> = nearest.collect();
         let nearest_misses = nearest.iter().map(NearMiss::of).collect();
-        let others = near.iter().skip(nearest.len()).chain(&far).map(explained);
-        let in_order = matched.iter().map(explained);
-        let in_order = in_order.chain(nearest.into_iter().map(Some)).chain(others);
-        let shown = shown(in_order.take(shown_max).map_while(|explained| explained));
-        summary.shown = shown.len();
+        let others = near.iter().skip(nearest.len()).chain(&far);
+        for explained in nearest {
+            showing.add(explained);
+        }
+        self.show(&mut showing, others);
+        let campaigns = showing.into_shown();
+        summary.shown = campaigns.len();
         Explanation {
             summary,
             matched: matched
@@ -223,8 +225,25 @@ impl<'a> Moment<'_, 'a> {
                 .map(|campaign| campaign.id.clone())
                 .collect(),
             nearest_misses,
-            campaigns: shown,
+            campaigns,
             failed_segments: self.failed_segments(),
+        }
+    }
+
+    /// Shows these in order, as long as there are places and steps.
+    fn show<'c>(
+        &self,
+        showing: &mut Showing,
+        campaigns: impl IntoIterator<Item = &'c &'c Arc<Campaign>>,
+    ) {
+        for campaign in campaigns {
+            if !showing.has_place() {
+                return;
+            }
+            let Some(explained) = self.affordable(campaign) else {
+                return;
+            };
+            showing.add(explained);
         }
     }
 
@@ -284,21 +303,6 @@ fn steps(campaign: &Campaign) -> u64 {
     [bytes, targeting.map_or(0, Condition::preparation_cost)]
         .into_iter()
         .fold(campaign.cost(), u64::saturating_add)
-}
-
-/// The first of these that there are bytes for.
-fn shown(explained: impl Iterator<Item = ExplainedCampaign>) -> Vec<ExplainedCampaign> {
-    let mut shown: Vec<ExplainedCampaign> = Vec::new();
-    let mut left = SHOWN_BYTES_MAX;
-    for explained in explained {
-        match left.checked_sub(explained.bytes()) {
-            Some(rest) => left = rest,
-            None if shown.is_empty() => left = 0,
-            None => break,
-        }
-        shown.push(explained);
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::showing::SHOWN_BYTES_MAX;
 use super::*;
 use crate::matcher::CampaignRow;
 use crate::segments::Segment;
 
-fn campaign(seq: i64, targeting: Value) -> Arc<Campaign> {
+pub(super) fn campaign(seq: i64, targeting: Value) -> Arc<Campaign> {
     let body = json!({"status": "active", "targeting": targeting});
     let row = CampaignRow {
         seq,
@@ -15,7 +16,7 @@ fn campaign(seq: i64, targeting: Value) -> Arc<Campaign> {
     Arc::new(Campaign::compile(&row, &Limits::default()).unwrap())
 }
 
-fn explained(
+pub(super) fn explained(
     campaigns: &[Arc<Campaign>],
     segments: &Segments,
     traits: &Value,
