@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value};
 
 use super::report::{Effort, ExplainedCampaign, GateReport, NearMiss};
-use super::{Campaign, Gate, Moment};
+use super::{Campaign, Gate, Moment, Steps};
 use crate::rules::{Seen, TraceOutcome, TracePart, Traced};
 
 /// The parts of a campaign's body that a trace needs.
@@ -32,9 +32,9 @@ impl Body {
 
 impl Moment<'_, '_> {
     /// The campaign with all of its gates.
-    pub(super) fn explained(&self, campaign: &Arc<Campaign>) -> ExplainedCampaign {
+    pub(super) fn explained(&self, campaign: &Arc<Campaign>, left: &Steps) -> ExplainedCampaign {
         let body = Body::of(campaign);
-        let opening = self.opening(campaign);
+        let opening = self.opening(campaign, left);
         let mut explained = ExplainedCampaign {
             campaign_id: campaign.id.clone(),
             name: body.text("name").unwrap_or_default().to_owned(),

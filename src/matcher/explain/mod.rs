@@ -11,8 +11,8 @@ mod gate;
 mod opening;
 mod report;
 mod showing;
+mod steps;
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -22,6 +22,7 @@ use super::gates::{Gate, Gates};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 use crate::segments::{Membership, Segments};
 use showing::Showing;
+use steps::Steps;
 
 pub use report::{
     Effort, ExplainedCampaign, Explanation, FailedSegment, GateCounts, GateReport, NearMiss,
@@ -78,13 +79,11 @@ pub fn explain<'a>(
 ) -> Explanation {
     let mut ranked: Vec<&Arc<Campaign>> = campaigns.iter().collect();
     ranked.sort_by_cached_key(|campaign| campaign.rank());
-    let steps = Cell::new(STEPS_MAX);
     let case = Case {
         segments,
         asked,
         limits,
         arena,
-        steps: &steps,
     };
     case.at(asked.now, |moment| {
         moment.explain(&ranked, shown_max.min(SHOWN_MAX))
@@ -101,13 +100,11 @@ pub fn first_closed_gate<'a>(
     arena: &'a FactsArena,
     errors: &mut u32,
 ) -> Option<Gate> {
-    let steps = Cell::new(STEPS_MAX);
     let case = Case {
         segments,
         asked,
         limits,
         arena,
-        steps: &steps,
     };
     case.at(asked.now, |moment| {
         moment.gates(campaign).first_closed(errors)
@@ -121,20 +118,9 @@ struct Case<'a> {
     asked: Asked<'a>,
     limits: &'a Limits,
     arena: &'a FactsArena,
-    /// What is left of [`STEPS_MAX`].
-    steps: &'a Cell<u64>,
 }
 
 impl Case<'_> {
-    /// Takes so many steps, or none if there are fewer left.
-    fn affords(&self, wanted: u64) -> bool {
-        let left = self.steps.get().checked_sub(wanted);
-        if let Some(left) = left {
-            self.steps.set(left);
-        }
-        left.is_some()
-    }
-
     /// Prepares the facts as they are at a moment.
     fn at<T>(self, now: DateTime<Utc>, work: impl FnOnce(&Moment<'_, '_>) -> T) -> T {
         let Asked { user, event, .. } = self.asked;
@@ -205,16 +191,17 @@ impl<'a> Moment<'_, 'a> {
         let Missed { near, far } = self.by_distance(missed);
         summary.examined = near.len();
         let mut showing = Showing::of(shown_max);
-        self.show(&mut showing, &matched);
+        let steps = Steps::of(STEPS_MAX);
+        self.show(&mut showing, &matched, &steps);
         let nearest = near.iter().take(NEAREST_MAX);
-        let nearest = nearest.map_while(|campaign| self.affordable(campaign));
+        let nearest = nearest.map_while(|campaign| self.affordable(campaign, &steps));
         let nearest: Vec<ExplainedCampaign> = nearest.collect();
         let nearest_misses = nearest.iter().map(NearMiss::of).collect();
         let others = near.iter().skip(nearest.len()).chain(&far);
         for explained in nearest {
             showing.add(explained);
         }
-        self.show(&mut showing, others);
+        self.show(&mut showing, others, &steps);
         let campaigns = showing.into_shown();
         summary.shown = campaigns.len();
         Explanation {
@@ -235,12 +222,13 @@ impl<'a> Moment<'_, 'a> {
         &self,
         showing: &mut Showing,
         campaigns: impl IntoIterator<Item = &'c &'c Arc<Campaign>>,
+        steps: &Steps,
     ) {
         for campaign in campaigns {
             if !showing.has_place() {
                 return;
             }
-            let Some(explained) = self.affordable(campaign) else {
+            let Some(explained) = self.affordable(campaign, steps) else {
                 return;
             };
             showing.add(explained);
@@ -259,9 +247,9 @@ impl<'a> Moment<'_, 'a> {
     }
 
     /// The campaign with all of its gates, if there are steps enough.
-    fn affordable(&self, campaign: &Arc<Campaign>) -> Option<ExplainedCampaign> {
-        let steps = steps(campaign).saturating_mul(TIMES_TO_EXPLAIN);
-        self.case.affords(steps).then(|| self.explained(campaign))
+    fn affordable(&self, campaign: &Arc<Campaign>, left: &Steps) -> Option<ExplainedCampaign> {
+        let wanted = steps(campaign).saturating_mul(TIMES_TO_EXPLAIN);
+        left.afford(wanted).then(|| self.explained(campaign, left))
     }
 
     /// Puts those in order that are looked at.
@@ -273,15 +261,13 @@ impl<'a> Moment<'_, 'a> {
             .partition(|campaign| is_other_trigger(campaign));
         let first_other = candidates.len();
         candidates.extend(others);
-        let examining = Cell::new(EXAMINING_STEPS_MAX);
-        let case = Case {
-            steps: &examining,
-            ..self.case
-        };
+        let examining = Steps::of(EXAMINING_STEPS_MAX);
         let affordable = candidates
             .iter()
             .take(EXAMINED_MAX)
-            .take_while(|campaign| case.affords(steps(campaign).saturating_mul(TIMES_TO_EXAMINE)))
+            .take_while(|campaign| {
+                examining.afford(steps(campaign).saturating_mul(TIMES_TO_EXAMINE))
+            })
             .count();
         let far = candidates.split_off(affordable);
         let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates

@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Campaign, Case, Gate, Moment};
+use super::{Campaign, Case, Gate, Moment, Steps};
 use crate::rules::FactsArena;
 
 /// The most moments of one campaign that are tried.
@@ -31,8 +31,8 @@ impl Opening {
 }
 
 impl Moment<'_, '_> {
-    /// Finds the earliest moments.
-    pub(super) fn opening(&self, campaign: &Campaign) -> Opening {
+    /// Finds the earliest moments, as far as there are steps left to try them.
+    pub(super) fn opening(&self, campaign: &Campaign, left: &Steps) -> Opening {
         let gates = self.gates(campaign);
         let is_closed = |gate: Gate| gates.passes(gate) != Ok(true);
         let mut opening = Opening::default();
@@ -41,7 +41,7 @@ impl Moment<'_, '_> {
             TIME_BOUND.into_iter().zip(&moments).zip(&mut opening.gates)
         {
             if let Some(moments) = moments.clone().filter(|_| is_closed(gate)) {
-                *opens_at = self.earliest(campaign, &[gate], moments);
+                *opens_at = self.earliest(campaign, &[gate], moments, left);
             }
         }
         let closed: Vec<Gate> = Gate::ALL
@@ -51,7 +51,8 @@ impl Moment<'_, '_> {
         if !closed.is_empty() && closed.iter().all(|gate| TIME_BOUND.contains(gate)) {
             let all: Option<Vec<Vec<DateTime<Utc>>>> = moments.into_iter().collect();
             let all = all.map(|moments| moments.concat());
-            opening.whole = all.and_then(|moments| self.earliest(campaign, &Gate::ALL, moments));
+            opening.whole =
+                all.and_then(|moments| self.earliest(campaign, &Gate::ALL, moments, left));
         }
         opening
     }
@@ -89,6 +90,7 @@ impl Moment<'_, '_> {
         campaign: &Campaign,
         gates: &[Gate],
         mut moments: Vec<DateTime<Utc>>,
+        left: &Steps,
     ) -> Option<DateTime<Utc>> {
         moments.retain(|moment| *moment > self.case.asked.now);
         moments.sort_unstable();
@@ -98,7 +100,7 @@ impl Moment<'_, '_> {
         let segments = self.case.segments.cost(segments.map(|(_, name)| name));
         let steps = campaign.cost().saturating_add(segments);
         let tried = u64::try_from(moments.len()).unwrap_or(u64::MAX);
-        if moments.len() > TRIED_MAX || !self.case.affords(steps.saturating_mul(tried)) {
+        if moments.len() > TRIED_MAX || !left.afford(steps.saturating_mul(tried)) {
             return None;
         }
         let mut arena = FactsArena::new();
