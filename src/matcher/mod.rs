@@ -10,7 +10,6 @@
 //! decision's matches come in that order. A condition that fails at run time does not match and is
 //! counted.
 
-mod allowance;
 mod campaign;
 mod explain;
 mod failures;
@@ -22,7 +21,6 @@ mod roster;
 mod row;
 mod snapshot;
 
-pub use allowance::Allowance;
 pub use campaign::{Campaign, Refusal, Schedule};
 pub use explain::{
     Asked, Effort, ExplainedCampaign, Explanation, GateCounts, GateReport, NearMiss, SHOWN_MAX,
@@ -35,3 +33,5 @@ pub use matches::Matches;
 pub use roster::Roster;
 pub use row::{CampaignRow, refused_fields};
 pub use snapshot::{Decision, Flag, Snapshot};
+
+pub use crate::rules::Allowance;

@@ -396,17 +396,16 @@ impl Snapshot {
         if blocks.is_empty() {
             return Some(Decision::default());
         }
-        let membership = Membership::new(&self.segments, user, now, arena);
+        let allowance = &*allowance;
+        let membership = Membership::new(&self.segments, user, now, arena).within(allowance);
         let lookup = |reference: &str| membership.contains(reference);
-        let facts = Prepared::new(
-            Facts {
-                user,
-                event,
-                now,
-                segments: &lookup,
-            },
-            arena,
-        );
+        let facts = Facts {
+            user,
+            event,
+            now,
+            segments: &lookup,
+        };
+        let facts = Prepared::new(facts, arena).within(Some(allowance));
         let is_too_deep = facts.is_too_deep();
         let count = if is_too_deep { 0 } else { blocks.len() };
         let left: &[Option<Left<'_>>] = arena.slice(count, |place| {
@@ -417,12 +416,12 @@ impl Snapshot {
             true => sum(blocks.iter().map(|block| block.work_of_all())),
             false => sum(left().map(|(block, left)| block.work(left))),
         };
-        if !allowance.evaluate(work) {
+        if allowance.is_over() || !allowance.evaluate(work) {
             return None;
         }
         let mut found = Found {
             runs,
-            abandoned: allowance.abandoned,
+            allowance,
             matched: Matches::default(),
             errors: 0,
             notes: Notes::default(),
@@ -441,7 +440,7 @@ impl Snapshot {
                 gates.first_closed(&mut found.errors).is_none()
             });
         }
-        Some(Decision {
+        (!allowance.is_over()).then(|| Decision {
             matched: found.matched,
             errors: found.errors + membership.errors(),
             failing: Vec::new(),

@@ -310,8 +310,8 @@ impl Condition {
         }
         let data: &DataValue<'_> = arena.alloc(data);
         let library = self.library()?;
-        effort::begin();
-        let result = library.engine.evaluate(&library.logic, data, &arena);
+        let evaluate = || library.engine.evaluate(&library.logic, data, &arena);
+        let result = effort::bounded(None, evaluate);
         to_json(result.map_err(|error| EvalError::from_library(&error))?)
     }
 
@@ -347,8 +347,8 @@ impl Condition {
             built.extend(members);
             arena.alloc(DataValue::Object(built.into_bump_slice()))
         };
-        effort::begin();
-        match engine.evaluate(logic, data, arena) {
+        let evaluate = || engine.evaluate(logic, data, arena);
+        match effort::bounded(prepared.allowance(), evaluate) {
             Ok(value) => read(engine, value),
             Err(error) => Err(EvalError::from_library(&error)),
         }

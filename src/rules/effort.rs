@@ -3,7 +3,8 @@
 //! [`super::expr::Expr::cost`] counts the nodes of a rule. But a node that compares two lists, or
 //! reads a long text as a number, takes as long as these are large, and inside an iteration it does
 //! so again and again. So one evaluation may look at only so much. The count is of values and bytes
-//! and never of time: the same rule fails on the same data everywhere.
+//! and never of time: the same rule fails on the same data everywhere. A decision that others wait for
+//! may look at less; it is given up then, and made again where nobody waits.
 //!
 //! Comparing counts apart: where two objects are compared the evaluator looks for each member of one
 //! among all of the other's, so each counts for the square of its members.
@@ -12,26 +13,39 @@ use std::cell::Cell;
 
 use datalogic_rs::DataValue;
 
+use super::allowance::Allowance;
+
 /// What one evaluation may look at, in values. Some tenths of a second at most.
 const EFFORT_MAX: u64 = 100_000_000;
 /// Bytes of text that count as a value.
 const TEXT_BYTES: usize = 8;
 
 thread_local! {
-    /// What is left for the evaluation that runs on this thread. There is one at a time, and each
-    /// begins anew, so nothing is kept from one to the next.
-    static LEFT: Cell<u64> = const { Cell::new(EFFORT_MAX) };
+    /// What is left for the evaluation that runs on this thread; `None` once it wanted more. There is
+    /// one at a time, and each begins anew, so nothing is kept from one to the next.
+    static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Begins an evaluation.
-pub(super) fn begin() {
-    LEFT.set(EFFORT_MAX);
+/// Does an evaluation, which may look at no more than is allowed. If that is less than any evaluation
+/// may look at and was not enough, the decision is given up.
+pub(super) fn bounded<T>(allowance: Option<&Allowance<'_>>, evaluate: impl FnOnce() -> T) -> T {
+    let most = allowance.map_or(EFFORT_MAX, |it| it.values().min(EFFORT_MAX));
+    LEFT.set(Some(most));
+    let result = evaluate();
+    if let Some(allowance) = allowance {
+        let left = LEFT.get();
+        allowance.looked_at(most.saturating_sub(left.unwrap_or(0)));
+        if left.is_none() && most < EFFORT_MAX {
+            allowance.give_up();
+        }
+    }
+    result
 }
 
 /// Counts `steps`; whether that was still allowed.
 pub(super) fn spend(steps: u64) -> bool {
-    let left = LEFT.get().checked_sub(steps);
-    LEFT.set(left.unwrap_or(0));
+    let left = LEFT.get().and_then(|left| left.checked_sub(steps));
+    LEFT.set(left);
     left.is_some()
 }
 
@@ -66,7 +80,7 @@ pub(super) fn look(value: &DataValue<'_>, looks: Looks) -> bool {
     if looks.times == 0 && looks.compared == 0 {
         return true;
     }
-    let left = LEFT.get();
+    let left = LEFT.get().unwrap_or(0);
     let most = Size {
         values: left.checked_div(looks.times).unwrap_or(left),
         compared: left.checked_div(looks.compared).unwrap_or(u64::MAX),

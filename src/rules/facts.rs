@@ -9,6 +9,7 @@ use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 use datalogic_rs::DataValue;
 use datalogic_rs::bumpalo::Bump;
 
+use super::allowance::Allowance;
 use super::condition::{EvalError, EvalErrorKind};
 use super::data::{DATA_DEPTH_MAX, FactsArena, Object};
 use super::native::View;
@@ -72,6 +73,7 @@ pub struct Prepared<'a> {
     arena: &'a FactsArena,
     view: View<'a>,
     root: OnceCell<Root<'a>>,
+    allowance: Option<&'a Allowance<'a>>,
 }
 
 /// The data of one decision: its members, and the object made of them.
@@ -97,12 +99,23 @@ impl<'a> Prepared<'a> {
             arena,
             view: View::new(facts, arena),
             root: OnceCell::new(),
+            allowance: None,
         }
+    }
+
+    /// The same for a decision that may take no more than this, if it is bounded at all. Once it was
+    /// given up, what conditions answer is of no use.
+    pub(crate) fn within(self, allowance: Option<&'a Allowance<'a>>) -> Self {
+        Prepared { allowance, ..self }
     }
 
     /// The facts it was made from.
     pub fn facts(&self) -> &Facts<'a> {
         &self.facts
+    }
+
+    pub(super) fn allowance(&self) -> Option<&'a Allowance<'a>> {
+        self.allowance
     }
 
     pub(super) fn arena(&self) -> &'a FactsArena {

@@ -77,6 +77,7 @@
 //! look at 100,000,000 values: what is iterated over counts once for each node of the body, with all
 //! that is in it, what two values are compared as a whole counts once, and 8 bytes of text are a
 //! value. Beyond that the condition fails.
+mod allowance;
 mod condition;
 mod conversions;
 mod data;
@@ -97,6 +98,7 @@ mod seed_list;
 mod source;
 mod trace;
 
+pub use allowance::Allowance;
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
 pub use expr::{Expr, Operator, VarPath, operator_names};

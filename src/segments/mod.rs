@@ -14,7 +14,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use crate::rules::{
-    Condition, Facts, FactsArena, Limits, Prepared, RuleError, RuleList, RuleWarning, UserFacts,
+    Allowance, Condition, Facts, FactsArena, Limits, Prepared, RuleError, RuleList, RuleWarning,
+    UserFacts,
 };
 
 /// A segment, compiled.
@@ -290,6 +291,7 @@ pub struct Membership<'a> {
     arena: &'a FactsArena,
     answers: &'a [Cell<Answer>],
     errors: Cell<u32>,
+    allowance: Option<&'a Allowance<'a>>,
 }
 
 impl<'a> Membership<'a> {
@@ -308,6 +310,15 @@ impl<'a> Membership<'a> {
             arena,
             answers,
             errors: Cell::new(0),
+            allowance: None,
+        }
+    }
+
+    /// The same for a decision that may take no more than this.
+    pub(crate) fn within(self, allowance: &'a Allowance<'a>) -> Self {
+        Self {
+            allowance: Some(allowance),
+            ..self
         }
     }
 
@@ -405,7 +416,7 @@ impl<'a> Membership<'a> {
             return Answer::In;
         };
         let lookup = |reference: &str| self.contains(reference);
-        let prepared = Prepared::new(self.facts(&lookup), self.arena);
+        let prepared = Prepared::new(self.facts(&lookup), self.arena).within(self.allowance);
         match condition.matches_prepared(&prepared) {
             Ok(true) => Answer::In,
             Ok(false) => Answer::Out,

@@ -175,8 +175,8 @@ fn user<'a>(traits: &'a Value, arena: &'a FactsArena) -> UserFacts<'a> {
     }
 }
 
-/// What deciding on an event takes of what is allowed, if it is allowed.
-fn work(rules: &[Value], segments: Vec<Arc<Segment>>, traits: &Value) -> Option<u64> {
+/// A project with a campaign for each of these rules.
+fn snapshot(rules: &[Value], segments: Vec<Arc<Segment>>) -> Snapshot {
     let limits = Limits::default();
     let compiled = |rule: &Value| {
         let body = on_buy("one", json!({"targeting": rule}));
@@ -191,21 +191,43 @@ fn work(rules: &[Value], segments: Vec<Arc<Segment>>, traits: &Value) -> Option<
         Arc::new(Campaign::compile(&row, &limits).unwrap())
     };
     let campaigns = rules.iter().map(compiled).collect();
-    let snapshot = Snapshot::new(1, campaigns, Segments::new(segments), HashMap::new());
+    Snapshot::new(1, campaigns, Segments::new(segments), HashMap::new())
+}
+
+/// How many campaigns are shown to somebody who buys, if that may be decided.
+fn shown(
+    snapshot: &Snapshot,
+    allowance: &mut Allowance<'_>,
+    traits: &Value,
+    properties: &Value,
+) -> Option<usize> {
     let arena = FactsArena::new();
     let event = EventFacts {
         name: "buy",
-        properties: Object::EMPTY,
+        properties: arena.from_value(properties),
         context: Object::EMPTY,
         timestamp: DateTime::UNIX_EPOCH,
     };
-    let mut allowance = Allowance::of(INLINE_WORK_MAX, traits.to_string().len());
+    if !snapshot.may_find("buy", allowance) {
+        return None;
+    }
     let (user, now) = (user(traits, &arena), DateTime::UNIX_EPOCH);
-    let is_allowed = snapshot.may_find("buy", &mut allowance)
-        && snapshot
-            .on_event_within(&mut allowance, user, event, now, &arena)
-            .is_some();
-    is_allowed.then(|| INLINE_WORK_MAX - allowance.left())
+    let decision = snapshot.on_event_within(allowance, user, event, now, &arena);
+    decision.map(|decision| decision.matched.len())
+}
+
+/// What may be decided before an event of this person is queued.
+fn little(traits: &Value, properties: &Value) -> Allowance<'static> {
+    let bytes = traits.to_string().len() + properties.to_string().len();
+    Allowance::of(INLINE_WORK_MAX, bytes)
+}
+
+/// What deciding on an event takes of what is allowed, if it is allowed.
+fn work(rules: &[Value], segments: Vec<Arc<Segment>>, traits: &Value) -> Option<u64> {
+    let nothing = json!({});
+    let mut allowance = little(traits, &nothing);
+    shown(&snapshot(rules, segments), &mut allowance, traits, &nothing)?;
+    Some(INLINE_WORK_MAX - allowance.left())
 }
 
 /// What is much work is not done ahead: rules that the index cannot answer, on whatever they are to be
@@ -251,4 +273,43 @@ fn the_work_of_a_decision_is_known_before() {
         let work = work(&in_it, vec![Arc::new(segment)], &pro);
         assert_eq!(work.is_some(), is_little, "{work:?}");
     }
+}
+
+/// How long it takes to look at data shows only on the data.
+#[test]
+fn what_looks_at_too_much_is_given_up() {
+    let (bought, known) = (
+        json!({"var": "event.properties.plan"}),
+        json!({"var": "user.traits.plan"}),
+    );
+    let members = |count: u32| -> Value {
+        let members = (0..count).map(|number| (format!("{number:04}"), json!(1)));
+        Value::Object(members.collect())
+    };
+    let (object, list) = (members(9_900), json!(vec![7; 5_000]));
+    let text = json!("a".repeat(5_000));
+    let copies = json!({ "cat": vec![&known; 20] });
+    for (rule, plan, holds) in [
+        (json!({"===": [bought, known]}), &object, true),
+        (json!({"!==": [bought, known]}), &object, false),
+        (json!({"in": [bought, [known, known]]}), &object, true),
+        (json!({"matches": [copies, "aaab$"]}), &text, false),
+        (json!({"!": {"missing": bought}}), &list, true),
+    ] {
+        let one = snapshot(std::slice::from_ref(&rule), Vec::new());
+        let data = json!({ "plan": plan });
+        let (mut little, mut all) = (little(&data, &data), Allowance::boundless(None));
+        assert_eq!(shown(&one, &mut little, &data, &data), None, "{rule}");
+        // Most of it is left for the others of a batch.
+        assert!(little.left() > INLINE_WORK_MAX / 10, "{}", little.left());
+        let answer = shown(&one, &mut all, &data, &data);
+        assert_eq!(answer, Some(usize::from(holds)), "{rule}");
+    }
+    // What is compared usually is little work.
+    let few = json!({"plan": members(100)});
+    let rules = [json!({"===": [bought, known]})];
+    let mut little = little(&few, &few);
+    let answer = shown(&snapshot(&rules, Vec::new()), &mut little, &few, &few);
+    assert_eq!(answer, Some(1));
+    assert!(little.left() > INLINE_WORK_MAX / 2, "{}", little.left());
 }

@@ -4,6 +4,7 @@
 //! Failures are shrunk. The same again: `BECKON_SEED=… cargo test`, with the seed that is printed.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod allowed;
 mod blocks;
 mod explain;
 mod findings;
@@ -346,8 +347,18 @@ fn parsed_segments() -> ParsedSegments {
     parsed.collect()
 }
 
+/// What was compared.
+#[derive(Default)]
+struct Met {
+    /// Of a campaign and a moment.
+    pairs: AtomicU64,
+    /// Of a decision with what little work allows.
+    allowed: AtomicU64,
+    given_up: AtomicU64,
+}
+
 /// Decides all moments with both, and counts the pairs of a campaign and a moment.
-fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<(), TestCaseError> {
+fn compare(bodies: &[Value], moments: &[Moment], met: &Met) -> Result<(), TestCaseError> {
     let snapshot = snapshot(bodies);
     let parsed = parsed(bodies);
     let segments = parsed_segments();
@@ -368,15 +379,17 @@ fn compare(bodies: &[Value], moments: &[Moment], pairs: &AtomicU64) -> Result<()
             )
         });
         let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
-        prop_assert_eq!(shown(&snapshot, &slow, &arena), expected, "{:?}", moment);
-        pairs.fetch_add(bodies.len() as u64, Ordering::Relaxed);
+        let shown = shown(&snapshot, &slow, &arena);
+        prop_assert_eq!(&shown, &expected, "{:?}", moment);
+        allowed::compare(&snapshot, &slow, &arena, &expected, met)?;
+        met.pairs.fetch_add(bodies.len() as u64, Ordering::Relaxed);
     }
     Ok(())
 }
 
 #[test]
 fn few_campaigns_are_decided_as_one_by_one() {
-    let pairs = AtomicU64::new(0);
+    let met = Met::default();
     let strategy = (
         prop::collection::vec(campaign(), 0..30),
         prop::collection::vec(moment(), 12),
@@ -384,23 +397,25 @@ fn few_campaigns_are_decided_as_one_by_one() {
     run(
         if is_soak() { 25_000 } else { 250 },
         strategy,
-        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+        |(bodies, moments)| compare(&bodies, &moments, &met),
     );
-    assert_met("pairs", pairs, 20_000, 3_500_000);
+    assert_met("pairs", met.pairs, 20_000, 3_500_000);
+    assert_met("decisions allowed", met.allowed, 20_000, 2_000_000);
+    assert_met("decisions given up", met.given_up, 8_000, 800_000);
 }
 
 /// Enough campaigns for sets of several words, rare attributes, and written states.
 #[test]
 fn many_campaigns_are_decided_as_one_by_one() {
-    let pairs = AtomicU64::new(0);
+    let met = Met::default();
     let campaigns = prop::collection::vec(campaign(), 100..500);
     let strategy = (campaigns, prop::collection::vec(moment(), 8));
     run(
         if is_soak() { 1_000 } else { 10 },
         strategy,
-        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+        |(bodies, moments)| compare(&bodies, &moments, &met),
     );
-    assert_met("pairs", pairs, 8_000, 2_000_000);
+    assert_met("pairs", met.pairs, 8_000, 2_000_000);
 }
 
 fn plain_campaign() -> impl Strategy<Value = Value> {
@@ -427,7 +442,7 @@ fn plain_moment() -> impl Strategy<Value = Moment> {
 /// Campaigns that the index decides on alone, so many that every part of it is used.
 #[test]
 fn plain_campaigns_are_decided_as_one_by_one() {
-    let pairs = AtomicU64::new(0);
+    let met = Met::default();
     let strategy = (
         prop::collection::vec(plain_campaign(), 200..1_500),
         prop::collection::vec(plain_moment(), 10),
@@ -435,7 +450,7 @@ fn plain_campaigns_are_decided_as_one_by_one() {
     run(
         if is_soak() { 800 } else { 8 },
         strategy,
-        |(bodies, moments)| compare(&bodies, &moments, &pairs),
+        |(bodies, moments)| compare(&bodies, &moments, &met),
     );
-    assert_met("pairs", pairs, 16_000, 6_000_000);
+    assert_met("pairs", met.pairs, 16_000, 6_000_000);
 }

@@ -1,14 +1,13 @@
 //! Trying what the index has left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Block;
 use super::sets::places;
 use crate::matcher::failures::{Notes, Runs};
 use crate::matcher::{Campaign, Matches};
 use crate::rules::native::Outcomes;
-use crate::rules::{EvalErrorKind, Prepared};
+use crate::rules::{Allowance, EvalErrorKind, Prepared};
 
 /// The campaigns of a block that its index has left.
 #[derive(Debug, Clone, Copy)]
@@ -23,17 +22,11 @@ pub(in crate::matcher) struct Left<'a> {
 pub(in crate::matcher) struct Found<'s> {
     /// `None` for a decision that nobody sees, which counts for nothing.
     pub(in crate::matcher) runs: Option<&'s Runs>,
-    /// Set once nobody waits for the decision any more; the rest is left out then.
-    pub(in crate::matcher) abandoned: Option<&'s AtomicBool>,
+    /// Once the decision was given up the rest is left out.
+    pub(in crate::matcher) allowance: &'s Allowance<'s>,
     pub(in crate::matcher) matched: Matches,
     pub(in crate::matcher) errors: u32,
     pub(in crate::matcher) notes: Notes,
-}
-
-impl Found<'_> {
-    fn is_abandoned(&self) -> bool {
-        self.abandoned.is_some_and(|it| it.load(Ordering::Relaxed))
-    }
 }
 
 impl Block {
@@ -74,7 +67,7 @@ impl Block {
                 !campaign.is_some_and(|it| {
                     let is_certain = tried & (1 << place) == 0;
                     let is_shown = it.schedule.is_open(now)
-                        && (is_certain || (!found.is_abandoned() && it.holds(facts, found)));
+                        && (is_certain || (!found.allowance.is_over() && it.holds(facts, found)));
                     if is_shown {
                         it.not_failed(found);
                     }
@@ -102,7 +95,7 @@ impl Block {
         let mut matched = std::mem::take(&mut found.matched);
         let places = self.campaigns.iter().zip(0..);
         let shown =
-            places.filter(|(campaign, _)| !found.is_abandoned() && is_shown(campaign, found));
+            places.filter(|(campaign, _)| !found.allowance.is_over() && is_shown(campaign, found));
         matched.add(self, 0, shown.map(|(_, place)| place));
         found.matched = matched;
     }
