@@ -26,11 +26,9 @@ pub struct Flag {
 
 /// What a flag is for one user.
 #[derive(Debug)]
-pub struct FlagAnswer<'s> {
+pub struct FlagAnswer {
     /// Whether it is on.
     pub is_on: bool,
-    /// The flag.
-    pub flag: &'s Flag,
     /// How many conditions failed at run time.
     pub errors: u32,
 }
@@ -246,8 +244,7 @@ impl Snapshot {
 
     fn may_find_in(&self, blocks: &[Arc<Block>], allowance: &mut Allowance<'_>) -> bool {
         let campaigns = blocks.iter().map(|block| block.campaigns().len()).sum();
-        // Any of them may be asked for, and which are shows too late.
-        allowance.find(campaigns) && allowance.evaluate(self.segments.all_work())
+        allowance.read() && allowance.find(campaigns)
     }
 
     /// The campaigns to show on this event, if that is allowed. Nothing is counted before
@@ -323,60 +320,61 @@ impl Snapshot {
         self.flags.get(key)?.targeting.as_ref()
     }
 
-    /// Whether saying what a flag is, is allowed.
-    pub fn may_decide_flag(&self, key: &str, allowance: &mut Allowance<'_>) -> bool {
-        let targeting = self.flag_targeting(key).map_or(0, |it| it.work());
-        allowance.find(0) && allowance.evaluate(targeting.saturating_add(self.segments.all_work()))
+    /// The flag of this name.
+    pub fn flag(&self, key: &str) -> Option<&Flag> {
+        self.flags.get(key)
     }
 
-    /// Whether finding the segments of somebody is allowed.
-    pub fn may_find_segments(&self, allowance: &mut Allowance<'_>) -> bool {
-        allowance.find(0) && allowance.evaluate(self.segments.all_work())
-    }
-
-    /// Whether the flag is on for this user; `None` when there is no such flag.
-    pub fn flag(
+    /// What the flag is for this user, if saying so is allowed.
+    pub fn decide_flag(
         &self,
-        key: &str,
+        flag: &Flag,
+        allowance: &mut Allowance<'_>,
         user: UserFacts<'_>,
         now: DateTime<Utc>,
         arena: &FactsArena,
-    ) -> Option<FlagAnswer<'_>> {
-        let flag = self.flags.get(key)?;
-        let mut errors = 0;
-        let is_on = flag.enabled
-            && flag.targeting.as_ref().is_none_or(|condition| {
-                let membership = Membership::new(&self.segments, user, now, arena);
-                let lookup = |reference: &str| membership.contains(reference);
-                let facts = Facts {
-                    user,
-                    event: None,
-                    now,
-                    segments: &lookup,
-                };
-                let prepared = Prepared::new(facts, arena);
-                let holds = condition.matches_prepared(&prepared);
-                errors = u32::from(holds.is_err()) + membership.errors();
-                holds.unwrap_or(false)
+    ) -> Option<FlagAnswer> {
+        let allowance = &*allowance;
+        let Some(condition) = flag.targeting.as_ref().filter(|_| flag.enabled) else {
+            return Some(FlagAnswer {
+                is_on: flag.enabled,
+                errors: 0,
             });
-        Some(FlagAnswer {
-            is_on,
-            flag,
-            errors,
+        };
+        if !allowance.evaluate(condition.work()) {
+            return None;
+        }
+        let membership = Membership::new(&self.segments, user, now, arena).within(allowance);
+        let lookup = |reference: &str| membership.contains(reference);
+        let facts = Facts {
+            user,
+            event: None,
+            now,
+            segments: &lookup,
+        };
+        let prepared = Prepared::new(facts, arena).within(Some(allowance));
+        let holds = condition.matches_prepared(&prepared);
+        (!allowance.is_over()).then(|| FlagAnswer {
+            errors: u32::from(holds.is_err()) + membership.errors(),
+            is_on: holds.unwrap_or(false),
         })
     }
 
-    /// The segments the user is in, and how many conditions failed at run time.
+    /// The segments the user is in, and how many conditions failed at run time, if finding them is
+    /// allowed.
     pub fn segments_of(
         &self,
+        allowance: &mut Allowance<'_>,
         user: UserFacts<'_>,
         now: DateTime<Utc>,
         arena: &FactsArena,
-    ) -> (Vec<&Arc<Segment>>, u32) {
-        let membership = Membership::new(&self.segments, user, now, arena);
+    ) -> Option<(Vec<&Arc<Segment>>, u32)> {
+        let allowance = &*allowance;
+        let membership = Membership::new(&self.segments, user, now, arena).within(allowance);
         let list = self.segments.list().iter();
         let list = list.filter(|segment| membership.contains(&segment.id));
-        (list.collect(), membership.errors())
+        let list = list.collect();
+        (!allowance.is_over()).then(|| (list, membership.errors()))
     }
 
     #[expect(

@@ -6,7 +6,7 @@
 //! - What something can take is taken before it is done. What the index does counts by the campaigns
 //!   it is about; what it leaves to be tried by what each of these can take, and so many times as much
 //!   as the text of the person and the event is long. A campaign that the index rules out costs
-//!   nothing.
+//!   nothing, nor does a segment that nobody asks for.
 //! - How much evaluations look at shows only while they run ([`super::effort`]): two objects are
 //!   compared name by name, and how many names they have is known to nobody before. What is looked at
 //!   beyond what was taken is taken then.
@@ -75,10 +75,15 @@ impl<'f> Allowance<'f> {
         self.is_refused.get() || self.abandoned.is_some_and(|it| it.load(Ordering::Relaxed))
     }
 
+    /// Takes what reading the person and the event takes; whether that was allowed. To be asked before
+    /// they are read.
+    pub fn read(&mut self) -> bool {
+        self.take(BASE.saturating_add(to_steps(self.bytes / BYTES_A_STEP)))
+    }
+
     /// Takes what finding campaigns takes among so many; whether that was allowed.
     pub(crate) fn find(&self, campaigns: usize) -> bool {
-        let steps = self.bytes / BYTES_A_STEP + campaigns / CAMPAIGNS_A_STEP;
-        self.take(BASE.saturating_add(to_steps(steps)))
+        self.take(to_steps(campaigns / CAMPAIGNS_A_STEP))
     }
 
     /// Takes so many steps of evaluations, given for little text; whether that was allowed.

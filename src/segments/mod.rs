@@ -89,6 +89,7 @@ impl Segment {
         rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
     }
 
+    /// What finding out who is in it can take, in steps, on little text; what it names is left out.
     fn work(&self) -> u64 {
         let rules = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
         rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::work))
@@ -121,8 +122,6 @@ pub struct Segments {
     by_reference: HashMap<String, usize>,
     /// How long the chain is that begins with each.
     chains: Vec<usize>,
-    /// What it may take to find out who is in all of them, in steps.
-    all_work: u64,
 }
 
 impl Segments {
@@ -135,9 +134,7 @@ impl Segments {
         for (index, segment) in list.iter().enumerate() {
             by_reference.insert(segment.id.clone(), index);
         }
-        let work = list.iter().map(|segment| segment.work());
         let mut segments = Self {
-            all_work: work.fold(0, u64::saturating_add),
             list,
             by_reference,
             chains: Vec::new(),
@@ -208,11 +205,6 @@ impl Segments {
         let found = self.by_reference.get(reference);
         let found = found.or_else(|| self.by_reference.get(reference.trim()));
         found.copied()
-    }
-
-    /// What it can take to find out who is in each of them, in steps, on little text.
-    pub(crate) fn all_work(&self) -> u64 {
-        self.all_work
     }
 
     /// The most steps that it can take to find out who is in these and in those that they name, each of
@@ -322,7 +314,8 @@ impl<'a> Membership<'a> {
         }
     }
 
-    /// Whether the user is in the segment of this id or name; nobody is in an unknown one.
+    /// Whether the user is in the segment of this id or name; nobody is in an unknown one, nor in any
+    /// once the decision was given up.
     pub fn contains(&self, reference: &str) -> bool {
         let Some(index) = self.segments.index_of(reference) else {
             return false;
@@ -335,6 +328,7 @@ impl<'a> Membership<'a> {
         match answer.get() {
             Answer::In => true,
             Answer::Out | Answer::Failed | Answer::Computing => false,
+            Answer::Unknown if !self.may_evaluate(segment) => false,
             Answer::Unknown => {
                 let chain = self.segments.chains.get(index).copied();
                 answer.set(Answer::Computing);
@@ -408,6 +402,12 @@ impl<'a> Membership<'a> {
         }
     }
 
+    /// Which segments are asked for shows only now, so that is when their work is taken.
+    fn may_evaluate(&self, segment: &Segment) -> bool {
+        let allowance = self.allowance;
+        allowance.is_none_or(|it| !it.is_over() && it.evaluate(segment.work()))
+    }
+
     fn evaluate(&self, segment: &Segment) -> Answer {
         if !segment.rules.matches(self.user.traits, None) {
             return Answer::Out;
@@ -431,6 +431,8 @@ impl<'a> Membership<'a> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::atomic::AtomicBool;
+
     use serde_json::json;
 
     use super::*;
@@ -455,6 +457,10 @@ mod tests {
     }
 
     fn is_in(segments: &Segments, reference: &str) -> bool {
+        is_in_within(&Allowance::boundless(None), segments, reference)
+    }
+
+    fn is_in_within(all: &Allowance<'_>, segments: &Segments, reference: &str) -> bool {
         let arena = FactsArena::new();
         let user = UserFacts {
             id: "u",
@@ -462,7 +468,24 @@ mod tests {
             created_at: DateTime::UNIX_EPOCH,
             last_seen_at: DateTime::UNIX_EPOCH,
         };
-        Membership::new(segments, user, DateTime::UNIX_EPOCH, &arena).contains(reference)
+        let membership = Membership::new(segments, user, DateTime::UNIX_EPOCH, &arena);
+        membership.within(all).contains(reference)
+    }
+
+    #[test]
+    fn segments_are_evaluated_while_that_is_allowed_and_wanted() {
+        let segments = chain(2);
+        let each = segments.list[1].work();
+        for (work, is_enough) in [(2 * each, true), (2 * each - 1, false), (0, false)] {
+            let little = Allowance::of(work, 0);
+            assert_eq!(is_in_within(&little, &segments, "s1"), is_enough);
+            assert_eq!(little.is_over(), !is_enough);
+        }
+        for has_gone in [false, true] {
+            let has_gone = AtomicBool::new(has_gone);
+            let all = Allowance::boundless(Some(&has_gone));
+            assert_eq!(is_in_within(&all, &segments, "s1"), !all.is_over());
+        }
     }
 
     #[test]

@@ -129,14 +129,16 @@ impl Targeting {
     ) -> Result<FlagDecision, Error> {
         let (snapshot, key) = (self.snapshot(project), key.to_owned());
         let decide = move |subject: &Subject, allowance: &mut Allowance<'_>| {
-            if !snapshot.may_decide_flag(&key, allowance) {
+            let Some(flag) = snapshot.flag(&key) else {
+                return Some((None, 0));
+            };
+            if !allowance.read() {
                 return None;
             }
             let arena = FactsArena::new();
-            let Some(answer) = snapshot.flag(&key, subject.facts(now, &arena), now, &arena) else {
-                return Some((None, 0));
-            };
-            let value = answer.is_on.then(|| answer.flag.value.clone());
+            let user = subject.facts(now, &arena);
+            let answer = snapshot.decide_flag(flag, allowance, user, now, &arena)?;
+            let value = answer.is_on.then(|| flag.value.clone());
             Some((value, answer.errors))
         };
         let about = DecisionAbout::Flag;
@@ -158,11 +160,12 @@ impl Targeting {
     ) -> Result<Vec<SegmentMembership>, Error> {
         let snapshot = self.snapshot(project);
         let decide = move |subject: &Subject, allowance: &mut Allowance<'_>| {
-            if !snapshot.may_find_segments(allowance) {
+            if !allowance.read() {
                 return None;
             }
             let arena = FactsArena::new();
-            let (found, errors) = snapshot.segments_of(subject.facts(now, &arena), now, &arena);
+            let user = subject.facts(now, &arena);
+            let (found, errors) = snapshot.segments_of(allowance, user, now, &arena)?;
             let named = found.into_iter().map(|segment| SegmentMembership {
                 id: segment.id.clone(),
                 name: segment.name.clone(),

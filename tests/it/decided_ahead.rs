@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use beckon::matcher::{Allowance, Campaign, CampaignRow, Snapshot};
-use beckon::rules::{EventFacts, FactsArena, Limits, Object, UserFacts};
+use beckon::matcher::{Allowance, Campaign, CampaignRow, Flag, Snapshot};
+use beckon::rules::{Condition, EventFacts, FactsArena, Limits, Object, UserFacts};
 use beckon::segments::{Segment, Segments};
 use beckon::targeting::INLINE_WORK_MAX;
 use chrono::DateTime;
@@ -230,6 +231,12 @@ fn work(rules: &[Value], segments: Vec<Arc<Segment>>, traits: &Value) -> Option<
     Some(INLINE_WORK_MAX - allowance.left())
 }
 
+fn segment(name: &str, targeting: &Value) -> Arc<Segment> {
+    let body = json!({"name": name, "targeting": targeting});
+    let limits = Limits::default();
+    Arc::new(Segment::compile(name, body.as_object().unwrap(), &limits).unwrap())
+}
+
 /// What is much work is not done ahead: rules that the index cannot answer, on whatever they are to be
 /// tried, and segments.
 #[test]
@@ -266,11 +273,8 @@ fn the_work_of_a_decision_is_known_before() {
     let twice = some(json!({"some": [[1, 2], {">": [{"var": ""}, 7]}]}));
     assert_eq!(work(std::slice::from_ref(&twice), Vec::new(), &pro), None);
     for (rule, is_little) in [(once, true), (twice, false)] {
-        let body = json!({"name": "s", "targeting": rule});
-        let limits = Limits::default();
-        let segment = Segment::compile("s", body.as_object().unwrap(), &limits).unwrap();
         let in_it = [json!({"in_segment": "s"})];
-        let work = work(&in_it, vec![Arc::new(segment)], &pro);
+        let work = work(&in_it, vec![segment("s", &rule)], &pro);
         assert_eq!(work.is_some(), is_little, "{work:?}");
     }
 }
@@ -312,4 +316,79 @@ fn what_looks_at_too_much_is_given_up() {
     let answer = shown(&snapshot(&rules, Vec::new()), &mut little, &few, &few);
     assert_eq!(answer, Some(1));
     assert!(little.left() > INLINE_WORK_MAX / 2, "{}", little.left());
+}
+
+/// Segments that nobody has to look up cost nothing, however much work they are.
+#[test]
+fn only_segments_that_are_asked_for_count() {
+    let plan = json!({"var": "user.traits.plan"});
+    let iteration = json!({"some": [[1, 2], {">": [{"var": ""}, 7]}]});
+    let costly = segment("costly", &json!({"some": [plan, iteration]}));
+    let chained = segment("chained", &json!({"in_segment": "costly"}));
+    let small = segment("small", &json!(true));
+    let segments = || {
+        vec![
+            Arc::clone(&costly),
+            Arc::clone(&chained),
+            Arc::clone(&small),
+        ]
+    };
+    let in_it = |name: &str| json!({ "in_segment": name });
+    let is_free = json!({"==": [plan, "free"]});
+    let pro = json!({"plan": "pro"});
+    for (rule, is_little) in [
+        (json!(true), true),
+        (in_it("small"), true),
+        (in_it("costly"), false),
+        (in_it("chained"), false),
+        (json!({"and": [is_free, in_it("chained")]}), true),
+    ] {
+        let work = work(std::slice::from_ref(&rule), segments(), &pro);
+        assert_eq!(work.is_some(), is_little, "{rule}: {work:?}");
+        let snapshot = snapshot(&[], segments());
+        let targeting = Condition::parse(&rule, &Limits::default()).unwrap();
+        let targeting = Some(Arc::new(targeting));
+        for (enabled, is_little) in [(true, is_little), (false, true)] {
+            let flag = Flag {
+                enabled,
+                value: None,
+                targeting: targeting.clone(),
+            };
+            let (mut allowance, arena) = (little(&pro, &json!({})), FactsArena::new());
+            let (user, now) = (user(&pro, &arena), DateTime::UNIX_EPOCH);
+            let answer = snapshot.decide_flag(&flag, &mut allowance, user, now, &arena);
+            assert_eq!(answer.is_some(), is_little, "{rule}: {answer:?}");
+        }
+    }
+}
+
+/// Who has gone is not worked for.
+#[test]
+fn what_nobody_waits_for_is_given_up() {
+    let has_gone = AtomicBool::new(false);
+    let in_it = json!({"in_segment": "all"});
+    let snapshot = snapshot(
+        std::slice::from_ref(&in_it),
+        vec![segment("all", &json!(true))],
+    );
+    let flag = Flag {
+        enabled: true,
+        value: None,
+        targeting: Some(Arc::new(
+            Condition::parse(&in_it, &Limits::default()).unwrap(),
+        )),
+    };
+    let (nothing, now, arena) = (json!({}), DateTime::UNIX_EPOCH, FactsArena::new());
+    let user = user(&nothing, &arena);
+    for is_wanted in [true, false] {
+        has_gone.store(!is_wanted, Ordering::Relaxed);
+        let mut all = Allowance::boundless(Some(&has_gone));
+        let shown = shown(&snapshot, &mut all, &nothing, &nothing);
+        assert_eq!(shown, is_wanted.then_some(1));
+        let is_on = snapshot.decide_flag(&flag, &mut all, user, now, &arena);
+        assert_eq!(is_on.map(|it| it.is_on), is_wanted.then_some(true));
+        let segments = snapshot.segments_of(&mut all, user, now, &arena);
+        let segments = segments.map(|(list, _)| list.len());
+        assert_eq!(segments, is_wanted.then_some(1));
+    }
 }
