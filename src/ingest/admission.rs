@@ -93,7 +93,8 @@ impl Bounds {
     }
 }
 
-fn overloaded() -> Error {
+/// Tells a caller to come again.
+pub(super) fn overloaded() -> Error {
     Error::Overloaded {
         retry_after: RETRY_AFTER,
     }

@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 
 use super::batch::{Unit, Verdict, Work};
 use super::claim::Standing;
-use super::decide::to_decide_on;
 use super::decode::Rejection;
 use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
@@ -65,8 +64,7 @@ impl Shard {
             set_traits(&mut work.people, target, patch, standing)?;
             person = Some(target);
         }
-        let decides = || to_decide_on(&self.targeting, project, unit.wants, event).is_some();
-        let is_read = unit.wants.traits || decides();
+        let is_read = unit.wants.traits || self.to_decide_on(unit, event).is_some();
         let wanted = person.filter(|_| is_read);
         let state = wanted.and_then(|person| work.people.settled(person));
         let matched = self.decide(unit, own, state, event);

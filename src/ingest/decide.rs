@@ -13,13 +13,14 @@
 //! has an [`Allowance`] and does nothing that is beyond it.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use chrono::{DateTime, Utc};
 
 use super::batch::Unit;
 use super::decode::Item;
+use super::held::Held;
 use super::shard::Shard;
 use super::{Outcome, Wanted};
 use crate::error::Error;
@@ -56,7 +57,17 @@ pub(super) struct Ahead {
 pub(super) enum Decided {
     Shown(Matches),
     /// It is too much work: to be decided apart, on this.
-    Apart(Box<Basis>),
+    Apart(Box<Undecided>),
+    /// It is too much work, and what it is to be decided on too much to keep. The caller hears that it
+    /// was too much, and its repetition, which changes nobody, finds less to keep.
+    GivenUp,
+}
+
+/// What is still to be decided, and on what.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    basis: Basis,
+    _held: Arc<Held>,
 }
 
 thread_local! {
@@ -177,6 +188,15 @@ pub(super) fn to_decide_on(
 }
 
 impl Shard {
+    /// The campaigns to decide on, if the unit's caller can still be told.
+    pub(super) fn to_decide_on(&self, unit: &Unit, event: &Event) -> Option<Arc<Snapshot>> {
+        let is_given_up = self.given_up == Some(unit.caller);
+        let wants = unit.wants;
+        (!is_given_up)
+            .then(|| to_decide_on(&self.targeting, unit.project, wants, event))
+            .flatten()
+    }
+
     /// What the person should see now; nothing if nobody wants to know.
     pub(super) fn decide(
         &mut self,
@@ -185,8 +205,7 @@ impl Shard {
         state: Option<&Arc<PersonState>>,
         event: &Event,
     ) -> Decided {
-        let snapshot = to_decide_on(&self.targeting, unit.project, unit.wants, event);
-        let (Some(snapshot), Some(state)) = (snapshot, state) else {
+        let (Some(snapshot), Some(state)) = (self.to_decide_on(unit, event), state) else {
             return Decided::Shown(Matches::default());
         };
         let basis = Basis {
@@ -204,8 +223,26 @@ impl Shard {
         });
         match decision {
             Some(decision) => Decided::Shown(self.targeting.counted(&basis.snapshot, decision)),
-            None => Decided::Apart(Box::new(basis)),
+            None => self.put_apart(unit, basis),
         }
+    }
+
+    /// Keeps what is to be decided on until that is done, if there is room for it. A state that the
+    /// batch decides on again takes room once.
+    fn put_apart(&mut self, unit: &Unit, basis: Basis) -> Decided {
+        let person = basis.state.id;
+        let held = self.held.get(&person).and_then(Weak::upgrade);
+        let held = held.filter(|held| held.is(&basis.state)).or_else(|| {
+            let held = Arc::new(self.room.hold(unit.project, &basis.state)?);
+            self.held.insert(person, Arc::downgrade(&held));
+            Some(held)
+        });
+        let Some(held) = held else {
+            self.given_up = Some(unit.caller);
+            return Decided::GivenUp;
+        };
+        let undecided = Undecided { basis, _held: held };
+        Decided::Apart(Box::new(undecided))
     }
 }
 
@@ -214,7 +251,7 @@ pub(super) async fn decide_apart(
     targeting: &Targeting,
     project: ProjectId,
     mut outcomes: Vec<Outcome>,
-    mut undecided: Vec<(usize, Box<Basis>)>,
+    mut undecided: Vec<(usize, Box<Undecided>)>,
 ) -> Result<Vec<Outcome>, Error> {
     if undecided.is_empty() {
         return Ok(outcomes);
@@ -223,7 +260,8 @@ pub(super) async fn decide_apart(
     let this = targeting.clone();
     let work = move |abandoned: &AtomicBool| {
         ARENA.with_borrow_mut(|arena| {
-            for (place, basis) in undecided {
+            for (place, undecided) in undecided {
+                let basis = &undecided.basis;
                 let Some(Outcome::Stored(stored)) = outcomes.get_mut(place) else {
                     continue;
                 };

@@ -33,6 +33,7 @@ mod claim;
 mod decide;
 pub mod decode;
 mod failure;
+mod held;
 mod ledger;
 mod load;
 mod metrics;
@@ -62,8 +63,9 @@ use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
 use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
-use decide::{Ahead, Basis, decide_apart};
+use decide::{Ahead, Undecided, decide_apart};
 use decode::{Item, Rejection};
+use held::Room;
 use metrics::ShardMetrics;
 use queue::{Entrance, Permit};
 use route::{Known, Split, split};
@@ -185,8 +187,8 @@ struct Job {
 struct Answer {
     place: usize,
     outcome: Outcome,
-    /// On what it is still to be decided what to show.
-    undecided: Option<Box<Basis>>,
+    /// What is still to be decided of it.
+    undecided: Option<Box<Undecided>>,
 }
 
 /// The service. Cheap to clone.
@@ -223,6 +225,7 @@ impl Ingest {
             .metrics
             .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
+        let room = Room::new();
         for number in 0..options.shards.max(1) {
             let most = Load {
                 rows: options.queue_rows_max,
@@ -244,6 +247,7 @@ impl Ingest {
                 options.clone(),
                 waiting,
                 metrics.clone(),
+                room.clone(),
                 Arc::clone(&is_cut_off),
             );
             let works = works.clone();
@@ -360,7 +364,7 @@ impl Ingest {
                 if let Some(slot) = outcomes.get_mut(answer.place) {
                     *slot = Some(answer.outcome);
                 }
-                undecided.extend(answer.undecided.map(|basis| (answer.place, basis)));
+                undecided.extend(answer.undecided.map(|it| (answer.place, it)));
             }
         }
         let outcomes = outcomes

@@ -1,8 +1,9 @@
 //! One shard: a thread that owns a connection and commits what waits, batch after batch.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -10,16 +11,19 @@ use diesel::sql_types::BigInt;
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 use uuid::Uuid;
 
+use super::admission::overloaded;
 use super::batch::{Unit, Verdict};
-use super::decide::{BATCH_WORK_MAX, Basis, Decided};
+use super::decide::{BATCH_WORK_MAX, Decided, Undecided};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
+use super::held::{Held, Room};
 use super::metrics::ShardMetrics;
 use super::queue::{Outlet, Taken};
 use super::read_back::Session;
 use super::seen::Seen;
 use super::{Answer, IngestOptions, Job, Outcome, Stored};
 use crate::error::{Code, Error};
+use crate::model::PersonId;
 use crate::rules::FactsArena;
 use crate::store::{self, nodes};
 use crate::targeting::people::Change;
@@ -66,6 +70,12 @@ pub(super) struct Shard {
     pub(super) arena: FactsArena,
     /// The work of decisions that is left for the batch.
     pub(super) work_left: u64,
+    /// Where what is decided apart has its room until then.
+    pub(super) room: Room,
+    /// What the batch has put there, by person.
+    pub(super) held: HashMap<PersonId, Weak<Held>>,
+    /// The last of the batch's callers for whom there was no room, and so nothing is decided any more.
+    pub(super) given_up: Option<usize>,
     /// The session of the connection, or of the last one: it may not know that it was lost, and has
     /// to be ended before anything else is done.
     session: Option<Session>,
@@ -79,6 +89,7 @@ impl Shard {
         options: IngestOptions,
         jobs: Outlet,
         metrics: ShardMetrics,
+        room: Room,
         is_cut_off: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -97,6 +108,9 @@ impl Shard {
             expects_duplicates_until: None,
             arena: FactsArena::new(),
             work_left: 0,
+            room,
+            held: HashMap::new(),
+            given_up: None,
             session: None,
             batches: 0,
         }
@@ -195,30 +209,33 @@ impl Shard {
         let mut verdicts: Vec<Option<Verdict>> = Vec::new();
         verdicts.resize_with(units.len(), || None);
         self.work_left = BATCH_WORK_MAX;
+        self.held.clear();
+        self.given_up = None;
         if let Err(error) = self.settle(&mut units, &mut verdicts) {
             self.metrics.gave_up();
             tracing::warn!(events = units.len(), %error, "a batch was not committed");
         }
-        let mut outcomes: Vec<Option<Vec<Answer>>> =
-            callers.iter().map(|_| Some(Vec::new())).collect();
+        let mut outcomes: Vec<Result<Vec<Answer>, Error>> =
+            callers.iter().map(|_| Ok(Vec::new())).collect();
         for (unit, verdict) in units.into_iter().zip(verdicts) {
             let Some(slot) = outcomes.get_mut(unit.caller) else {
                 continue;
             };
             match (slot.as_mut(), outcome(unit.item, verdict)) {
-                (Some(list), Some((outcome, undecided))) => list.push(Answer {
+                (Ok(list), Ok((outcome, undecided))) => list.push(Answer {
                     place: unit.place,
                     outcome,
                     undecided,
                 }),
-                // One item that was not committed keeps the whole request unanswered.
-                _ => *slot = None,
+                // One item without an outcome keeps the whole request unanswered.
+                (Ok(_), Err(error)) => *slot = Err(error),
+                (Err(_), _) => {}
             }
         }
         for ((reply, _permit), outcomes) in callers.into_iter().zip(outcomes) {
             // A caller that has given up does not listen any more; its repetition will be a
             // duplicate.
-            let _ = reply.send(outcomes.ok_or(Error::DatabaseUnavailable));
+            let _ = reply.send(outcomes);
         }
     }
 
@@ -478,21 +495,25 @@ fn give_up(failure: &Failure) -> Error {
     Error::DatabaseUnavailable
 }
 
-/// What became of an item, and what it is still to be decided on.
-fn outcome(item: Item, verdict: Option<Verdict>) -> Option<(Outcome, Option<Box<Basis>>)> {
-    let outcome = match (item, verdict?) {
+/// What became of an item, and what is still to be decided of it. Without either its caller tries again.
+fn outcome(
+    item: Item,
+    verdict: Option<Verdict>,
+) -> Result<(Outcome, Option<Box<Undecided>>), Error> {
+    let outcome = match (item, verdict) {
         (
             Item::Event(event),
-            Verdict::Stored {
+            Some(Verdict::Stored {
                 id,
                 duplicate,
                 matched,
                 traits,
-            },
+            }),
         ) => {
             let (matched, undecided) = match matched {
                 Decided::Shown(matched) => (matched, None),
-                Decided::Apart(basis) => (Matches::default(), Some(basis)),
+                Decided::Apart(undecided) => (Matches::default(), Some(undecided)),
+                Decided::GivenUp => return Err(overloaded()),
             };
             let stored = Stored {
                 event: *event,
@@ -501,11 +522,13 @@ fn outcome(item: Item, verdict: Option<Verdict>) -> Option<(Outcome, Option<Box<
                 matched,
                 traits,
             };
-            return Some((Outcome::Stored(Box::new(stored)), undecided));
+            return Ok((Outcome::Stored(Box::new(stored)), undecided));
         }
-        (_, Verdict::Rejected(rejection)) => Outcome::Rejected(rejection),
-        (_, Verdict::Unsettled) | (Item::Event(_), Verdict::Kept) => return None,
-        (Item::Rejected(rejection), _) => Outcome::Rejected(rejection),
+        (_, Some(Verdict::Rejected(rejection))) => Outcome::Rejected(rejection),
+        (_, None | Some(Verdict::Unsettled)) | (Item::Event(_), Some(Verdict::Kept)) => {
+            return Err(Error::DatabaseUnavailable);
+        }
+        (Item::Rejected(rejection), Some(_)) => Outcome::Rejected(rejection),
     };
-    Some((outcome, None))
+    Ok((outcome, None))
 }

@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use crate::campaign_flow::{create, identify, on_buy};
 use crate::support::{TestApp, eventually, is_soak, patience, sql};
 
 /// What each bomb decompresses to.
@@ -288,4 +289,48 @@ fn a_list_that_visits_several_with_much_in_turn_is_as_quick_as_one_by_one() {
         assert_eq!(user["traits"]["n"], EVENTS - PEOPLE + n);
         assert_eq!(user["traits"]["trait_11999"], 11_999);
     }
+}
+
+/// Nor is what is decided after each of its events kept without a bound: a small list may make as many
+/// people of one as it has events.
+#[test]
+fn a_list_that_asks_what_to_show_after_each_change_takes_little_memory() {
+    const PAIRS: usize = 1_250;
+    let mut app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1"), patience()]);
+    create(&app.admin(), on_buy("all", json!({})));
+    identify(&app.client(), "u", json!({"text": "x".repeat(250_000)}));
+    let pair = |n: usize| {
+        let id = |kind: &str| format!("{kind} {n}");
+        [
+            json!({"type": "identify", "userId": "u", "traits": {"n": n}, "messageId": id("who")}),
+            json!({"type": "track", "userId": "u", "event": "buy", "messageId": id("what")}),
+        ]
+    };
+    let list: Vec<Value> = (0..PAIRS).flat_map(pair).collect();
+    let list = json!({ "batch": list });
+    let before = app.server().memory_bytes("VmRSS");
+    let client = app.client();
+    let post = || client.post("/v1/batch?matched=true", &list);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let answer = post();
+                assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+            });
+        }
+    });
+    let grown = app.server().memory_bytes("VmHWM").saturating_sub(before);
+    println!("grown by {grown} bytes");
+    assert!(grown < 150 << 20, "grown by {grown} bytes");
+    // Whoever heard that it was too much comes again, and then it changes nobody.
+    let answer = eventually("it is answered", Duration::from_secs(120), || {
+        let answer = post();
+        (answer.status == 200).then(|| answer.json())
+    });
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2 * PAIRS);
+    let shown = results.last().unwrap();
+    assert_eq!(shown["matched"][0]["name"], "all", "{shown}");
+    let stored = sql::number(&mut app.sql(), "SELECT count(*) FROM events");
+    assert_eq!(stored, 2 * PAIRS as i64 + 1);
 }
