@@ -45,7 +45,12 @@ impl Shard {
                 } => traits::parse_traits(traits),
                 _ => Map::new(),
             };
-            if self.would_outgrow(&work.people, key, linked.map(|it| (project, it)), &patch) {
+            if self.would_outgrow(
+                &mut work.people,
+                key,
+                linked.map(|it| (project, it)),
+                &patch,
+            ) {
                 return Ok(self.refuse_traits(work, unit, event, id));
             }
             let target = match (linked, person) {
@@ -156,7 +161,7 @@ impl Shard {
     /// that changes nobody is one statement, which does not measure them.
     fn would_outgrow(
         &self,
-        people: &PeopleOfBatch<'_>,
+        people: &mut PeopleOfBatch<'_>,
         own: Key<'_>,
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
@@ -172,15 +177,14 @@ impl Shard {
             // Nothing of theirs changes: they have the traits, or else the batch is tried again.
             return false;
         }
-        let held = |person: Option<PersonId>| person.and_then(|person| people.traits(person));
         let bytes_max = self.options.traits_bytes_max;
-        match (held(own), held(linked)) {
+        if let (Some(own), Some(linked)) = (own, linked) {
+            return people.outgrow((own, linked), bytes_max, patch);
+        }
+        match own.or(linked).and_then(|person| people.traits(person)) {
             // Where nothing changes it may be any size.
-            (Some(held), None) | (None, Some(held)) => {
-                held.bytes_with(patch) > bytes_max && !held.has(patch)
-            }
-            (None, None) => Traits::default().bytes_with(patch) > bytes_max,
-            (Some(own), Some(linked)) => own.outgrows(bytes_max, patch, linked),
+            Some(held) => held.bytes_with(patch) > bytes_max && !held.has(patch),
+            None => Traits::default().bytes_with(patch) > bytes_max,
         }
     }
 

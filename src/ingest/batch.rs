@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::result::Error as DieselError;
@@ -116,20 +117,39 @@ pub(super) enum Verdict {
     Unsettled,
 }
 
-/// The batch's events by what is known of them, in the order of the units.
+/// How long a transaction applies events before it is committed as far as it has come. They are usually
+/// applied in a few milliseconds; what may take longer are changes of people with much. Everybody with
+/// an event on the shard waits meanwhile, and so does who wants one of these people's rows.
+const APPLY_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// The batch's events by what is known of them, in the order of the units. Those that there was no time
+/// for have no verdict.
 pub(super) struct Work<'a> {
     pub(super) people: PeopleOfBatch<'a>,
     pub(super) standings: Vec<Option<Standing>>,
     pub(super) verdicts: Vec<Verdict>,
     pub(super) filed_under: Vec<Option<PersonId>>,
-    /// The message ids of events that were refused, under the event ids they were claimed for.
+    /// The message ids of events that were refused or left, under the event ids they were claimed for.
     pub(super) released: HashMap<EventId, MessageKey>,
     /// The identities that merges gave to somebody else.
     moved: Vec<(ProjectId, Identity)>,
 }
 
+impl Work<'_> {
+    /// Leaves the last units to another transaction, which claims their message ids anew.
+    fn leave(&mut self, last: &[Unit]) {
+        let standings = self.standings.iter().skip(self.verdicts.len());
+        for (unit, standing) in last.iter().zip(standings) {
+            if let (Some(Standing::New(id)), Some(key)) = (standing, unit.key()) {
+                self.released.insert(*id, key);
+            }
+        }
+    }
+}
+
 impl Shard {
-    /// Tries the batch once. `fresh` distrusts what is remembered of addresses, after a race.
+    /// Tries the batch once, and returns the verdicts of the units that there was time for. `fresh`
+    /// distrusts what is remembered of addresses, after a race.
     pub(super) fn attempt(
         &mut self,
         connection: &mut PgConnection,
@@ -202,7 +222,7 @@ impl Shard {
                 Err(failure) => failure,
             },
             FillError::Race => Failure::Race,
-            FillError::TooMuch => Failure::TooMuch,
+            FillError::TooMuch { people } => Failure::TooMuch { people },
         }
     }
 
@@ -244,7 +264,12 @@ impl Shard {
             released: HashMap::new(),
             moved: Vec::new(),
         };
+        let until = Instant::now() + APPLY_TIME_MAX;
         for (index, unit) in units.iter().enumerate() {
+            if index > 0 && Instant::now() >= until {
+                work.leave(units.get(index..).unwrap_or_default());
+                break;
+            }
             let (verdict, person) = match (&unit.item, work.standings.get(index).copied().flatten())
             {
                 (Item::Event(event), Some(standing)) => {

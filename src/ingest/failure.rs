@@ -14,8 +14,11 @@ pub(super) enum Failure {
     Race,
     /// The database cannot hold the data of some event.
     Refused(String),
-    /// The people of the batch have more traits than are held at once.
-    TooMuch,
+    /// The people of the batch have more traits than are held, or read, at once.
+    TooMuch {
+        /// How many of them were read by then.
+        people: usize,
+    },
     /// The connection cannot be used any more; nothing was committed.
     Unavailable(String),
     /// The connection was lost when the batch may have been committed. The verdicts hold if it was,
@@ -32,7 +35,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Race => f.write_str("other writers were faster, again and again"),
-            Self::TooMuch => f.write_str("its people have more traits than are held at once"),
+            Self::TooMuch { .. } => {
+                f.write_str("its people have more traits than are read at once")
+            }
             Self::Refused(reason) | Self::Unavailable(reason) | Self::Unknown { reason, .. } => {
                 f.write_str(reason)
             }
@@ -66,7 +71,7 @@ impl From<DieselError> for Failure {
 #[derive(Debug)]
 pub(super) enum FillError {
     Race,
-    TooMuch,
+    TooMuch { people: usize },
     Database(DieselError),
 }
 

@@ -103,7 +103,7 @@ impl Shard {
                 }
             }
         }
-        let (locked, linked) = self.people_to_lock(units, standings, &mut people, fresh);
+        let (locked, linked) = self.people_to_lock(units, standings, &mut people, fresh)?;
         self.read_states(connection, &mut people, &locked)?;
         self.count_identities(connection, &mut people, &linked)?;
         Ok(people)
@@ -120,7 +120,7 @@ impl Shard {
         standings: &[Option<Standing>],
         people: &mut PeopleOfBatch<'_>,
         fresh: bool,
-    ) -> (Vec<PersonId>, Vec<PersonId>) {
+    ) -> Result<(Vec<PersonId>, Vec<PersonId>), FillError> {
         let caches = self.targeting.people();
         let (mut locked, mut to_link) = (Vec::new(), Vec::new());
         let mut calls = Vec::new();
@@ -143,7 +143,8 @@ impl Shard {
             }
         }
         let state = |person| caches.state(person).filter(|_| !fresh);
-        for (person, unchanged) in compare(&mut calls, state) {
+        for compared in compare(&mut calls, state) {
+            let (person, unchanged) = compared.map_err(|people| FillError::TooMuch { people })?;
             match unchanged {
                 Some(state) => people.insert_cached(state),
                 None => locked.push(person),
@@ -154,7 +155,7 @@ impl Shard {
         locked.extend_from_slice(&to_link);
         locked.sort_unstable();
         locked.dedup();
-        (locked, to_link)
+        Ok((locked, to_link))
     }
 
     fn read_states(
@@ -186,9 +187,8 @@ impl Shard {
         if wanted.is_empty() {
             return Ok(());
         }
-        let Some(rows) = load_people(connection, &wanted)? else {
-            return Err(FillError::TooMuch);
-        };
+        let loaded = load_people(connection, &wanted)?;
+        let rows = loaded.map_err(|people| FillError::TooMuch { people })?;
         if rows.len() < wanted.len() || rows.iter().any(|row| row.merged_into.is_some()) {
             // A remembered address leads to somebody who was merged or taken out since.
             return Err(FillError::Race);
@@ -205,8 +205,9 @@ impl Shard {
     }
 }
 
-/// How much text the traits of the people of one batch may have, in bytes. One event's are always read.
-const PEOPLE_BYTES_MAX: usize = 32 << 20;
+/// How much text the traits of the people of one transaction may have, in bytes. One event's are always
+/// read.
+const PEOPLE_BYTES_MAX: usize = 16 << 20;
 
 /// How many people are always loaded together, however large they are. One event is about two at most.
 const PEOPLE_FEW: usize = 2;
@@ -214,13 +215,13 @@ const PEOPLE_FEW: usize = 2;
 /// How many are asked for at once. All of them are sent, however many of them are then read.
 const PEOPLE_AT_ONCE: usize = 128;
 
-/// Loads people; `None` if they are more than can be held at once, however small the events that
-/// name them are. How large somebody is says nothing of who comes next, so one row is read after the
-/// other.
+/// Loads people. An error says how many were read of those who are more than can be held at once, however
+/// small the events that name them are. How large somebody is says nothing of who comes next, so one row
+/// is read after the other.
 pub(super) fn load_people(
     connection: &mut PgConnection,
     ids: &[i64],
-) -> QueryResult<Option<Vec<PersonRow>>> {
+) -> QueryResult<Result<Vec<PersonRow>, usize>> {
     let mut rows: Vec<PersonRow> = Vec::with_capacity(ids.len());
     let mut bytes = 0;
     for now in ids.chunks(PEOPLE_AT_ONCE) {
@@ -230,9 +231,9 @@ pub(super) fn load_people(
             bytes += row.traits.len();
             rows.push(row);
             if bytes > PEOPLE_BYTES_MAX && ids.len() > PEOPLE_FEW {
-                return Ok(None);
+                return Ok(Err(rows.len()));
             }
         }
     }
-    Ok(Some(rows))
+    Ok(Ok(rows))
 }

@@ -6,7 +6,8 @@
 //! Each person belongs to one shard, by the home hash stored with the person (the hash of the first
 //! identity the person was seen with). A shard is one thread with one connection: it takes whatever
 //! waits, and that is a batch; a batch is a transaction. While one batch commits the next one
-//! gathers, so batches grow with the load and an idle server adds no delay.
+//! gathers, so batches grow with the load and an idle server adds no delay. What is too much for one
+//! turn of the shard is done in several, with other callers' in between.
 //!
 //! A batch claims its message ids first. Only then does it apply the events, one after the other,
 //! to the state of their people, so a duplicate has no effect to be taken back, and no provisional
@@ -49,6 +50,7 @@ mod seen;
 mod shard;
 mod statements;
 mod traits;
+mod turn;
 mod write;
 
 use std::sync::Arc;
@@ -168,8 +170,12 @@ pub struct Wanted {
 struct Job {
     project: ProjectId,
     wants: Wanted,
-    /// The items with their places in the request.
+    /// The items with their places in the request, but for those that were done in turns before.
     items: Vec<(usize, Item)>,
+    /// How many of them are done in one turn, if all were too many.
+    portion: Option<usize>,
+    /// What became of those that were done.
+    answered: Vec<Answer>,
     /// Which of the identities in them somebody had when the request was split.
     known: Known,
     /// How many events the decoder says these are, for the ledger.
@@ -180,6 +186,23 @@ struct Job {
     queued_at: Instant,
     give_up_at: Instant,
     permit: Permit,
+}
+
+impl Job {
+    /// How many items are done in its next turn.
+    fn rows_now(&self) -> usize {
+        let rows = self.items.len();
+        self.portion.map_or(rows, |portion| portion.min(rows))
+    }
+
+    /// What these are of what it holds.
+    fn load_now(&self) -> Load {
+        let (rows, held) = (self.rows_now(), self.permit.load());
+        Load {
+            rows,
+            bytes: held.bytes.saturating_mul(rows) / held.rows.max(1),
+        }
+    }
 }
 
 /// What a shard says of one item.
@@ -342,6 +365,8 @@ impl Ingest {
                 project,
                 wants,
                 items,
+                portion: None,
+                answered: Vec::new(),
                 known: known.clone(),
                 received,
                 ahead,

@@ -42,7 +42,8 @@ pub(super) struct Working {
     is_text_old: bool,
     /// The identity a new person was first seen with.
     born_as: Option<(ProjectId, Identity)>,
-    traits_changed: bool,
+    /// How often they were changed.
+    trait_changes: u32,
     /// The state changes though no column of the person does.
     user_id_changed: bool,
     /// Whether the row lock was held when the state was read, so that it may be published.
@@ -68,7 +69,7 @@ impl Working {
         change(&mut traits);
         self.traits = OnceCell::from(traits);
         self.is_text_old = true;
-        self.traits_changed = true;
+        self.trait_changes = self.trait_changes.saturating_add(1);
     }
 
     /// Writes the traits into the state.
@@ -80,8 +81,15 @@ impl Working {
         }
     }
 
+    fn traits_changed(&self) -> bool {
+        self.trait_changes > 0
+    }
+
     fn is_changed(&self) -> bool {
-        self.traits_changed || self.user_id_changed || self.must_be_reread || self.born_as.is_some()
+        self.traits_changed()
+            || self.user_id_changed
+            || self.must_be_reread
+            || self.born_as.is_some()
     }
 }
 
@@ -100,6 +108,8 @@ pub(super) struct PeopleOfBatch<'a> {
     by_identity: HashMap<Key<'a>, Lead>,
     new_identities: Vec<(Key<'a>, PersonId, DateTime<Utc>)>,
     merges: Vec<(PersonId, PersonId)>,
+    /// Pairs that have too many traits to become one, and how often those of each had changed then.
+    outgrowing: HashMap<(PersonId, PersonId), (u32, u32)>,
 }
 
 impl<'a> PeopleOfBatch<'a> {
@@ -150,7 +160,7 @@ impl<'a> PeopleOfBatch<'a> {
             traits: OnceCell::new(),
             is_text_old: false,
             born_as: None,
-            traits_changed: false,
+            trait_changes: 0,
             user_id_changed: false,
             is_locked,
             must_be_reread: false,
@@ -169,6 +179,28 @@ impl<'a> PeopleOfBatch<'a> {
     /// A person's traits, in the batch so far.
     pub(super) fn traits(&self, person: PersonId) -> Option<&Traits> {
         self.people.get(&person).map(Working::traits)
+    }
+
+    /// Whether the traits of two people would be longer than this if they became one and these were set,
+    /// of which those of the first count. A list may ask about the same two again and again.
+    pub(super) fn outgrow(
+        &mut self,
+        pair: (PersonId, PersonId),
+        bytes_max: usize,
+        patch: &Map<String, Value>,
+    ) -> bool {
+        let (Some(one), Some(other)) = (self.people.get(&pair.0), self.people.get(&pair.1)) else {
+            return false;
+        };
+        let changes = (one.trait_changes, other.trait_changes);
+        if patch.is_empty() && self.outgrowing.get(&pair) == Some(&changes) {
+            return true;
+        }
+        let outgrow = one.traits().outgrows(bytes_max, patch, other.traits());
+        if patch.is_empty() && outgrow {
+            self.outgrowing.insert(pair, changes);
+        }
+        outgrow
     }
 
     /// Writes a person's traits into the state; returns it.
@@ -337,7 +369,7 @@ impl<'a> PeopleOfBatch<'a> {
         let mut changed: Vec<&Working> = self
             .people
             .values()
-            .filter(|working| working.traits_changed && working.born_as.is_none())
+            .filter(|working| working.traits_changed() && working.born_as.is_none())
             .collect();
         changed.sort_unstable_by_key(|working| working.state.id);
         let ids = changed.iter().map(|working| working.state.id.0).collect();

@@ -77,7 +77,7 @@ impl Shard {
         let Some(known) = self.states(connection, &whom)? else {
             return Ok(None);
         };
-        if sets_traits(units, &whom, &known) {
+        if sets_traits(units, &whom, &known)? {
             return Ok(None);
         }
         let mut people = Vec::with_capacity(units.len());
@@ -170,9 +170,8 @@ impl Shard {
         missing.dedup();
         let ids: Vec<i64> = missing.iter().map(|person| person.0).collect();
         let observed: Vec<Observed> = missing.iter().map(|&id| caches.observe(id)).collect();
-        let Some(rows) = load_people(connection, &ids)? else {
-            return Err(Failure::TooMuch);
-        };
+        let loaded = load_people(connection, &ids)?;
+        let rows = loaded.map_err(|people| Failure::TooMuch { people })?;
         if rows.len() < missing.len() || rows.iter().any(|row| row.merged_into.is_some()) {
             return Ok(None);
         }
@@ -386,7 +385,11 @@ impl Plain<'_> {
 }
 
 /// Whether an event of the batch sets a trait that its person does not have.
-fn sets_traits(units: &[Unit], whom: &[Whom], known: &HashMap<PersonId, Arc<PersonState>>) -> bool {
+fn sets_traits(
+    units: &[Unit],
+    whom: &[Whom],
+    known: &HashMap<PersonId, Arc<PersonState>>,
+) -> Result<bool, Failure> {
     let mut calls = Vec::new();
     for (unit, whom) in units.iter().zip(whom) {
         let Item::Event(event) = &unit.item else {
@@ -396,11 +399,17 @@ fn sets_traits(units: &[Unit], whom: &[Whom], known: &HashMap<PersonId, Arc<Pers
             (_, None) => {}
             (Whom::Known(person), Some(traits)) => calls.push((*person, traits)),
             (Whom::New, Some(traits)) if parse_traits(traits).is_empty() => {}
-            (Whom::New, Some(_)) => return true,
+            (Whom::New, Some(_)) => return Ok(true),
         }
     }
     let state = |person| known.get(&person).cloned();
-    compare(&mut calls, state).any(|(_, unchanged)| unchanged.is_none())
+    for compared in compare(&mut calls, state) {
+        let (_, unchanged) = compared.map_err(|people| Failure::TooMuch { people })?;
+        if unchanged.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The events that are the first of their ids in the batch, in the order of the claims' index.

@@ -5,7 +5,8 @@
 //! so a person's events keep their order. Turns are counted in rows, and large events as several
 //! (deficit round robin): a lane whose first job is larger than its credit gets more of it and lets
 //! the others go first. No turn is longer than half a batch: beside one other project, who comes anew
-//! is in the batch after the one under way.
+//! is in the batch after the one under way. A job that took its shard too long is taken in portions, one
+//! a batch.
 //!
 //! One short lock guards the queue and the counts of what is held. A [`Permit`] is a place in it,
 //! held from the admission until the answer; nothing that owns one is dropped under the lock, as
@@ -241,6 +242,24 @@ impl Outlet {
             }
         }
     }
+
+    /// Puts jobs back before the others of their projects, the last one of a project first. They keep
+    /// their places.
+    pub(super) fn put_back(&self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let mut state = self.0.lock();
+        for job in jobs {
+            let project = job.project;
+            let lane = state.lanes.entry(project).or_default();
+            let is_first = lane.jobs.is_empty();
+            lane.jobs.push_front(job);
+            if is_first {
+                state.turns.push_back(project);
+            }
+        }
+    }
 }
 
 impl Drop for Outlet {
@@ -271,7 +290,7 @@ impl State {
     fn gather(&mut self, turns: Turns, rows_max: usize, bytes_max: usize) -> (Vec<Job>, Vec<Job>) {
         let now = Instant::now();
         self.moved_at = Some(now);
-        let (mut jobs, mut given_up) = (Vec::new(), Vec::new());
+        let (mut jobs, mut given_up, mut resting) = (Vec::new(), Vec::new(), Vec::new());
         let mut taken = Load::default();
         while taken.rows < rows_max && taken.bytes < bytes_max {
             let Some(project) = self.turns.front() else {
@@ -282,7 +301,7 @@ impl State {
                 continue;
             };
             let waits = |job: &Job| job.give_up_at > now && !job.reply.is_closed();
-            let next = lane.jobs.front().map(|job| (waits(job), job.permit.load));
+            let next = lane.jobs.front().map(|job| (waits(job), job.load_now()));
             match next {
                 None => {
                     self.turns.pop_front();
@@ -295,7 +314,12 @@ impl State {
                 Some((true, load)) => {
                     lane.credit = lane.credit.saturating_sub(turns.rows_of(load));
                     taken.add(load);
-                    jobs.extend(lane.jobs.pop_front());
+                    let job = lane.jobs.pop_front();
+                    if job.as_ref().is_some_and(|job| load.rows < job.items.len()) {
+                        // What is left of it comes before the others of its project.
+                        resting.extend(self.turns.pop_front());
+                    }
+                    jobs.extend(job);
                 }
             }
         }
@@ -306,7 +330,19 @@ impl State {
         {
             self.turns.pop_front();
         }
+        let waits = |project: &ProjectId| {
+            let lane = self.lanes.get(project);
+            lane.is_some_and(|lane| !lane.jobs.is_empty())
+        };
+        self.turns.extend(resting.into_iter().filter(waits));
         (jobs, given_up)
+    }
+}
+
+impl Permit {
+    /// What it stands for.
+    pub(super) fn load(&self) -> Load {
+        self.load
     }
 }
 

@@ -11,23 +11,19 @@ use diesel::sql_types::BigInt;
 use diesel::{PgConnection, QueryResult, QueryableByName, RunQueryDsl, sql_query};
 use uuid::Uuid;
 
-use super::admission::overloaded;
+use super::IngestOptions;
 use super::batch::{Unit, Verdict};
-use super::decide::{BATCH_WORK_MAX, Decided, Undecided};
-use super::decode::{Item, Rejection};
 use super::failure::Failure;
 use super::held::{Held, Room};
 use super::metrics::ShardMetrics;
 use super::queue::{Outlet, Taken};
 use super::read_back::Session;
 use super::seen::Seen;
-use super::{Answer, IngestOptions, Job, Outcome, Stored};
-use crate::error::{Code, Error};
 use crate::model::PersonId;
 use crate::rules::FactsArena;
 use crate::store::{self, nodes};
+use crate::targeting::Targeting;
 use crate::targeting::people::Change;
-use crate::targeting::{Matches, Targeting};
 
 /// How long after an attempt to connect that failed a shard tries again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
@@ -47,8 +43,8 @@ const ATTEMPTS_MAX: usize = 5;
 pub(super) struct Shard {
     pub(super) targeting: Targeting,
     pub(super) options: IngestOptions,
-    jobs: Outlet,
-    metrics: ShardMetrics,
+    pub(super) jobs: Outlet,
+    pub(super) metrics: ShardMetrics,
     pub(super) connection: Option<PgConnection>,
     /// When to try again after an attempt to connect that failed.
     retry_connect_at: Option<Instant>,
@@ -176,135 +172,9 @@ impl Shard {
         flushed.is_ok()
     }
 
-    fn work(&mut self, jobs: Vec<Job>) {
-        let mut units = Vec::new();
-        let mut callers = Vec::with_capacity(jobs.len());
-        for (caller, job) in jobs.into_iter().enumerate() {
-            let Job {
-                project,
-                wants,
-                items,
-                known,
-                received,
-                mut ahead,
-                reply,
-                permit,
-                ..
-            } = job;
-            let mut missing = received;
-            for (place, item) in items {
-                let mut unit = Unit::new(caller, place, project, item, &known, wants);
-                unit.ahead = ahead.take();
-                missing -= unit.received;
-                units.push(unit);
-            }
-            if let Some(last) = units.last_mut() {
-                last.received += missing;
-            }
-            callers.push((reply, permit));
-        }
-        if units.is_empty() {
-            return;
-        }
-        let mut verdicts: Vec<Option<Verdict>> = Vec::new();
-        verdicts.resize_with(units.len(), || None);
-        self.work_left = BATCH_WORK_MAX;
-        self.held.clear();
-        self.given_up = None;
-        if let Err(error) = self.settle(&mut units, &mut verdicts) {
-            self.metrics.gave_up();
-            tracing::warn!(events = units.len(), %error, "a batch was not committed");
-        }
-        let mut outcomes: Vec<Result<Vec<Answer>, Error>> =
-            callers.iter().map(|_| Ok(Vec::new())).collect();
-        for (unit, verdict) in units.into_iter().zip(verdicts) {
-            let Some(slot) = outcomes.get_mut(unit.caller) else {
-                continue;
-            };
-            match (slot.as_mut(), outcome(unit.item, verdict)) {
-                (Ok(list), Ok((outcome, undecided))) => list.push(Answer {
-                    place: unit.place,
-                    outcome,
-                    undecided,
-                }),
-                // One item without an outcome keeps the whole request unanswered.
-                (Ok(_), Err(error)) => *slot = Err(error),
-                (Err(_), _) => {}
-            }
-        }
-        for ((reply, _permit), outcomes) in callers.into_iter().zip(outcomes) {
-            // A caller that has given up does not listen any more; its repetition will be a
-            // duplicate.
-            let _ = reply.send(outcomes);
-        }
-    }
-
-    /// Commits the units together if that works. When the database refuses the data of one of them
-    /// for good, halves the batch until that one stands alone, and keeps it in the ledger.
-    fn settle(
-        &mut self,
-        units: &mut [Unit],
-        verdicts: &mut [Option<Verdict>],
-    ) -> Result<(), Error> {
-        let refusal = match self.commit_into(units, verdicts) {
-            Ok(()) => return Ok(()),
-            Err(Failure::TooMuch) if units.len() > 1 => return self.settle_halves(units, verdicts),
-            Err(Failure::Refused(reason)) => reason,
-            Err(failure) => return Err(give_up(&failure)),
-        };
-        if let [unit] = units {
-            let Item::Event(event) = &unit.item else {
-                refused_rejection(&refusal);
-                return Ok(());
-            };
-            let message = "the database cannot hold this event".to_owned();
-            let rejection = Rejection::of_event(event, Code::InvalidField, message);
-            unit.item = Item::Rejected(rejection);
-            return match self.commit_into(units, verdicts) {
-                Ok(()) => {
-                    tracing::warn!(
-                        reason = refusal,
-                        "the database refused an event; the ledger has it"
-                    );
-                    Ok(())
-                }
-                Err(Failure::Refused(reason)) => {
-                    refused_rejection(&reason);
-                    Ok(())
-                }
-                Err(failure) => Err(give_up(&failure)),
-            };
-        }
-        self.metrics.bisected();
-        self.settle_halves(units, verdicts)
-    }
-
-    fn settle_halves(
-        &mut self,
-        units: &mut [Unit],
-        verdicts: &mut [Option<Verdict>],
-    ) -> Result<(), Error> {
-        let middle = units.len() / 2;
-        let (left_units, right_units) = units.split_at_mut(middle);
-        let (left, right) = verdicts.split_at_mut(middle);
-        self.settle(left_units, left)?;
-        self.settle(right_units, right)
-    }
-
-    fn commit_into(
-        &mut self,
-        units: &mut [Unit],
-        verdicts: &mut [Option<Verdict>],
-    ) -> Result<(), Failure> {
-        let committed = self.commit(units)?;
-        for (slot, verdict) in verdicts.iter_mut().zip(committed) {
-            *slot = Some(verdict);
-        }
-        Ok(())
-    }
-
-    /// One transaction, tried again when it lost a race with another writer.
-    fn commit(&mut self, units: &mut [Unit]) -> Result<Vec<Verdict>, Failure> {
+    /// One transaction, tried again when it lost a race with another writer. The verdicts are of the
+    /// first units, and of all if that does not take too long.
+    pub(super) fn commit(&mut self, units: &mut [Unit]) -> Result<Vec<Verdict>, Failure> {
         let started = Instant::now();
         let mut failure = Failure::Race;
         for attempt in 0..ATTEMPTS_MAX {
@@ -312,7 +182,8 @@ impl Shard {
             match self.commit_once(&mut connection, units, attempt) {
                 Ok(verdicts) => {
                     self.keep(connection);
-                    self.metrics.batch_committed(units.len(), started.elapsed());
+                    self.metrics
+                        .batch_committed(verdicts.len(), started.elapsed());
                     return Ok(verdicts);
                 }
                 // Nothing was committed, so the batch can go another way if there is one.
@@ -326,7 +197,8 @@ impl Shard {
                     drop(connection);
                     tracing::warn!(reason, "a connection was lost; what it did is read back");
                     if let Some(verdicts) = self.read_back(units, verdicts)? {
-                        self.metrics.batch_committed(units.len(), started.elapsed());
+                        self.metrics
+                            .batch_committed(verdicts.len(), started.elapsed());
                         return Ok(verdicts);
                     }
                     failure = Failure::Race;
@@ -464,12 +336,6 @@ impl Shard {
     }
 }
 
-/// The caller of a rejection that cannot be kept hears 503; the others of its batch have nothing to do
-/// with it.
-fn refused_rejection(reason: &str) {
-    tracing::error!(reason, "the database refuses a rejection");
-}
-
 /// A number that no other shard has drawn, as surely as anybody needs: it would have to be one of the
 /// same project on the same day.
 fn random_slot() -> i32 {
@@ -487,48 +353,4 @@ fn prepared_statements(connection: &mut PgConnection) -> QueryResult<i64> {
     let count: Count = sql_query("SELECT count(*) AS statements FROM pg_prepared_statements")
         .get_result(connection)?;
     Ok(count.statements)
-}
-
-/// What callers hear of a batch that was not committed; the log has the reason.
-fn give_up(failure: &Failure) -> Error {
-    tracing::warn!(reason = %failure, "a transaction was given up");
-    Error::DatabaseUnavailable
-}
-
-/// What became of an item, and what is still to be decided of it. Without either its caller tries again.
-fn outcome(
-    item: Item,
-    verdict: Option<Verdict>,
-) -> Result<(Outcome, Option<Box<Undecided>>), Error> {
-    let outcome = match (item, verdict) {
-        (
-            Item::Event(event),
-            Some(Verdict::Stored {
-                id,
-                duplicate,
-                matched,
-                traits,
-            }),
-        ) => {
-            let (matched, undecided) = match matched {
-                Decided::Shown(matched) => (matched, None),
-                Decided::Apart(undecided) => (Matches::default(), Some(undecided)),
-                Decided::GivenUp => return Err(overloaded()),
-            };
-            let stored = Stored {
-                event: *event,
-                id,
-                duplicate,
-                matched,
-                traits,
-            };
-            return Ok((Outcome::Stored(Box::new(stored)), undecided));
-        }
-        (_, Some(Verdict::Rejected(rejection))) => Outcome::Rejected(rejection),
-        (_, None | Some(Verdict::Unsettled)) | (Item::Event(_), Some(Verdict::Kept)) => {
-            return Err(Error::DatabaseUnavailable);
-        }
-        (Item::Rejected(rejection), Some(_)) => Outcome::Rejected(rejection),
-    };
-    Ok((outcome, None))
 }

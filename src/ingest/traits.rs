@@ -170,14 +170,19 @@ impl Traits {
         if bytes + other.bytes <= bytes_max {
             return false;
         }
-        let is_here = |name: &str| patch.contains_key(name) || self.get(name).is_some();
+        // Both are sorted, so that neither is searched for each name of the other.
+        let mut held = self.members().peekable();
         let mut is_empty = self.count == 0 && patch.is_empty();
-        let mut missing = other.members().filter(|(name, _)| !is_here(name));
-        while bytes <= bytes_max
-            && let Some((name, value)) = missing.next()
-        {
-            bytes += usize::from(!is_empty) + text_bytes(&*name) + 1 + value.len();
-            is_empty = false;
+        for (name, value) in other.members() {
+            if bytes > bytes_max {
+                break;
+            }
+            while held.next_if(|(before, _)| *before < name).is_some() {}
+            let is_held = held.peek().is_some_and(|(it, _)| *it == name);
+            if !is_held && !patch.contains_key(&*name) {
+                bytes += usize::from(!is_empty) + text_bytes(&*name) + 1 + value.len();
+                is_empty = false;
+            }
         }
         bytes > bytes_max
     }
@@ -277,19 +282,33 @@ pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
     crate::model::parse_traits(raw.as_str())
 }
 
+/// How large the states are that one transaction compares with calls, in bytes. To read them takes about
+/// a hundred milliseconds.
+const COMPARED_BYTES_MAX: usize = 16 << 20;
+
 /// The people whom these calls set traits of, each once, with the state if it is known and has all of
 /// them already. One person is read after the other, in whatever order the calls came, so that it
-/// takes neither the time of reading a person for each call nor the memory for all of them.
+/// takes neither the time of reading a person for each call nor the memory for all of them. An error
+/// says how many were read of those who are too much to read.
 pub(super) fn compare<'a>(
     calls: &'a mut [(PersonId, &RawJson)],
     state: impl Fn(PersonId) -> Option<Arc<PersonState>> + 'a,
-) -> impl Iterator<Item = (PersonId, Option<Arc<PersonState>>)> + 'a {
+) -> impl Iterator<Item = Result<(PersonId, Option<Arc<PersonState>>), usize>> + 'a {
     calls.sort_by_key(|(person, _)| *person);
     let by_person = calls.chunk_by(|one, other| one.0 == other.0);
+    let (mut people, mut bytes) = (0, 0);
     by_person.filter_map(move |of_one| {
         let (person, _) = *of_one.first()?;
-        let unchanged = state(person).filter(|state| has_all(state, of_one));
-        Some((person, unchanged))
+        let Some(state) = state(person) else {
+            return Some(Ok((person, None)));
+        };
+        people += 1;
+        bytes += state.traits.len();
+        if bytes > COMPARED_BYTES_MAX && people > 1 {
+            return Some(Err(people));
+        }
+        let unchanged = has_all(&state, of_one).then_some(state);
+        Some(Ok((person, unchanged)))
     })
 }
 
@@ -403,6 +422,31 @@ mod tests {
             );
             assert_eq!(serde_json::from_str::<f64>(&text).unwrap(), number);
         }
+    }
+
+    #[test]
+    fn no_more_is_compared_than_there_is_time_for() {
+        let large = Arc::from(format!(r#"{{"a":"{}"}}"#, "x".repeat(1 << 20)));
+        let state = |id| PersonState {
+            id,
+            home: 0,
+            user_id: None,
+            traits: Arc::clone(&large),
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            last_seen: chrono::DateTime::UNIX_EPOCH.into(),
+        };
+        let raw =
+            |text: &str| RawJson::from_checked(RawValue::from_string(text.to_owned()).unwrap());
+        let traits = raw(r#"{"b":1}"#);
+        let compared = |people: i64, known: i64| {
+            let mut calls: Vec<_> = (0..people).map(|id| (PersonId(id), &traits)).collect();
+            let state = |id: PersonId| (id.0 < known).then(|| Arc::new(state(id)));
+            compare(&mut calls, state).collect::<Result<Vec<_>, usize>>()
+        };
+        assert_eq!(compared(15, 15).unwrap().len(), 15);
+        assert_eq!(compared(20, 20).unwrap_err(), 16);
+        // Whoever is not known is locked and read elsewhere.
+        assert_eq!(compared(20, 15).unwrap().len(), 20);
     }
 
     proptest! {

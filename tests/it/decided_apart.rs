@@ -10,12 +10,19 @@ use crate::campaign_flow::{create, identify, on_buy};
 use crate::support::sql::{self, KeyRow};
 use crate::support::{Client, TestApp, pause};
 
+/// The key of a neighbour.
 const OTHER_KEY: &str = "client_key_of_a_neighbour_0123456789";
 /// How long an event may wait for the database; whoever waits longer hears 503.
-const DEADLINE: Duration = Duration::from_secs(2);
+pub const DEADLINE: Duration = Duration::from_secs(2);
 
 fn start() -> TestApp {
-    TestApp::prepared(&[("BECKON_INGEST_SHARDS", "1")], |sql| {
+    start_with(&[])
+}
+
+/// A server with one shard, which a neighbour shares.
+pub fn start_with(variables: &[(&str, &str)]) -> TestApp {
+    let one_shard = [("BECKON_INGEST_SHARDS", "1")];
+    TestApp::prepared(&[&one_shard[..], variables].concat(), |sql| {
         let other = sql::project(sql, "neighbour");
         KeyRow::good(other, "client", OTHER_KEY).insert(sql);
     })
@@ -57,7 +64,7 @@ impl Drop for Over<'_> {
 }
 
 /// Does `work` from several threads, again and again, while `meanwhile` is done.
-fn beside(threads: usize, work: impl Fn() + Sync, meanwhile: impl FnOnce()) {
+pub fn beside(threads: usize, work: impl Fn() + Sync, meanwhile: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _over = Over(&is_over);
@@ -83,13 +90,14 @@ fn ada_with_a_long_list(app: &TestApp) {
 }
 
 /// The answers of a neighbour who tracks for a while, and how long the slowest of them took.
-fn neighbour(app: &TestApp) -> Duration {
-    let client = app.with_key(OTHER_KEY);
+pub fn neighbour(app: &TestApp) -> Duration {
+    let (client, nobody) = (app.with_key(OTHER_KEY), app.nobody());
     let mut slowest = Duration::ZERO;
     for _ in 0..10 {
         let begun = Instant::now();
         assert_eq!(track(&client), 200);
         slowest = slowest.max(begun.elapsed());
+        nobody.get("/readyz").expect(200);
         pause(Duration::from_millis(200));
     }
     slowest

@@ -72,6 +72,7 @@ mod retention;
 mod rules_official_suite;
 mod rules_seed_vectors;
 mod segment_replay;
+mod short_turns;
 mod slow_clients;
 mod support;
 mod tls;

@@ -92,6 +92,8 @@ fn send_items(
         project,
         wants: Wanted::default(),
         items,
+        portion: None,
+        answered: Vec::new(),
         known: Known::All,
         received: 0,
         ahead: None,
@@ -192,6 +194,40 @@ fn turns_are_counted_in_rows() {
     let batch = taken(&outlet, 200);
     let rows_of_small = batch.iter().filter(|(project, _)| *project == 2).count();
     assert!((90..=100).contains(&rows_of_small), "{batch:?}");
+}
+
+/// What a shard has no time for in one turn.
+#[test]
+fn what_is_put_back_keeps_its_order_and_others_have_their_turns() {
+    let (entrance, outlet) = open(MANY);
+    let mut answers: Vec<Answer> = (0..4)
+        .map(|place| send(&entrance, 1, 20, place).unwrap())
+        .collect();
+    let mut jobs = jobs_of(&outlet, 60);
+    assert_eq!(jobs.len(), 3);
+    let held = entrance.rows();
+    // The first job was done in part, the others not at all.
+    jobs[0].items.truncate(15);
+    jobs[0].portion = Some(5);
+    jobs.reverse();
+    outlet.put_back(jobs);
+    assert_eq!(entrance.rows(), held);
+    answers.extend((0..3).map(|place| send(&entrance, 2, 1, place).unwrap()));
+    // What is left of it is all that is taken of its project: the others come after it.
+    for round in 0..2 {
+        let jobs = jobs_of(&outlet, MANY);
+        let of = |project: i64| jobs.iter().filter(move |job| job.project.0 == project);
+        let own: Vec<&Job> = of(1).collect();
+        assert_eq!((own.len(), own[0].rows_now()), (1, 5));
+        assert_eq!(of(2).count(), if round == 0 { 3 } else { 0 });
+        let mut left: Vec<Job> = jobs.into_iter().filter(|job| job.project.0 == 1).collect();
+        left[0].items.truncate(10 - 5 * round);
+        outlet.put_back(left);
+    }
+    // Its last portion leaves nothing, so that the others need not wait.
+    let places: Vec<usize> = taken(&outlet, MANY).iter().map(|it| it.1).collect();
+    assert_eq!(places, [0, 1, 2, 3]);
+    drop(answers);
 }
 
 #[test]
