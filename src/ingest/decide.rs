@@ -18,6 +18,7 @@ use std::sync::{Arc, Weak};
 
 use chrono::{DateTime, Utc};
 
+use super::admission::overloaded;
 use super::batch::Unit;
 use super::decode::Item;
 use super::held::Held;
@@ -52,10 +53,13 @@ pub(super) struct Ahead {
     decision: Decision,
 }
 
-/// What a shard has decided.
+/// What a shard has decided. Nothing of it is counted until its event is committed.
 #[derive(Debug)]
 pub(super) enum Decided {
-    Shown(Matches),
+    /// Nobody wants to know, or there is nothing to find.
+    Nothing,
+    /// This, on these campaigns.
+    Shown(Arc<Snapshot>, Decision),
     /// It is too much work: to be decided apart, on this.
     Apart(Box<Undecided>),
     /// It is too much work, and what it is to be decided on too much to keep. The caller hears that it
@@ -68,6 +72,39 @@ pub(super) enum Decided {
 pub(super) struct Undecided {
     basis: Basis,
     _held: Arc<Held>,
+}
+
+impl Decided {
+    /// What the caller of a committed event is told, and what is still to be decided.
+    pub(super) fn told(
+        self,
+        targeting: &Targeting,
+        is_duplicate: bool,
+    ) -> Result<(Matches, Option<Box<Undecided>>), Error> {
+        match self {
+            Self::Nothing => Ok((Matches::default(), None)),
+            Self::Shown(snapshot, decision) => {
+                let matched = used(targeting, &snapshot, decision, is_duplicate);
+                Ok((matched, None))
+            }
+            Self::Apart(undecided) => Ok((Matches::default(), Some(undecided))),
+            Self::GivenUp => Err(overloaded()),
+        }
+    }
+}
+
+/// What matched in a decision that is used. It is counted with the event, so that a repetition, which may
+/// come as often as somebody likes, counts for nothing.
+fn used(
+    targeting: &Targeting,
+    snapshot: &Snapshot,
+    decision: Decision,
+    is_duplicate: bool,
+) -> Matches {
+    match is_duplicate {
+        true => decision.matched,
+        false => targeting.counted(snapshot, decision),
+    }
 }
 
 thread_local! {
@@ -206,7 +243,7 @@ impl Shard {
         event: &Event,
     ) -> Decided {
         let (Some(snapshot), Some(state)) = (self.to_decide_on(unit, event), state) else {
-            return Decided::Shown(Matches::default());
+            return Decided::Nothing;
         };
         let basis = Basis {
             snapshot,
@@ -222,7 +259,7 @@ impl Shard {
             decision
         });
         match decision {
-            Some(decision) => Decided::Shown(self.targeting.counted(&basis.snapshot, decision)),
+            Some(decision) => Decided::Shown(basis.snapshot, decision),
             None => self.put_apart(unit, basis),
         }
     }
@@ -274,7 +311,8 @@ pub(super) async fn decide_apart(
                 if abandoned.load(Ordering::Relaxed) {
                     break;
                 }
-                stored.matched = this.counted(&basis.snapshot, decision.unwrap_or_default());
+                let decision = decision.unwrap_or_default();
+                stored.matched = used(&this, &basis.snapshot, decision, stored.duplicate);
             }
         });
         outcomes

@@ -215,9 +215,9 @@ const PEOPLE_FEW: usize = 2;
 /// How many are asked for at once. All of them are sent, however many of them are then read.
 const PEOPLE_AT_ONCE: usize = 128;
 
-/// Loads people. An error says how many were read of those who are more than can be held at once, however
-/// small the events that name them are. How large somebody is says nothing of who comes next, so one row
-/// is read after the other.
+/// Loads people. An error says how many were read of those who are more than can be held at once,
+/// however small the events that name them are. How large somebody is says nothing of who comes next,
+/// so one row is read after the other.
 pub(super) fn load_people(
     connection: &mut PgConnection,
     ids: &[i64],

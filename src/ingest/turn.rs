@@ -8,9 +8,8 @@
 
 use std::collections::HashSet;
 
-use super::admission::overloaded;
 use super::batch::{Unit, Verdict};
-use super::decide::{BATCH_WORK_MAX, Decided, Undecided};
+use super::decide::{BATCH_WORK_MAX, Undecided};
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
 use super::people_of_batch::Key;
@@ -18,7 +17,7 @@ use super::route::{Known, identities};
 use super::shard::Shard;
 use super::{Answer, Job, Outcome, Stored};
 use crate::error::{Code, Error};
-use crate::targeting::Matches;
+use crate::targeting::Targeting;
 
 /// A job in a turn.
 struct Caller {
@@ -56,9 +55,12 @@ impl Caller {
     }
 
     /// Notes what became of a unit.
-    fn settle(&mut self, unit: Unit, verdict: Option<Verdict>) {
+    fn settle(&mut self, unit: Unit, verdict: Option<Verdict>, targeting: &Targeting) {
         self.done += 1;
-        match (self.answers.as_mut(), outcome(unit.item, verdict)) {
+        match (
+            self.answers.as_mut(),
+            outcome(unit.item, verdict, targeting),
+        ) {
             (Ok(answers), Ok((outcome, undecided))) => answers.push(Answer {
                 place: unit.place,
                 outcome,
@@ -121,7 +123,7 @@ impl Shard {
         let mut left = units.split_off(done.unwrap_or(units.len()).min(units.len()));
         for (unit, verdict) in units.into_iter().zip(verdicts) {
             if let Some(caller) = callers.get_mut(unit.caller) {
-                caller.settle(unit, verdict);
+                caller.settle(unit, verdict, &self.targeting);
             }
         }
         let mut put_back = Vec::new();
@@ -232,6 +234,7 @@ fn give_up(failure: &Failure) -> Error {
 fn outcome(
     item: Item,
     verdict: Option<Verdict>,
+    targeting: &Targeting,
 ) -> Result<(Outcome, Option<Box<Undecided>>), Error> {
     let outcome = match (item, verdict) {
         (
@@ -243,11 +246,7 @@ fn outcome(
                 traits,
             }),
         ) => {
-            let (matched, undecided) = match matched {
-                Decided::Shown(matched) => (matched, None),
-                Decided::Apart(undecided) => (Matches::default(), Some(undecided)),
-                Decided::GivenUp => return Err(overloaded()),
-            };
+            let (matched, undecided) = matched.told(targeting, duplicate)?;
             let stored = Stored {
                 event: *event,
                 id,

@@ -200,6 +200,59 @@ fn no_single_call_takes_a_campaign_out_of_service() {
     });
 }
 
+/// Nor does it by being repeated, which anybody does who heard nothing.
+#[test]
+fn a_repeated_call_counts_once() {
+    let app = TestApp::start_with(&[FAILURES_MAX]);
+    let (admin, client) = (app.admin(), app.client());
+    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
+    create(&admin, on_buy("sound", json!({})));
+    let one =
+        json!({"user_id": "u", "event": "buy", "properties": {"total": "x"}, "event_id": "1"});
+    let item = |id: usize| {
+        json!({"type": "track", "userId": "u", "event": "buy", "properties": {"total": "x"},
+               "messageId": id.to_string()})
+    };
+    let list = json!({"batch": [item(1), item(2), item(2)]});
+    for _ in 0..10 {
+        let one = client.post("/v1/track", &one).expect(200);
+        let list = client.post("/v1/batch?matched=true", &list).expect(200);
+        for answer in [&one, &list["results"][0], &list["results"][2]] {
+            assert_eq!(answer["matched"][0]["name"], "sound", "{answer}");
+        }
+    }
+    shows(&admin, "beckon_decisions_total", 2.0);
+    shows(&admin, "beckon_matches_total", 2.0);
+    shows(&admin, "beckon_rule_errors_total", 2.0);
+    pause(TWO_TURNS);
+    assert_eq!(quarantine_of(&admin, &id), Value::Null);
+    fail(&client, 3);
+    eventually("the quarantine", BOUND, || {
+        quarantine_of(&admin, &id).is_object().then_some(())
+    });
+}
+
+/// Whatever is tried again, an event counts once.
+#[test]
+fn a_transaction_that_is_tried_again_counts_once() {
+    let app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1")]);
+    let (admin, client) = (app.admin(), app.client());
+    create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
+    create(&admin, on_buy("sound", json!({})));
+    fail(&client, 1);
+    // The bucket of message ids that the shard knows is not the current one any more.
+    let moved = "UPDATE message_buckets SET current_bucket = 1 - current_bucket";
+    app.sql().batch_execute(moved).unwrap();
+    let retried = |scrape: &Scrape| scrape.sum("beckon_ingest_batch_retries_total", "");
+    let before = retried(&Scrape::of(&admin));
+    let body =
+        json!({"user_id": "u", "event": "buy", "properties": {"total": "x"}, "event_id": "1"});
+    client.post("/v1/track", &body).expect(200);
+    shows(&admin, "beckon_decisions_total", 2.0);
+    shows(&admin, "beckon_rule_errors_total", 2.0);
+    assert!(retried(&Scrape::of(&admin)) > before);
+}
+
 #[test]
 fn nobody_can_take_all_campaigns_out_with_data_that_is_nested_too_deep() {
     let variables = [FAILURES_MAX, ("BECKON_LIMIT_NESTING", "400")];

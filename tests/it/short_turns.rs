@@ -9,12 +9,18 @@ use crate::campaign_flow::{create, identify, on_buy};
 use crate::decided_apart::{DEADLINE, beside, neighbour, start_with};
 use crate::support::ledger::assert_ledger;
 use crate::support::metrics::Scrape;
-use crate::support::{TestApp, eventually, patience, sql};
+use crate::support::{TestApp, eventually, patience, pause, sql};
 
 const LONG: Duration = Duration::from_secs(120);
 
 fn transactions(app: &TestApp) -> f64 {
     Scrape::of(&app.admin()).sum("beckon_ingest_batch_events_count", "")
+}
+
+fn decisions(app: &TestApp) -> f64 {
+    // A scrape may be a moment old.
+    pause(Duration::from_millis(250));
+    Scrape::of(&app.admin()).sum("beckon_decisions_total", "")
 }
 
 /// Two people with as many traits as are allowed, the same ones but for the last, which are too many for
@@ -126,6 +132,8 @@ fn a_list_that_takes_several_turns_is_answered_as_one() {
         assert_eq!(shown(&answer, n), (n + 1) % 2, "{n}");
     }
     assert_eq!(answer["accepted"], 3 * PAIRS, "{answer}");
+    let decided = decisions(&app);
+    assert!((decided - PAIRS as f64).abs() < 0.5, "{decided}");
     let again = client.post("/v1/batch?matched=true", &list).expect(200);
     for n in 0..PAIRS {
         let ids = |answer: &Value| answer["results"][4 * n + 2]["event_id"].clone();

@@ -103,7 +103,7 @@ described! {
     SNAPSHOT_RELOAD_DURATION: Seconds "beckon_snapshot_reload_duration_seconds" []
         "Time of a load.";
     DECISIONS: Counter "beckon_decisions_total" []
-        "Decisions that were made on campaigns; events without a campaign of their trigger need none.";
+        "Decisions that were made on campaigns; events without a campaign of their trigger need none, and repeated ones are not counted.";
     MATCHES: Counter "beckon_matches_total" []
         "Campaigns that matched in them.";
     RULE_ERRORS: Counter "beckon_rule_errors_total" []
