@@ -30,9 +30,6 @@ use crate::model::{Event, Identity, PersonId, ProjectId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
 use crate::targeting::{DecisionAbout, INLINE_WORK_MAX, Matches, PersonState, Targeting, facts};
 
-/// The most work of decisions that a shard does for one batch, however often it tries it; about 25 ms.
-/// Everybody with an event on the shard waits for it. A full batch of usual events is within it.
-pub(super) const BATCH_WORK_MAX: u64 = 2_500_000;
 /// The most campaigns that a decision made ahead may hold while its event is in the queue, which does
 /// not count them.
 const AHEAD_HELD_MAX: usize = 256;
@@ -252,10 +249,12 @@ impl Shard {
         };
         let ahead = unit.ahead.as_ref().and_then(|ahead| ahead.on(&basis));
         let decision = ahead.cloned().or_else(|| {
-            let mut allowance = Allowance::of(self.work_left, basis.bytes(event));
+            let left = self.work.left(unit.project);
+            let mut allowance = Allowance::of(left, basis.bytes(event));
             self.arena.reset();
             let decision = basis.decide(&self.targeting, own, event, &mut allowance, &self.arena);
-            self.work_left = allowance.left();
+            let taken = left.saturating_sub(allowance.left());
+            self.work.take(unit.project, taken);
             decision
         });
         match decision {

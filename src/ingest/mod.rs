@@ -30,6 +30,7 @@
 mod admission;
 mod apply;
 mod batch;
+mod batch_work;
 mod claim;
 mod decide;
 pub mod decode;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::IngestOptions;
 use super::batch::{Unit, Verdict};
+use super::batch_work::BatchWork;
 use super::failure::Failure;
 use super::held::{Held, Room};
 use super::metrics::ShardMetrics;
@@ -65,7 +66,7 @@ pub(super) struct Shard {
     /// The memory of one decision after the other.
     pub(super) arena: FactsArena,
     /// The work of decisions that is left for the batch.
-    pub(super) work_left: u64,
+    pub(super) work: BatchWork,
     /// Where what is decided apart has its room until then.
     pub(super) room: Room,
     /// What the batch has put there, by person.
@@ -103,7 +104,7 @@ impl Shard {
             slot: random_slot(),
             expects_duplicates_until: None,
             arena: FactsArena::new(),
-            work_left: 0,
+            work: BatchWork::default(),
             room,
             held: HashMap::new(),
             given_up: None,

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use super::batch::{Unit, Verdict};
-use super::decide::{BATCH_WORK_MAX, Undecided};
+use super::decide::Undecided;
 use super::decode::{Item, Rejection};
 use super::failure::Failure;
 use super::people_of_batch::Key;
@@ -112,7 +112,8 @@ impl Shard {
         }
         let mut verdicts: Vec<Option<Verdict>> = Vec::new();
         verdicts.resize_with(units.len(), || None);
-        self.work_left = BATCH_WORK_MAX;
+        let deciding = callers.iter().filter(|caller| caller.job.wants.matches);
+        self.work.begin(deciding.map(|caller| caller.job.project));
         self.held.clear();
         self.given_up = None;
         let done = self.settle(&mut units, &mut verdicts);
