@@ -13,7 +13,7 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::identities;
 use super::shard::Shard;
-use super::traits::{self, Traits};
+use super::traits::{Traits, parse_traits, set_by};
 use crate::error::Code;
 use crate::model::{Call, Event, EventId, PersonId};
 
@@ -39,18 +39,9 @@ impl Shard {
         };
         let mut person = work.people.address(key);
         if is_new {
-            let patch = match &event.call {
-                Call::Identify {
-                    traits: Some(traits),
-                } => traits::parse_traits(traits),
-                _ => Map::new(),
-            };
-            if self.would_outgrow(
-                &mut work.people,
-                key,
-                linked.map(|it| (project, it)),
-                &patch,
-            ) {
+            let patch = set_by(&event.call).map(parse_traits).unwrap_or_default();
+            let other = linked.map(|linked| (project, linked));
+            if self.would_outgrow(&mut work.people, event, key, other, &patch) {
                 return Ok(self.refuse_traits(work, unit, event, id));
             }
             let target = match (linked, person) {
@@ -92,9 +83,6 @@ impl Shard {
 
     /// Makes the event's own identity and the linked one the same person, and returns it; nobody if
     /// that person would have more identities than are allowed.
-    ///
-    /// An alias says so explicitly. An identify does not merge two people who both have a user id:
-    /// its anonymous id may come from a device that two users share.
     fn link<'a>(
         &mut self,
         connection: &mut PgConnection,
@@ -103,12 +91,6 @@ impl Shard {
         own: Key<'a>,
         linked: Key<'a>,
     ) -> Result<Option<PersonId>, FillError> {
-        let is_alias = matches!(event.call, Call::Alias { .. });
-        let has_user = |people: &PeopleOfBatch<'_>, person: PersonId| {
-            people
-                .state(person)
-                .is_some_and(|state| state.user_id.is_some())
-        };
         let (own_person, linked_person) = (people.address(own), people.address(linked));
         if let (Some(one), Some(other)) = (own_person, linked_person)
             && one == other
@@ -124,7 +106,7 @@ impl Shard {
         }
         let person = match (own_person, linked_person) {
             (Some(one), Some(other)) => {
-                if !is_alias && has_user(people, one) && has_user(people, other) {
+                if !is_joined(people, event, Some(one), other) {
                     return Ok(Some(one));
                 }
                 if !self.has_room(people, &[one, other], 0)? {
@@ -139,7 +121,7 @@ impl Shard {
                 people.add_identity(linked, one, event.received_at);
                 one
             }
-            (None, Some(other)) if is_alias || !has_user(people, other) => {
+            (None, Some(other)) if is_joined(people, event, None, other) => {
                 if !self.has_room(people, &[other], 1)? {
                     return Ok(None);
                 }
@@ -156,12 +138,13 @@ impl Shard {
         Ok(Some(person))
     }
 
-    /// Whether the traits, after linking and merging, could be over the limit. Both people's count,
-    /// even where the link is then not made. Traits that stay as they are may be of any size: a batch
+    /// Whether the traits, after linking and merging, could be over the limit. Both people's count
+    /// if they become one. Traits that stay as they are may be of any size: a batch
     /// that changes nobody is one statement, which does not measure them.
     fn would_outgrow(
         &self,
         people: &mut PeopleOfBatch<'_>,
+        event: &Event,
         own: Key<'_>,
         linked: Option<Key<'_>>,
         patch: &Map<String, Value>,
@@ -169,6 +152,7 @@ impl Shard {
         let own = people.address(own);
         let linked = linked.and_then(|linked| people.address(linked));
         let linked = linked.filter(|linked| own != Some(*linked));
+        let linked = linked.filter(|linked| is_joined(people, event, own, *linked));
         if patch.is_empty() && (own.is_none() || linked.is_none()) {
             return false;
         }
@@ -212,6 +196,24 @@ impl Shard {
         }
         Ok(PersonId(self.person_ids.next().unwrap_or_default()))
     }
+}
+
+/// Whether a call makes its own person and the linked one the same. An alias says so explicitly. An
+/// identify does not merge two people who both have a user id: its anonymous id may come from a device
+/// that two users share.
+fn is_joined(
+    people: &PeopleOfBatch<'_>,
+    event: &Event,
+    own: Option<PersonId>,
+    linked: PersonId,
+) -> bool {
+    let has_user = |person: PersonId| {
+        let state = people.state(person);
+        state.is_some_and(|state| state.user_id.is_some())
+    };
+    matches!(event.call, Call::Alias { .. })
+        || !has_user(linked)
+        || own.is_some_and(|own| !has_user(own))
 }
 
 /// How many numbers one step of `persons_id_seq` stands for, as its migration says.

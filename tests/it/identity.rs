@@ -316,6 +316,40 @@ fn traits_have_a_limit_and_what_is_over_it_changes_nothing() {
     assert_eq!(refused.len(), 1, "{refused:?}");
 }
 
+/// They stay two, so it is no matter what both have together.
+#[test]
+fn users_with_much_may_share_a_device() {
+    let app = TestApp::start();
+    let client = app.client();
+    let identify = |body: Value| client.post("/v1/identify", &body).expect(200);
+    let much = |name: &str| json!({name: "x".repeat(200_000)});
+    identify(json!({"userId": "one", "traits": much("one")}));
+    identify(json!({"userId": "two", "anonymousId": "device", "traits": much("two")}));
+    for user in ["one", "new"] {
+        let traits = if user == "new" {
+            much("new")
+        } else {
+            json!({"n": 1})
+        };
+        let body = json!({"userId": user, "anonymousId": "device", "traits": traits});
+        let answer = identify(body);
+        assert!(
+            answer.get("rejected").is_none_or(|it| *it == json!([])),
+            "{answer}"
+        );
+    }
+    assert_eq!(people(&app), 3);
+    let user = app.admin().get("/v1/admin/users/one").expect(200);
+    assert_eq!(user["traits"]["n"], 1);
+    // Whoever becomes one with somebody who has much is still refused.
+    let alias = json!({"userId": "one", "previousId": "two"});
+    let answer = client.post("/v1/alias", &alias).expect(200);
+    assert_eq!(
+        answer["rejected"][0]["code"], "traits_too_large",
+        "{answer}"
+    );
+}
+
 #[test]
 fn identifies_from_sixteen_connections_lose_no_trait() {
     const THREADS: usize = 16;
