@@ -198,7 +198,9 @@ fn the_first_campaign_is_shown_whatever_it_takes_and_the_next_ones_if_they_fit()
         (vec![&half, &small, &large, &small], 2),
         (vec![&small; 3], 3),
     ] {
-        assert_eq!(shown(list.into_iter().cloned()).len(), count);
+        let mut showing = Showing::of(100);
+        list.into_iter().for_each(|it| showing.add(it.clone()));
+        assert_eq!(showing.into_shown().len(), count);
     }
 }
 
