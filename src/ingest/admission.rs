@@ -48,7 +48,7 @@ pub(super) struct Bounds {
 
 /// Where things stand when a request comes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Standing {
+pub(super) struct Occupied {
     /// What all projects hold.
     pub(super) all: Load,
     /// What the request's project holds.
@@ -60,7 +60,7 @@ pub(super) struct Standing {
 impl Bounds {
     /// Whether a request of this size may join. An empty queue takes anything, so that no request
     /// is too large for ever.
-    pub(super) fn check(&self, request: Load, at: Standing, now: Instant) -> Result<(), Error> {
+    pub(super) fn check(&self, request: Load, at: Occupied, now: Instant) -> Result<(), Error> {
         if let Some(since) = at.waits_since {
             let waits = now.saturating_duration_since(since);
             if waits >= self.deadline {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn check(all: usize, own: usize, request: usize) -> Result<(), Error> {
-        let at = Standing {
+        let at = Occupied {
             all: rows(all),
             own: rows(own),
             waits_since: None,
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn an_empty_queue_takes_anything_and_bytes_count_like_rows() {
         assert!(check(0, 0, 1_000_000).is_ok());
-        let at = Standing {
+        let at = Occupied {
             all: Load {
                 rows: 1,
                 bytes: 6_000,
@@ -186,7 +186,7 @@ mod tests {
     fn nobody_waits_behind_a_call_that_has_waited_for_half_of_the_deadline() {
         let since = Instant::now();
         let after = |waited_ms: u64| {
-            let at = Standing {
+            let at = Occupied {
                 all: rows(1),
                 own: rows(1),
                 waits_since: Some(since),

@@ -13,9 +13,9 @@ use super::failure::FillError;
 use super::people_of_batch::{Key, PeopleOfBatch};
 use super::route::identities;
 use super::shard::Shard;
-use super::traits::{Traits, parse_traits, set_by};
+use super::traits::{Traits, set_by};
 use crate::error::Code;
-use crate::model::{Call, Event, EventId, PersonId};
+use crate::model::{Call, Event, EventId, PersonId, RawJson, parse_traits};
 
 impl Shard {
     /// Applies one event to the people of the batch and decides what to show.
@@ -39,7 +39,8 @@ impl Shard {
         };
         let mut person = work.people.address(key);
         if is_new {
-            let patch = set_by(&event.call).map(parse_traits).unwrap_or_default();
+            let patch = set_by(&event.call).map(RawJson::as_str);
+            let patch = patch.map(parse_traits).unwrap_or_default();
             let other = linked.map(|linked| (project, linked));
             if self.would_outgrow(&mut work.people, event, key, other, &patch) {
                 return Ok(self.refuse_traits(work, unit, event, id));

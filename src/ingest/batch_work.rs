@@ -5,8 +5,9 @@
 
 use crate::model::ProjectId;
 
-/// The most work of decisions for one batch, however often it is tried; about 25 ms. Everybody with an
-/// event on the shard waits for it. A full batch of usual events is within it.
+/// The most work of decisions for one batch, however often it is tried; about 25 ms, without what it takes
+/// to write down the states that they are made on. Everybody with an event on the shard waits for it. A
+/// full batch of usual events is within it.
 const BATCH_WORK_MAX: u64 = 2_500_000;
 
 /// What is left of it.

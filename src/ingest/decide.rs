@@ -5,8 +5,7 @@
 //! - The one event of a call is decided on before it is queued, by the thread that has read it: the
 //!   shards commit meanwhile, and have the less to do between one commit and the next. What was decided
 //!   ahead holds if the shard finds the same state of the person and the same campaigns.
-//! - Otherwise, and for events of lists, the shard decides, on what it finds. The slow twin is to decide
-//!   in the shard always.
+//! - Otherwise, and for events of lists, the shard decides, on what it finds.
 //! - What would be too much for a batch is decided apart, after the commit, on what the shard found.
 //!
 //! Threads of the HTTP side must not be held up, nor those who wait for a shard, so each of the first two
@@ -248,6 +247,10 @@ impl Shard {
             last_seen: self.seen.last(state),
         };
         let ahead = unit.ahead.as_ref().and_then(|ahead| ahead.on(&basis));
+        if ahead.is_some() {
+            self.metrics.used_ahead();
+        }
+        // A transaction that is tried again finds it again.
         let decision = ahead.cloned().or_else(|| {
             let left = self.work.left(unit.project);
             let mut allowance = Allowance::of(left, basis.bytes(event));

@@ -16,11 +16,11 @@ use super::admission::Load;
 use crate::error::{Code, Error};
 use crate::model::ProjectId;
 use crate::telemetry::metrics::{
-    Described, INGEST_BATCH, INGEST_BISECTIONS, INGEST_COMMIT, INGEST_CONNECTS, INGEST_DUPLICATE,
-    INGEST_FAILED, INGEST_FAILURES, INGEST_IN_FLIGHT, INGEST_PANICS, INGEST_QUEUE_BYTES,
-    INGEST_QUEUE_BYTES_MAX, INGEST_QUEUE_EVENTS, INGEST_QUEUE_EVENTS_MAX, INGEST_QUEUE_OLDEST,
-    INGEST_QUEUE_WAIT, INGEST_RECEIVED, INGEST_REJECTED, INGEST_RETRIES, INGEST_STORED,
-    INGEST_UNACCOUNTED, Metrics, PerProject,
+    Described, INGEST_AHEAD, INGEST_BATCH, INGEST_BISECTIONS, INGEST_COMMIT, INGEST_CONNECTS,
+    INGEST_DUPLICATE, INGEST_FAILED, INGEST_FAILURES, INGEST_IN_FLIGHT, INGEST_PANICS,
+    INGEST_QUEUE_BYTES, INGEST_QUEUE_BYTES_MAX, INGEST_QUEUE_EVENTS, INGEST_QUEUE_EVENTS_MAX,
+    INGEST_QUEUE_OLDEST, INGEST_QUEUE_WAIT, INGEST_RECEIVED, INGEST_REJECTED, INGEST_RETRIES,
+    INGEST_STORED, INGEST_UNACCOUNTED, Metrics, PerProject,
 };
 
 /// The code of events whose request was dropped without an answer: the server was stopped under it,
@@ -47,6 +47,7 @@ struct Inner {
     failures: IntCounter,
     connects: IntCounter,
     panics: IntCounter,
+    ahead: IntCounter,
 }
 
 /// What became of one project's events.
@@ -134,6 +135,7 @@ impl IngestMetrics {
             failures: metrics.counter(&INGEST_FAILURES),
             connects: metrics.counter(&INGEST_CONNECTS),
             panics: metrics.counter(&INGEST_PANICS),
+            ahead: metrics.counter(&INGEST_AHEAD),
         }))
     }
 
@@ -283,6 +285,11 @@ impl ShardMetrics {
     /// A panic was caught.
     pub(super) fn panicked(&self) {
         self.all.0.panics.inc();
+    }
+
+    /// A decision that was made ahead is used.
+    pub(super) fn used_ahead(&self) {
+        self.all.0.ahead.inc();
     }
 
     /// Sets the gauges of the queue.

@@ -24,8 +24,8 @@ use super::record::{EventRows, Newcomers, RecordEvents, RecordFresh};
 use super::route::{Owner, identities};
 use super::shard::Shard;
 use super::statements::PersonRows;
-use super::traits::{compare, parse_traits, set_by};
-use crate::model::{Call, Event, PersonId};
+use super::traits::{compare, set_by};
+use crate::model::{Call, Event, PersonId, parse_traits};
 use crate::targeting::PersonState;
 use crate::targeting::people::{Address, Epoch, Observed};
 
@@ -398,7 +398,7 @@ fn sets_traits(
         match (whom, set_by(&event.call)) {
             (_, None) => {}
             (Whom::Known(person), Some(traits)) => calls.push((*person, traits)),
-            (Whom::New, Some(traits)) if parse_traits(traits).is_empty() => {}
+            (Whom::New, Some(traits)) if parse_traits(traits.as_str()).is_empty() => {}
             (Whom::New, Some(_)) => return Ok(true),
         }
     }

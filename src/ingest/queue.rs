@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::Job;
-use super::admission::{Bounds, Load, Standing};
+use super::admission::{Bounds, Load, Occupied};
 use super::decode::Item;
 use crate::error::Error;
 use crate::model::ProjectId;
@@ -135,7 +135,7 @@ impl Entrance {
             bytes: items.iter().map(|(_, item)| size_of_item(item)).sum(),
         };
         let mut state = self.0.lock();
-        self.0.bounds.check(load, state.standing(project), now)?;
+        self.0.bounds.check(load, state.occupied(project), now)?;
         if state.held.rows == 0 {
             state.moved_at = Some(now);
         }
@@ -151,9 +151,9 @@ impl Entrance {
 
     /// Whether one event of this project would be admitted.
     pub(super) fn check(&self, project: ProjectId, now: Instant) -> Result<(), Error> {
-        let standing = self.0.lock().standing(project);
+        let occupied = self.0.lock().occupied(project);
         let least = Load { rows: 1, bytes: 1 };
-        self.0.bounds.check(least, standing, now)
+        self.0.bounds.check(least, occupied, now)
     }
 
     /// Adds a job, whose permit must be this queue's.
@@ -276,10 +276,10 @@ impl Drop for Outlet {
 }
 
 impl State {
-    fn standing(&self, project: ProjectId) -> Standing {
+    fn occupied(&self, project: ProjectId) -> Occupied {
         let lane = self.lanes.get(&project);
         let oldest = lane.and_then(|lane| lane.jobs.front());
-        Standing {
+        Occupied {
             all: self.held,
             own: lane.map_or_else(Load::default, |lane| lane.held),
             waits_since: oldest.map(|job| job.queued_at),

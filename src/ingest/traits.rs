@@ -14,7 +14,7 @@ use serde_json::ser::{Formatter, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::model::{Call, PersonId, RawJson};
+use crate::model::{Call, PersonId, RawJson, parse_traits};
 use crate::targeting::PersonState;
 
 /// Traits, and how long they are as JSON text.
@@ -277,11 +277,6 @@ pub(super) fn set_by(call: &Call) -> Option<&RawJson> {
     }
 }
 
-/// The traits of an identify as they are kept.
-pub(super) fn parse_traits(raw: &RawJson) -> Map<String, Value> {
-    crate::model::parse_traits(raw.as_str())
-}
-
 /// How large the states are that one transaction compares with calls, in bytes. To read them takes about
 /// a hundred milliseconds.
 const COMPARED_BYTES_MAX: usize = 16 << 20;
@@ -315,7 +310,7 @@ pub(super) fn compare<'a>(
 fn has_all(state: &PersonState, calls: &[(PersonId, &RawJson)]) -> bool {
     let held = LazyCell::new(|| Traits::of(state));
     calls.iter().all(|(_, traits)| {
-        let patch = parse_traits(traits);
+        let patch = parse_traits(traits.as_str());
         patch.is_empty() || held.has(&patch)
     })
 }

@@ -13,7 +13,8 @@ use chrono::DateTime;
 use serde_json::{Value, json};
 
 use crate::campaign_flow::{create, identify, on_buy};
-use crate::support::{Client, TestApp, eventually, sql};
+use crate::support::metrics::Scrape;
+use crate::support::{Client, TestApp, eventually, pause, sql};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -25,6 +26,13 @@ fn names(list: &Value) -> Vec<&str> {
 
 fn plan(plan: &str) -> Value {
     json!({"targeting": {"==": [{"var": "user.traits.plan"}, plan]}})
+}
+
+/// How many decisions made ahead held.
+fn ahead(app: &TestApp) -> f64 {
+    // A scrape may be a moment old.
+    pause(Duration::from_millis(250));
+    Scrape::of(&app.admin()).value("beckon_ingest_decided_ahead_total")
 }
 
 fn buy(client: &Client) -> Value {
@@ -54,6 +62,7 @@ fn what_changes_before_an_event_is_written_counts() {
         create(&admin, on_buy("free", plan("free")));
         create(&admin, on_buy("pro", plan("pro")));
         assert_eq!(names(&buy(&client)["matched"]), ["free"]);
+        assert!((ahead(&app) - 1.0).abs() < 0.5);
 
         let mut lock = app.sql();
         sql::run(
@@ -79,6 +88,9 @@ fn what_changes_before_an_event_is_written_counts() {
             shown.sort_unstable();
             assert_eq!(shown, expected);
         });
+        // What was decided ahead holds where all is as it was.
+        let held = f64::from(1 + u8::from(plan_then == "free" && !is_new));
+        assert!((ahead(&app) - held).abs() < 0.5);
     }
 }
 
@@ -120,6 +132,8 @@ fn when_somebody_was_last_seen_counts_as_it_is_when_an_event_is_written() {
         assert_eq!(names(&first.join().unwrap()["matched"]), ["away"]);
         assert_eq!(names(&second.join().unwrap()["matched"]), [""; 0]);
     });
+    // What was decided ahead did not hold.
+    assert!((ahead(&app) - 1.0).abs() < 0.5);
 }
 
 /// Events of a list are decided on by the shard that writes them.
@@ -143,6 +157,7 @@ fn a_single_call_and_a_list_are_answered_alike() {
         create(&admin, on_buy(name, json!({"targeting": targeting})));
     }
     let mut seen = HashSet::new();
+    let mut calls = 0.0;
     for age in [json!(20), json!(45), json!("45"), json!(null)] {
         identify(&client, "ada", json!({"age": age}));
         for total in [json!(3), json!(9), json!("x")] {
@@ -150,10 +165,13 @@ fn a_single_call_and_a_list_are_answered_alike() {
                 let properties = json!({"total": total, "items": items});
                 let event = json!({"user_id": "ada", "event": "buy", "properties": properties});
                 let one = client.post("/v1/track", &event).expect(200);
+                calls += 1.0;
                 let event = json!({
                     "type": "track", "userId": "ada", "event": "buy", "properties": properties,
                 });
-                let list = json!({"batch": [event]});
+                // A list of one would be decided on as a single call is.
+                let other = json!({"type": "track", "userId": "bob", "event": "see"});
+                let list = json!({"batch": [event, other]});
                 let list = client.post("/v1/batch?matched=true", &list).expect(200);
                 let (one, list) = (
                     names(&one["matched"]),
@@ -165,6 +183,8 @@ fn a_single_call_and_a_list_are_answered_alike() {
         }
     }
     assert!(seen.len() > 5, "{seen:?}");
+    let ahead = ahead(&app);
+    assert!((calls - ahead).abs() < 0.5, "{ahead} of {calls}");
 }
 
 fn user<'a>(traits: &'a Value, arena: &'a FactsArena) -> UserFacts<'a> {

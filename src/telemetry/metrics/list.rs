@@ -76,6 +76,8 @@ described! {
         "Connections shards opened; beyond one a shard, each replaces one that was lost.";
     INGEST_PANICS: Counter "beckon_ingest_shard_panics_total" []
         "Panics a shard caught; a defect.";
+    INGEST_AHEAD: Counter "beckon_ingest_decided_ahead_total" []
+        "Decisions made before their event was queued that still held when a shard came to it.";
 
     CACHE_REQUESTS: Counter "beckon_people_cache_requests_total" ["cache", "result"]
         "Look-ups in what is remembered of people, by their result (hit or miss).";
