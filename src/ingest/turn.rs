@@ -7,6 +7,7 @@
 //! on, and others get their turns in between. Its caller is answered once all of it is done.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::batch::{Unit, Verdict};
 use super::decide::Undecided;
@@ -77,14 +78,19 @@ impl Caller {
         let mut job = self.job;
         match self.answers {
             Ok(answers) if !(left.is_empty() && job.items.is_empty()) => {
-                if (1..self.taken).contains(&self.done) {
-                    job.portion = Some(self.done);
-                }
+                // One turn says little of the next: much of it may have been reading people.
+                job.portion = match (self.done, job.portion) {
+                    (0, portion) => portion,
+                    (done, _) if done < self.taken => Some(done),
+                    (_, portion) => portion.map(|portion| portion.saturating_mul(2)),
+                };
                 job.received += left.iter().map(|unit| unit.received).sum::<i64>();
                 job.ahead = left.first_mut().and_then(|unit| unit.ahead.take());
                 let left = left.into_iter().map(|unit| (unit.place, unit.item));
                 job.items.splice(0..0, left);
                 job.answered = answers;
+                // It gets on, so nobody need be refused for how long it has been here.
+                job.queued_at = Instant::now();
                 // Whom nobody knew may have been created meanwhile.
                 job.known = Known::Unasked;
                 Some(job)
