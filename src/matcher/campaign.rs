@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::failures::{Failures, LastFailure};
 use super::row::CampaignRow;
 use crate::rules::native::{Node, Outcomes};
-use crate::rules::{Condition, Limits, RuleError, RuleList, SourceText};
+use crate::rules::{Condition, Limits, RuleError, RuleList, SourceText, Work};
 
 /// Why a campaign cannot be compiled; `pointer` leads into the object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +87,9 @@ pub(super) struct Extras {
     pub(super) gates: Node,
     pub(super) slot: Option<Box<str>>,
 }
+
+/// What it takes to look at a campaign at all, in steps: its memory is waited for.
+const TRIED_STEPS: u64 = 10;
 
 static NO_EXTRAS: Extras = Extras {
     include: Vec::new(),
@@ -241,25 +244,23 @@ impl Campaign {
     /// The most steps that an evaluation of its gates can take; what the segments it names cost is
     /// left out.
     pub fn cost(&self) -> u64 {
+        let targeting = self.targeting.as_ref().map_or(0, Condition::cost);
+        self.plain_cost().saturating_add(targeting)
+    }
+
+    fn plain_cost(&self) -> u64 {
         let extras = self.extras();
         let segments = extras.include.len() + extras.exclude.len();
-        let plain = u64::try_from(extras.rules.len() + segments).unwrap_or(u64::MAX);
-        plain.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
+        u64::try_from(extras.rules.len() + segments).unwrap_or(u64::MAX)
+    }
+
+    /// What trying it can take; the segments it names are left out.
+    pub(super) fn work(&self) -> Work {
+        let targeting = self.targeting.as_ref().map(Condition::work);
+        let gates = Work::on_text(TRIED_STEPS.saturating_add(self.plain_cost()));
+        gates + targeting.unwrap_or_default()
     }
 }
-
-impl Campaign {
-    /// What trying it can take, in steps, on little text; the segments it names are left out.
-    pub(super) fn work(&self) -> u64 {
-        let targeting = self.targeting.as_ref();
-        let (cost, work) = targeting.map_or((0, 0), |it| (it.cost(), it.work()));
-        let rest = self.cost().saturating_sub(cost);
-        TRIED_STEPS.saturating_add(rest).saturating_add(work)
-    }
-}
-
-/// What it takes to look at a campaign at all, in steps: its memory is waited for.
-const TRIED_STEPS: u64 = 10;
 
 fn gates(rules: &RuleList, include: &[String], exclude: &[String]) -> Node {
     let segment = |name: &String| Node::Segment(name.as_str().into());

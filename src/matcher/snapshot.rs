@@ -410,9 +410,9 @@ impl Snapshot {
             blocks.get(place).map(|block| block.left(&facts, arena))
         });
         let left = || blocks.iter().zip(left.iter().copied().flatten());
-        let work: u64 = match is_too_deep {
-            true => sum(blocks.iter().map(|block| block.work_of_all())),
-            false => sum(left().map(|(block, left)| block.work(left))),
+        let work = match is_too_deep {
+            true => blocks.iter().map(|block| block.work_of_all()).sum(),
+            false => left().map(|(block, left)| block.work(left)).sum(),
         };
         if allowance.is_over() || !allowance.evaluate(work) {
             return None;
@@ -445,10 +445,6 @@ impl Snapshot {
             notes: found.notes,
         })
     }
-}
-
-fn sum(work: impl Iterator<Item = u64>) -> u64 {
-    work.fold(0, u64::saturating_add)
 }
 
 type ByTrigger<'a> = HashMap<&'a str, Vec<Arc<Campaign>>>;

@@ -17,8 +17,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes of a person and an event that count as little text.
-const LITTLE_TEXT: usize = 256;
+use super::work::Work;
+
 /// What any decision takes.
 const BASE: u64 = 100;
 /// How many bytes are read in a step.
@@ -86,9 +86,9 @@ impl<'f> Allowance<'f> {
         self.take(to_steps(campaigns / CAMPAIGNS_A_STEP))
     }
 
-    /// Takes so many steps of evaluations, given for little text; whether that was allowed.
-    pub(crate) fn evaluate(&self, steps: u64) -> bool {
-        let steps = steps.saturating_mul(to_steps(1 + self.bytes / LITTLE_TEXT));
+    /// Takes what evaluations can take; whether that was allowed.
+    pub(crate) fn evaluate(&self, work: Work) -> bool {
+        let steps = work.steps(to_steps(self.bytes));
         let is_allowed = self.take(steps);
         if is_allowed {
             let values = steps.saturating_mul(VALUES_A_STEP);

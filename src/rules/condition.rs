@@ -20,6 +20,7 @@ use super::operators::{self, SEGMENTS_KEY};
 use super::parse;
 use super::pattern::Pattern;
 use super::source::SourceText;
+use super::work::Work;
 
 /// A JsonLogic condition, parsed and compiled once.
 pub struct Condition {
@@ -30,7 +31,7 @@ pub struct Condition {
     library: OnceLock<Box<Compiled>>,
     mentions_event: bool,
     cost: u64,
-    work: u64,
+    work: Work,
     segments: Box<[String]>,
 }
 
@@ -148,7 +149,7 @@ impl Condition {
             mentions_event: inspect::mentions_event(expr),
             segments: inspect::segments(expr).into(),
             cost: expr.cost(limits),
-            work: expr.work(limits),
+            work: Work::of(expr, limits),
             source,
             node,
             library,
@@ -192,10 +193,8 @@ impl Condition {
         bytes.saturating_add(places.saturating_mul(STEPS_A_PLACE))
     }
 
-    /// What an evaluation can take in all, in steps: its [`Condition::cost`], something for being
-    /// evaluated at all, and what the places of its patterns count. That is on little text; on more it
-    /// is so many times as much.
-    pub(crate) fn work(&self) -> u64 {
+    /// What an evaluation can take in all.
+    pub(crate) fn work(&self) -> Work {
         self.work
     }
 

@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use super::limits::Limits;
-use super::pattern;
 
 /// A validated JsonLogic expression.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,12 +90,6 @@ macro_rules! operators {
 
 /// Bytes of a text in a body that count as a step.
 const TEXT_BYTES: usize = 256;
-
-/// What it takes to begin an evaluation, in steps.
-const EVALUATION_STEPS: u64 = 20;
-/// How many steps a place of a pattern counts: every byte of a text may be looked at from each of
-/// them, and that many bytes are a quarter of what little text is taken to be.
-const PLACE_STEPS: u64 = 64;
 const MANY: usize = usize::MAX;
 
 /// The official suite's other spelling of `if`.
@@ -348,33 +341,6 @@ impl Expr {
             _ if self.looks_through_data() => max_array_len,
             _ => 0,
         })
-    }
-
-    /// The steps of an evaluation on little text, with those of its patterns.
-    pub(super) fn work(&self, limits: &Limits) -> u64 {
-        let patterns = self.pattern_steps(limits);
-        let steps = self.cost(limits).saturating_add(patterns);
-        steps.saturating_add(EVALUATION_STEPS)
-    }
-
-    fn pattern_steps(&self, limits: &Limits) -> u64 {
-        let max_array_len = u64::try_from(limits.max_array_len).unwrap_or(u64::MAX);
-        let iteration = matches!(self, Expr::Call(operator, _) if operator.is_iteration());
-        let own = match self {
-            Expr::Matches { pattern, .. } => pattern::places_of(pattern),
-            _ => 0,
-        };
-        let mut steps = own.saturating_mul(PLACE_STEPS);
-        for (index, child) in self.children().into_iter().enumerate() {
-            let times = if iteration && index == 1 {
-                max_array_len
-            } else {
-                1
-            };
-            let of_child = child.pattern_steps(limits).saturating_mul(times);
-            steps = steps.saturating_add(of_child);
-        }
-        steps
     }
 
     /// Whether it looks for something in what is not a part of the rule.

@@ -97,6 +97,7 @@ mod pattern;
 mod seed_list;
 mod source;
 mod trace;
+mod work;
 
 pub use allowance::Allowance;
 pub use condition::{Condition, EvalError, EvalErrorKind};
@@ -108,6 +109,7 @@ pub use mentions::{Mention, Mentioned, mentions};
 pub use seed_list::RuleList;
 pub(crate) use source::SourceText;
 pub use trace::{PARTS_MAX, SEEN_MAX, Seen, TraceOutcome, TracePart, Traced};
+pub(crate) use work::Work;
 
 #[cfg(test)]
 mod tests;

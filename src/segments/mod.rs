@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::rules::{
     Allowance, Condition, Facts, FactsArena, Limits, Prepared, RuleError, RuleList, RuleWarning,
-    UserFacts,
+    UserFacts, Work,
 };
 
 /// A segment, compiled.
@@ -89,10 +89,11 @@ impl Segment {
         rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::cost))
     }
 
-    /// What finding out who is in it can take, in steps, on little text; what it names is left out.
-    fn work(&self) -> u64 {
+    /// What finding out who is in it can take; what it names is left out.
+    fn work(&self) -> Work {
         let rules = u64::try_from(self.rules.len()).unwrap_or(u64::MAX);
-        rules.saturating_add(self.targeting.as_ref().map_or(0, Condition::work))
+        let targeting = self.targeting.as_ref().map(Condition::work);
+        Work::on_text(rules) + targeting.unwrap_or_default()
     }
 
     /// What an admin may want to know; pointers lead into `/targeting`.
@@ -475,7 +476,7 @@ mod tests {
     #[test]
     fn segments_are_evaluated_while_that_is_allowed_and_wanted() {
         let segments = chain(2);
-        let each = segments.list[1].work();
+        let each = segments.list[1].work().steps(0);
         for (work, is_enough) in [(2 * each, true), (2 * each - 1, false), (0, false)] {
             let little = Allowance::of(work, 0);
             assert_eq!(is_in_within(&little, &segments, "s1"), is_enough);

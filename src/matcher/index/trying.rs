@@ -7,7 +7,7 @@ use super::sets::places;
 use crate::matcher::failures::{Notes, Runs};
 use crate::matcher::{Campaign, Matches};
 use crate::rules::native::Outcomes;
-use crate::rules::{Allowance, EvalErrorKind, Prepared};
+use crate::rules::{Allowance, EvalErrorKind, Prepared, Work};
 
 /// The campaigns of a block that its index has left.
 #[derive(Debug, Clone, Copy)]
@@ -30,17 +30,16 @@ pub(in crate::matcher) struct Found<'s> {
 }
 
 impl Block {
-    /// What it can take to try those that are left, in steps on little text.
-    pub(in crate::matcher) fn work(&self, left: Left<'_>) -> u64 {
+    /// What it can take to try those that are left.
+    pub(in crate::matcher) fn work(&self, left: Left<'_>) -> Work {
         let tried = places(self.words(left).map(|(_, tried)| tried));
         let tried = tried.filter_map(|place| self.campaigns.get(usize::from(place)));
-        tried.fold(0, |steps, it| steps.saturating_add(it.work()))
+        tried.map(|it| it.work()).sum()
     }
 
     /// The same for all campaigns of the block.
-    pub(in crate::matcher) fn work_of_all(&self) -> u64 {
-        let work = self.campaigns.iter().map(|it| it.work());
-        work.fold(0, u64::saturating_add)
+    pub(in crate::matcher) fn work_of_all(&self) -> Work {
+        self.campaigns.iter().map(|it| it.work()).sum()
     }
 
     /// The campaigns of those left that match, best first, added to `found`.
