@@ -16,14 +16,16 @@ use datalogic_rs::DataValue;
 use super::allowance::Allowance;
 
 /// What one evaluation may look at, in values. Some tenths of a second at most.
-const EFFORT_MAX: u64 = 100_000_000;
+pub(super) const EFFORT_MAX: u64 = 100_000_000;
 /// Bytes of text that count as a value.
 const TEXT_BYTES: usize = 8;
 
 thread_local! {
     /// What is left for the evaluation that runs on this thread; `None` once it wanted more. There is
-    /// one at a time, and each begins anew, so nothing is kept from one to the next.
+    /// one at a time, and each begins anew, so none is allowed less for those before it.
     static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    /// What those before it looked at.
+    static BEFORE: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Does an evaluation, which may look at no more than is allowed. If that is less than any evaluation
@@ -32,14 +34,21 @@ pub(super) fn bounded<T>(allowance: Option<&Allowance<'_>>, evaluate: impl FnOnc
     let most = allowance.map_or(EFFORT_MAX, |it| it.values().min(EFFORT_MAX));
     LEFT.set(Some(most));
     let result = evaluate();
+    let left = LEFT.get();
+    let looked_at = most.saturating_sub(left.unwrap_or(0));
+    BEFORE.set(BEFORE.get().saturating_add(looked_at));
     if let Some(allowance) = allowance {
-        let left = LEFT.get();
-        allowance.looked_at(most.saturating_sub(left.unwrap_or(0)));
+        allowance.looked_at(looked_at);
         if left.is_none() && most < EFFORT_MAX {
             allowance.give_up();
         }
     }
     result
+}
+
+/// What the evaluations on this thread have looked at so far, all together.
+pub(crate) fn looked_at() -> u64 {
+    BEFORE.get()
 }
 
 /// Counts `steps`; whether that was still allowed.

@@ -7,7 +7,7 @@
 //!
 //! All parts are evaluated, those too at which a decision never arrives; these are marked. Bounds:
 //! [`PARTS_MAX`] parts of a rule are shown, [`SEEN_MAX`] values of a condition, and of each value
-//! the beginning.
+//! the beginning. A rule whose parts look at more than one evaluation may is not taken apart.
 
 mod join;
 mod seen;
@@ -137,10 +137,14 @@ impl Condition {
                 let step = walk.step(&json, &expr, &mut pointer.to_owned(), true);
                 // Each part was evaluated for itself, with what one evaluation may look at; all of
                 // them together may be too much.
+                let is_too_much = walk.is_too_much();
                 match self.matches_prepared(prepared) {
-                    Err(error) if TraceOutcome::of(step.outcome) != TraceOutcome::Fails => {
+                    Err(error)
+                        if is_too_much || TraceOutcome::of(step.outcome) != TraceOutcome::Fails =>
+                    {
                         walk.failure(pointer, error.message)
                     }
+                    answer if is_too_much => walk.whole(&json, &expr, pointer, &answer),
                     _ => step,
                 }
             }

@@ -6,6 +6,7 @@ use super::join::{Step, blames, join, leaf};
 use super::seen::{Seen, bounded_json};
 use super::{PARTS_MAX, SEEN_MAX, TraceOutcome, TracePart};
 use crate::rules::condition::{Condition, EvalError};
+use crate::rules::effort;
 use crate::rules::expr::{Expr, Operator, VarPath};
 use crate::rules::facts::Prepared;
 use crate::rules::limits::{Limits, push_token};
@@ -17,6 +18,8 @@ pub(super) struct Walk<'w, 'a> {
     limits: &'w Limits,
     shows: bool,
     parts_left: usize,
+    /// What had been looked at before.
+    looked_at: u64,
 }
 
 impl<'w, 'a> Walk<'w, 'a> {
@@ -26,7 +29,14 @@ impl<'w, 'a> Walk<'w, 'a> {
             limits,
             shows,
             parts_left: PARTS_MAX,
+            looked_at: effort::looked_at(),
         }
+    }
+
+    /// Whether the parts have looked at more than one evaluation may. What is found out of the others
+    /// is then of no use.
+    pub(super) fn is_too_much(&self) -> bool {
+        effort::looked_at().saturating_sub(self.looked_at) > effort::EFFORT_MAX
     }
 
     /// Explains the part at `pointer`, which is left as it was. The depth of rules is bounded when
@@ -129,24 +139,52 @@ impl<'w, 'a> Walk<'w, 'a> {
         pointer: &str,
         reached: bool,
     ) -> Step {
+        if self.is_too_much() {
+            return leaf(Outcomes::FAILS, None, false);
+        }
         let answer = self.answer(json, expr);
-        let outcome = match &answer {
-            Ok(holds) => Outcomes::certain(*holds),
-            Err(_) => Outcomes::FAILS,
-        };
         let is_shown = self.take_place();
         let part = self.shows.then(|| TracePart {
+            reached,
+            ..self.part(operator, json, expr, pointer, &answer)
+        });
+        leaf(outcome(&answer), part, is_shown)
+    }
+
+    /// A rule that is not taken apart.
+    pub(super) fn whole(
+        &self,
+        json: &Value,
+        expr: &Expr,
+        pointer: &str,
+        answer: &Result<bool, EvalError>,
+    ) -> Step {
+        let part = self
+            .shows
+            .then(|| self.part("rule", json, expr, pointer, answer));
+        leaf(outcome(answer), part, true)
+    }
+
+    fn part(
+        &self,
+        operator: &str,
+        json: &Value,
+        expr: &Expr,
+        pointer: &str,
+        answer: &Result<bool, EvalError>,
+    ) -> TracePart {
+        let error = answer.as_ref().err();
+        TracePart {
             pointer: pointer.to_owned(),
             operator: operator.to_owned(),
-            outcome: TraceOutcome::of(outcome),
-            reached,
-            error: answer.err().map(|error| error.message),
+            outcome: TraceOutcome::of(outcome(answer)),
+            reached: true,
+            error: error.map(|error| error.message.clone()),
             rule: Some(bounded_json(json).0),
             seen: self.seen(expr),
             parts: Vec::new(),
             parts_left_out: 0,
-        });
-        leaf(outcome, part, is_shown)
+        }
     }
 
     /// A rule that fails as a whole.
@@ -207,6 +245,13 @@ impl<'w, 'a> Walk<'w, 'a> {
             })
         });
         seen.unwrap_or_else(|_| Seen::new(path.to_owned(), None))
+    }
+}
+
+fn outcome(answer: &Result<bool, EvalError>) -> Outcomes {
+    match answer {
+        Ok(holds) => Outcomes::certain(*holds),
+        Err(_) => Outcomes::FAILS,
     }
 }
 
