@@ -134,7 +134,7 @@ pub(super) fn run(config: &Config, arguments: &ExplainArgs) -> Outcome {
     let case = connection.transaction(|connection| Case::load(connection, &ground, &question))?;
     drop(connection);
     database.stop()?;
-    let answer = case.explain(&limits);
+    let answer = case.explain(&limits, None);
     if arguments.json {
         output::json(&answer);
     } else {

@@ -1,6 +1,7 @@
 //! A question with the facts that its decision is made on.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
 use diesel::{PgConnection, QueryResult, RunQueryDsl};
@@ -162,8 +163,9 @@ impl Case {
         })
     }
 
-    /// Decides and explains. Takes a while where there are many campaigns.
-    pub fn explain(self, limits: &Limits) -> Answer {
+    /// Decides and explains. Takes a while where there are many campaigns; once it is abandoned, what it
+    /// returns is of no use.
+    pub fn explain(self, limits: &Limits, abandoned: Option<&AtomicBool>) -> Answer {
         let arena = FactsArena::new();
         let user = UserFacts {
             id: &self.user.id,
@@ -190,6 +192,7 @@ impl Case {
             limits,
             self.shown_max,
             &arena,
+            abandoned,
         );
         Answer {
             user: AnsweredUser {

@@ -60,6 +60,8 @@ pub struct AppState {
     pub decoders: Arc<Semaphore>,
     /// Whose turn it is to have decisions explained.
     pub explaining: Arc<Semaphore>,
+    /// Which of a project's explanations has that turn or is the next of its project.
+    pub explaining_of_each: Arc<Shares>,
     /// The explanations that each project may have made or wait for.
     pub explanations: Arc<Shares>,
     /// The one place for a replay of a draft.
@@ -117,6 +119,7 @@ impl AppState {
             requests,
             decoders: Arc::new(Semaphore::new(DECODERS)),
             explaining: Arc::new(Semaphore::new(1)),
+            explaining_of_each: Arc::new(Shares::of_each(1)),
             explanations: Arc::new(Shares::of_each(EXPLANATIONS_OF_A_PROJECT)),
             replaying: Arc::new(Semaphore::new(1)),
             log: Arc::default(),

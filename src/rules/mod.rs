@@ -102,6 +102,7 @@ mod work;
 pub use allowance::Allowance;
 pub use condition::{Condition, EvalError, EvalErrorKind};
 pub use data::{FactsArena, Object};
+pub(crate) use effort::looked_at;
 pub use expr::{Expr, Operator, VarPath, operator_names};
 pub use facts::{EventFacts, Facts, Prepared, UserFacts};
 pub use limits::{Limits, RuleError, RuleErrorCode, RuleWarning};

@@ -38,6 +38,20 @@ impl Drop for Caller {
     }
 }
 
+/// Waits so long for `done`. The flag that it is given is set once nobody waits any more, be it that
+/// the caller has gone or that it took too long.
+pub async fn awaited<T, F: Future<Output = Result<T, Error>>>(
+    wait_max: Duration,
+    done: impl FnOnce(Arc<AtomicBool>) -> F,
+) -> Result<T, Error> {
+    let caller = Caller(Arc::default());
+    let done = done(Arc::clone(&caller.0));
+    let done = tokio::time::timeout(wait_max, done).await;
+    done.unwrap_or(Err(Error::Overloaded {
+        retry_after: RETRY_AFTER,
+    }))
+}
+
 impl Apart {
     /// As many turns as there are cores, and half of them for each project.
     pub(super) fn new() -> Self {
@@ -55,9 +69,7 @@ impl Apart {
         project: ProjectId,
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let caller = Caller(Arc::default());
-        let abandoned = Arc::clone(&caller.0);
-        let done = async {
+        awaited(WAIT_MAX, |abandoned| async move {
             let turn = self.turn(project).await;
             let turn = turn.map_err(|_closed| Error::ShuttingDown)?;
             let done = tokio::task::spawn_blocking(move || {
@@ -66,12 +78,8 @@ impl Apart {
             });
             let done = done.await;
             done.map_err(|panicked| Error::Internal(panicked.to_string()))
-        };
-        let done = tokio::time::timeout(WAIT_MAX, done).await;
-        drop(caller);
-        done.unwrap_or(Err(Error::Overloaded {
-            retry_after: RETRY_AFTER,
-        }))
+        })
+        .await
     }
 
     async fn turn(&self, project: ProjectId) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {

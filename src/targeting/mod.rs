@@ -41,6 +41,7 @@ use crate::store::{Shares, Store, live as rows};
 use people::People;
 
 pub use crate::matcher::Matches;
+pub use apart::awaited;
 pub use check::Warning;
 pub(crate) use decisions::{DecisionAbout, facts};
 pub use decisions::{FlagDecision, INLINE_WORK_MAX, SegmentMembership, Subject};

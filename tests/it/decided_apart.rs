@@ -30,7 +30,7 @@ pub fn start_with(variables: &[(&str, &str)]) -> TestApp {
 
 /// A rule of 14 million steps, if the list in `a` is as long as it may be. It holds if that has the
 /// number that is asked for.
-fn costly(number: i32) -> Value {
+pub(crate) fn costly(number: i32) -> Value {
     let each: Vec<i32> = (0..1_000).collect();
     let is = |number: i32| json!({"==": [{"var": ""}, number]});
     let inner = json!({"some": [each, {"or": [is(-1), is(-2), is(-3), is(-4)]}]});

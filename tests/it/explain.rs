@@ -1,6 +1,7 @@
 //! Explanations over HTTP and from the command line, against what the server did.
 
 mod past;
+mod turns;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, post, web};
-use diesel::Connection;
+use diesel::{Connection, PgConnection};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -15,9 +15,14 @@ use crate::http::body;
 use crate::http::limits::{self, OVERLOAD_RETRY};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
+use crate::targeting::awaited;
 
 /// How long a call waits for those before it.
 const TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long an explanation may take. Less than others wait for their turn, so that the next of them
+/// comes to it.
+const WORK_MAX: Duration = Duration::from_secs(8);
 
 /// What is to be explained.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -97,25 +102,30 @@ pub(super) async fn explain_decision(
     let place = place.map_err(|_| Error::RateLimited {
         retry_after: OVERLOAD_RETRY,
     })?;
-    // One at a time: many campaigns keep a core busy for a while.
+    // One at a time: many campaigns keep a core busy for a while. Its own project's first, so that who
+    // waits for them holds nothing of the others'.
+    let own = state.explaining_of_each.of(project);
+    let own = limits::turn(&own, TURN_WAIT, TURN_WAIT).await?;
     let turn = limits::turn(&state.explaining, TURN_WAIT, TURN_WAIT).await?;
-    // Whoever stops waiting does not stop the work, so its turn and place end with that.
-    let held = (place, turn);
-    let (case, held) = state
-        .store
-        .browse(project, move |connection| {
+    // Whoever stops waiting does not stop the work at once, so its turns and place end with that.
+    let held = (place, own, turn);
+    let answer = awaited(WORK_MAX, |abandoned| async move {
+        let load = move |connection: &mut PgConnection| {
             let case =
                 connection.transaction(|connection| Case::load(connection, &ground, &question));
             Ok(case.map(|case| (case, held)))
-        })
-        .await??;
-    let answer = web::block(move || {
-        let _until_it_is_explained = held;
-        serde_json::to_vec(&case.explain(&limits))
+        };
+        let (case, held) = state.store.browse(project, load).await??;
+        let explained = web::block(move || {
+            let _until_it_is_explained = held;
+            serde_json::to_vec(&case.explain(&limits, Some(&abandoned)))
+        });
+        explained
+            .await
+            .map_err(|error| Error::Internal(error.to_string()))?
+            .map_err(|error| Error::Internal(error.to_string()))
     })
-    .await
-    .map_err(|error| Error::Internal(error.to_string()))?
-    .map_err(|error| Error::Internal(error.to_string()))?;
+    .await?;
     Ok(HttpResponse::Ok()
         .content_type("application/json")
         .body(answer))

@@ -32,7 +32,11 @@ impl Body {
 
 impl Moment<'_, '_> {
     /// The campaign with all of its gates.
-    pub(super) fn explained(&self, campaign: &Arc<Campaign>, left: &Steps) -> ExplainedCampaign {
+    pub(super) fn explained(
+        &self,
+        campaign: &Arc<Campaign>,
+        left: &Steps<'_>,
+    ) -> ExplainedCampaign {
         let body = Body::of(campaign);
         let opening = self.opening(campaign, left);
         let mut explained = ExplainedCampaign {

@@ -14,6 +14,7 @@ mod showing;
 mod steps;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use chrono::{DateTime, Utc};
 
@@ -22,7 +23,7 @@ use super::gates::{Gate, Gates};
 use crate::rules::{Condition, EventFacts, Facts, FactsArena, Limits, Prepared, UserFacts};
 use crate::segments::{Membership, Segments};
 use showing::Showing;
-use steps::Steps;
+use steps::{Steps, is_set};
 
 pub use report::{
     Effort, ExplainedCampaign, Explanation, FailedSegment, GateCounts, GateReport, NearMiss,
@@ -42,8 +43,8 @@ const FAILED_MAX: usize = 100;
 /// and counted.
 const EXAMINED_MAX: usize = 10_000;
 
-/// The steps ([`Campaign::cost`]) that one explanation may take, beyond deciding every campaign, to find
-/// out how near they are: a second or two.
+/// The steps that one explanation may take, beyond deciding every campaign, to find out how near they
+/// are: a second or two. They are those of [`Campaign::cost`], and the values that were looked at.
 const EXAMINING_STEPS_MAX: u64 = 100_000_000;
 
 /// The same to explain campaigns. What is left out for it is what is left out where there is too much
@@ -69,6 +70,9 @@ pub struct Asked<'a> {
 
 /// Explains campaigns for one user and moment. They are taken in the order of their rank, whatever
 /// order they come in; at most `shown_max` are shown in full.
+///
+/// It looks at `abandoned` between one campaign and the next. Once that is set, what it returns is of
+/// no use.
 pub fn explain<'a>(
     campaigns: &[Arc<Campaign>],
     segments: &'a Segments,
@@ -76,6 +80,7 @@ pub fn explain<'a>(
     limits: &'a Limits,
     shown_max: usize,
     arena: &'a FactsArena,
+    abandoned: Option<&AtomicBool>,
 ) -> Explanation {
     let mut ranked: Vec<&Arc<Campaign>> = campaigns.iter().collect();
     ranked.sort_by_cached_key(|campaign| campaign.rank());
@@ -86,7 +91,7 @@ pub fn explain<'a>(
         arena,
     };
     case.at(asked.now, |moment| {
-        moment.explain(&ranked, shown_max.min(SHOWN_MAX))
+        moment.explain(&ranked, shown_max.min(SHOWN_MAX), abandoned)
     })
 }
 
@@ -169,14 +174,19 @@ impl<'a> Moment<'_, 'a> {
         }
     }
 
-    fn explain(&self, ranked: &[&Arc<Campaign>], shown_max: usize) -> Explanation {
+    fn explain(
+        &self,
+        ranked: &[&Arc<Campaign>],
+        shown_max: usize,
+        abandoned: Option<&AtomicBool>,
+    ) -> Explanation {
         let mut summary = Summary {
             campaigns: ranked.len(),
             ..Summary::default()
         };
         let mut matched: Vec<&Arc<Campaign>> = Vec::new();
         let mut missed: Vec<&Arc<Campaign>> = Vec::new();
-        for &campaign in ranked {
+        for &campaign in ranked.iter().take_while(|_| !is_set(abandoned)) {
             match self.gates(campaign).first_closed(&mut summary.rule_errors) {
                 None => matched.push(campaign),
                 Some(gate) => {
@@ -188,10 +198,10 @@ impl<'a> Moment<'_, 'a> {
         let of_segments = self.membership.errors();
         summary.rule_errors = summary.rule_errors.saturating_add(of_segments);
         summary.matched = matched.len();
-        let Missed { near, far } = self.by_distance(missed);
+        let Missed { near, far } = self.by_distance(missed, abandoned);
         summary.examined = near.len();
         let mut showing = Showing::of(shown_max);
-        let steps = Steps::of(STEPS_MAX);
+        let steps = Steps::of(STEPS_MAX, abandoned);
         self.show(&mut showing, &matched, &steps);
         let nearest = near.iter().take(NEAREST_MAX);
         let nearest = nearest.map_while(|campaign| self.affordable(campaign, &steps));
@@ -222,7 +232,7 @@ impl<'a> Moment<'_, 'a> {
         &self,
         showing: &mut Showing,
         campaigns: impl IntoIterator<Item = &'c &'c Arc<Campaign>>,
-        steps: &Steps,
+        steps: &Steps<'_>,
     ) {
         for campaign in campaigns {
             if !showing.has_place() {
@@ -247,13 +257,17 @@ impl<'a> Moment<'_, 'a> {
     }
 
     /// The campaign with all of its gates, if there are steps enough.
-    fn affordable(&self, campaign: &Arc<Campaign>, left: &Steps) -> Option<ExplainedCampaign> {
+    fn affordable(&self, campaign: &Arc<Campaign>, left: &Steps<'_>) -> Option<ExplainedCampaign> {
         let wanted = steps(campaign).saturating_mul(TIMES_TO_EXPLAIN);
         left.afford(wanted).then(|| self.explained(campaign, left))
     }
 
     /// Puts those in order that are looked at.
-    fn by_distance<'c>(&self, missed: Vec<&'c Arc<Campaign>>) -> Missed<'c> {
+    fn by_distance<'c>(
+        &self,
+        missed: Vec<&'c Arc<Campaign>>,
+        abandoned: Option<&AtomicBool>,
+    ) -> Missed<'c> {
         let is_other_trigger =
             |campaign: &Arc<Campaign>| self.gates(campaign).passes(Gate::Trigger) != Ok(true);
         let (others, mut candidates): (Vec<_>, Vec<_>) = missed
@@ -261,20 +275,20 @@ impl<'a> Moment<'_, 'a> {
             .partition(|campaign| is_other_trigger(campaign));
         let first_other = candidates.len();
         candidates.extend(others);
-        let examining = Steps::of(EXAMINING_STEPS_MAX);
-        let affordable = candidates
-            .iter()
-            .take(EXAMINED_MAX)
-            .take_while(|campaign| {
-                examining.afford(steps(campaign).saturating_mul(TIMES_TO_EXAMINE))
-            })
-            .count();
-        let far = candidates.split_off(affordable);
-        let mut near: Vec<(Distance, &Arc<Campaign>)> = candidates
-            .into_iter()
-            .enumerate()
-            .map(|(place, campaign)| ((place >= first_other, self.misses(campaign)), campaign))
-            .collect();
+        let examining = Steps::of(EXAMINING_STEPS_MAX, abandoned);
+        let mut near: Vec<(Distance, &Arc<Campaign>)> = Vec::new();
+        let mut far: Vec<&Arc<Campaign>> = Vec::new();
+        for (place, campaign) in candidates.into_iter().enumerate() {
+            let wanted = steps(campaign).saturating_mul(TIMES_TO_EXAMINE);
+            let is_examined =
+                far.is_empty() && near.len() < EXAMINED_MAX && examining.afford(wanted);
+            if is_examined {
+                let distance = (place >= first_other, self.misses(campaign));
+                near.push((distance, campaign));
+            } else {
+                far.push(campaign);
+            }
+        }
         // Those of one distance stay in the order of their rank.
         near.sort_by_key(|(distance, _)| *distance);
         let near = near.into_iter().map(|(_, campaign)| campaign).collect();

@@ -32,7 +32,7 @@ impl Opening {
 
 impl Moment<'_, '_> {
     /// Finds the earliest moments, as far as there are steps left to try them.
-    pub(super) fn opening(&self, campaign: &Campaign, left: &Steps) -> Opening {
+    pub(super) fn opening(&self, campaign: &Campaign, left: &Steps<'_>) -> Opening {
         let gates = self.gates(campaign);
         let is_closed = |gate: Gate| gates.passes(gate) != Ok(true);
         let mut opening = Opening::default();
@@ -90,7 +90,7 @@ impl Moment<'_, '_> {
         campaign: &Campaign,
         gates: &[Gate],
         mut moments: Vec<DateTime<Utc>>,
-        left: &Steps,
+        left: &Steps<'_>,
     ) -> Option<DateTime<Utc>> {
         moments.retain(|moment| *moment > self.case.asked.now);
         moments.sort_unstable();
@@ -104,17 +104,24 @@ impl Moment<'_, '_> {
             return None;
         }
         let mut arena = FactsArena::new();
-        moments.into_iter().find(|moment| {
+        for moment in moments {
+            if !left.settle() {
+                return None;
+            }
             // What one moment needs is of no use to the next.
             arena.reset();
             let case = Case {
                 arena: &arena,
                 ..self.case
             };
-            case.at(*moment, |then| {
+            let is_open = case.at(moment, |then| {
                 let then = then.gates(campaign);
                 gates.iter().all(|gate| then.passes(*gate) == Ok(true))
-            })
-        })
+            });
+            if is_open {
+                return Some(moment);
+            }
+        }
+        None
     }
 }

@@ -22,6 +22,24 @@ pub(super) fn explained(
     traits: &Value,
     arena: &FactsArena,
 ) -> Explanation {
+    let limits = Limits::default();
+    let asked = asked(traits, arena);
+    explain(campaigns, segments, asked, &limits, 100, arena, None)
+}
+
+pub(super) fn explained_until(
+    abandoned: &AtomicBool,
+    campaigns: &[Arc<Campaign>],
+    traits: &Value,
+    arena: &FactsArena,
+) -> Explanation {
+    let (limits, segments) = (Limits::default(), Segments::default());
+    let (asked, abandoned) = (asked(traits, arena), Some(abandoned));
+    explain(campaigns, &segments, asked, &limits, 100, arena, abandoned)
+}
+
+/// Somebody without an event.
+fn asked<'a>(traits: &'a Value, arena: &'a FactsArena) -> Asked<'a> {
     let now = DateTime::UNIX_EPOCH;
     let user = UserFacts {
         id: "u",
@@ -29,12 +47,11 @@ pub(super) fn explained(
         created_at: now,
         last_seen_at: now,
     };
-    let asked = Asked {
+    Asked {
         user,
         event: None,
         now,
-    };
-    explain(campaigns, segments, asked, &Limits::default(), 100, arena)
+    }
 }
 
 /// Compiling a pattern takes longer than most evaluations.
@@ -48,13 +65,13 @@ fn patterns_count_for_what_compiling_them_takes() {
 }
 
 /// Conditions that time alone makes true, each at moments of its own.
-fn windows(count: usize) -> Vec<Value> {
+pub(super) fn windows(count: usize) -> Vec<Value> {
     let window = |n| json!({"within_last": [{"var": format!("user.traits.t{n}")}, "1d"]});
     (0..count).map(window).collect()
 }
 
 /// The traits that they ask for.
-fn times() -> Value {
+pub(super) fn times() -> Value {
     (0..15)
         .map(|n| (format!("t{n}"), json!(format!("2030-01-01T00:00:{n:02}Z"))))
         .collect()

@@ -87,6 +87,7 @@ fn check(bodies: &[Value], moments: &[Moment], met: &Met) -> Result<(), TestCase
             &limits,
             1_000,
             &arena,
+            None,
         );
         let decision = decide(&snapshot, moment, now(), &arena);
         let decided: Vec<&str> = decision.matched.iter().map(|it| it.id.as_str()).collect();
