@@ -215,6 +215,9 @@ struct Answer {
     undecided: Option<Box<Undecided>>,
 }
 
+/// The place of an outcome, and on what it is still to be decided what to show.
+type Undecided = (usize, Box<Basis>);
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Ingest(Arc<Inner>);
@@ -311,17 +314,22 @@ impl Ingest {
             return Ok(Vec::new());
         }
         let give_up_at = Instant::now() + self.0.options.deadline.saturating_sub(waited);
+        let project = request.project;
         let settled = self.settle(request, give_up_at);
-        tokio::time::timeout_at(give_up_at.into(), settled)
-            .await
-            .unwrap_or(Err(Error::DatabaseUnavailable))
+        let settled = tokio::time::timeout_at(give_up_at.into(), settled).await;
+        let (outcomes, undecided) = settled.unwrap_or(Err(Error::DatabaseUnavailable))?;
+        // They are stored; what takes long now are rules, and not the database.
+        let decided = decide_apart(&self.0.targeting, project, outcomes, undecided);
+        let decided = tokio::time::timeout_at(give_up_at.into(), decided).await;
+        decided.unwrap_or_else(|_too_late| Err(admission::overloaded()))
     }
 
+    /// Stores the items. What is still to be decided comes with its place among the outcomes.
     async fn settle(
         &self,
         request: Submission,
         give_up_at: Instant,
-    ) -> Result<Vec<Outcome>, Error> {
+    ) -> Result<(Vec<Outcome>, Vec<Undecided>), Error> {
         if !self.0.targeting.is_ready_for(request.project) {
             return Err(Error::DatabaseUnavailable);
         }
@@ -397,7 +405,7 @@ impl Ingest {
             .into_iter()
             .collect::<Option<Vec<Outcome>>>()
             .ok_or_else(|| Error::Internal("an item of the request has no outcome".to_owned()))?;
-        decide_apart(&self.0.targeting, project, outcomes, undecided).await
+        Ok((outcomes, undecided))
     }
 
     /// Whether one event of this project would find a place anywhere now. Where none would, a

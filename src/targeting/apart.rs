@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::model::ProjectId;
 use crate::store::Shares;
 
-/// How long a caller waits for a decision, its turn included. Events have a deadline of their own,
-/// which is shorter.
+/// How long a caller waits for a decision, its turn included. Events have a deadline of their own
+/// beside it, which is a setting; whichever comes first ends the wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// When whoever has waited for so long may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
