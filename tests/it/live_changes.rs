@@ -27,6 +27,7 @@ const PROJECT: ProjectId = ProjectId(1);
 const MANY: u16 = 700;
 
 const OTHER_CLIENT: &str = "client_key_of_another_project_0123456789";
+const OTHER_READER: &str = "read_key_of_another_project_0123456789";
 const NEW_CLIENT: &str = "client_key_of_a_new_project_0123456789abc";
 
 const SOON: Duration = Duration::from_secs(20);
@@ -343,6 +344,7 @@ fn nothing_is_decided_for_a_project_that_was_never_loaded() {
     let app = TestApp::prepared(&[], |connection| {
         let other = sql::project(connection, "other");
         KeyRow::good(other, "client", OTHER_CLIENT).insert(connection);
+        KeyRow::good(other, "read", OTHER_READER).insert(connection);
         make_unreadable(connection, other);
     });
     let event = json!({"user_id": "u", "event": "e"});
@@ -353,6 +355,8 @@ fn nothing_is_decided_for_a_project_that_was_never_loaded() {
         other.post("/v1/track", &event),
         other.get(flag),
         other.get(campaigns),
+        // Whoever it is: the answer would say that they are in no segment.
+        app.with_key(OTHER_READER).get("/v1/admin/users/u"),
     ];
     for answer in refused {
         answer.expect_problem(503, "database_unavailable");

@@ -128,6 +128,10 @@ pub(super) async fn get_user(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
     let project = reader.access.project;
+    if !state.targeting.is_ready_for(project) {
+        // Nothing is loaded yet; "in no segment" would be wrong.
+        return Err(Error::DatabaseUnavailable.into());
+    }
     let found = find(&state, project, &id).await?;
     let (identity, person) = (found.identity, found.person);
     let decided = state
