@@ -45,6 +45,15 @@ impl Waiting {
         }
     }
 
+    /// Notes again what was taken and not got to, before all that was noted meanwhile.
+    fn put_back(&self, left: Vec<Failing>) {
+        let waiting = self.0.lock();
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let meanwhile = std::mem::replace(&mut *waiting, left);
+        drop(waiting);
+        self.note(meanwhile);
+    }
+
     fn take(&self) -> Vec<Failing> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -88,7 +97,7 @@ impl Targeting {
             }
         }
         // Those that there was no time for are the next turn's first.
-        self.0.failing.note(later);
+        self.0.failing.put_back(later);
         self.0.failing.note(locked);
         Ok(())
     }
@@ -158,5 +167,36 @@ impl Targeting {
             live.is_some_and(|campaign| Arc::ptr_eq(campaign, &failing.campaign))
         });
         found.map(|(project, _)| *project)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use serde_json::json;
+
+    use super::*;
+    use crate::matcher::{Campaign, CampaignRow};
+    use crate::rules::{EvalErrorKind, Limits};
+
+    #[test]
+    fn those_that_there_was_no_time_for_come_before_those_noted_meanwhile() {
+        let failing = |id| {
+            let campaign = Campaign::compile(&CampaignRow::of(id, &json!({})), &Limits::default());
+            Failing {
+                campaign: Arc::new(campaign.unwrap()),
+                kind: EvalErrorKind::Type,
+                count: 1,
+            }
+        };
+        let waiting = Waiting::default();
+        let (first, second, third) = (failing("first"), failing("second"), failing("third"));
+        waiting.note(vec![first.clone(), second.clone()]);
+        let left = waiting.take();
+        waiting.note(vec![third, first]);
+        waiting.put_back(left);
+        let taken = waiting.take();
+        let ids = taken.iter().map(|it| it.campaign.id.as_str());
+        assert_eq!(ids.collect::<Vec<_>>(), ["first", "second", "third"]);
     }
 }
