@@ -29,8 +29,8 @@ impl Warning {
         Self {
             code: WarningCode::NotLiveYet,
             pointer: String::new(),
-            message: "it is saved, and takes effect once it could be read back, which is tried \
-                      again and again"
+            message: "the change is stored, and takes effect once it could be read back, which is \
+                      tried again and again"
                 .to_owned(),
         }
     }
