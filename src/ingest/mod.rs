@@ -215,9 +215,6 @@ struct Answer {
     undecided: Option<Box<Undecided>>,
 }
 
-/// The place of an outcome, and on what it is still to be decided what to show.
-type Undecided = (usize, Box<Basis>);
-
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Ingest(Arc<Inner>);
@@ -329,7 +326,7 @@ impl Ingest {
         &self,
         request: Submission,
         give_up_at: Instant,
-    ) -> Result<(Vec<Outcome>, Vec<Undecided>), Error> {
+    ) -> Result<(Vec<Outcome>, Vec<(usize, Box<Undecided>)>), Error> {
         if !self.0.targeting.is_ready_for(request.project) {
             return Err(Error::DatabaseUnavailable);
         }
