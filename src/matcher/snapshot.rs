@@ -243,8 +243,8 @@ impl Snapshot {
     }
 
     fn may_find_in(&self, blocks: &[Arc<Block>], allowance: &mut Allowance<'_>) -> bool {
-        let campaigns = blocks.iter().map(|block| block.campaigns().len()).sum();
-        allowance.read() && allowance.find(campaigns)
+        let steps = blocks.iter().map(|block| block.steps());
+        allowance.read() && allowance.take(steps.fold(0, u64::saturating_add))
     }
 
     /// The campaigns to show on this event, if that is allowed. Nothing is counted before
@@ -407,7 +407,9 @@ impl Snapshot {
         let is_too_deep = facts.is_too_deep();
         let count = if is_too_deep { 0 } else { blocks.len() };
         let left: &[Option<Left<'_>>] = arena.slice(count, |place| {
-            blocks.get(place).map(|block| block.left(&facts, arena))
+            blocks
+                .get(place)
+                .map(|block| block.left(&facts, arena, allowance))
         });
         let left = || blocks.iter().zip(left.iter().copied().flatten());
         let work = match is_too_deep {

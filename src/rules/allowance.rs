@@ -3,8 +3,8 @@
 //! Work is counted in steps of an evaluation, about ten nanoseconds each, and never by the clock: the
 //! same decision is allowed or not on every machine and under every load. It is counted twice:
 //!
-//! - What something can take is taken before it is done. What the index does counts by the campaigns
-//!   it is about; what it leaves to be tried by what each of these can take, and so many times as much
+//! - What something can take is taken before it is done. What the index does counts by the
+//!   attributes and campaigns it is about; what it leaves to be tried by what each of these can take, and so many times as much
 //!   as the text of the person and the event is long. A campaign that the index rules out costs
 //!   nothing, nor does a segment that nobody asks for.
 //! - How much evaluations look at shows only while they run ([`super::effort`]): two objects are
@@ -23,8 +23,6 @@ use super::work::Work;
 const BASE: u64 = 100;
 /// How many bytes are read in a step.
 const BYTES_A_STEP: usize = 4;
-/// How many campaigns the index goes through in a step.
-const CAMPAIGNS_A_STEP: usize = 64;
 /// How many values an evaluation looks at in a step.
 const VALUES_A_STEP: u64 = 4;
 /// Which part of what is left an evaluation may take beyond what was taken for it. Who is last shall
@@ -81,11 +79,6 @@ impl<'f> Allowance<'f> {
         self.take(BASE.saturating_add(to_steps(self.bytes / BYTES_A_STEP)))
     }
 
-    /// Takes what finding campaigns takes among so many; whether that was allowed.
-    pub(crate) fn find(&self, campaigns: usize) -> bool {
-        self.take(to_steps(campaigns / CAMPAIGNS_A_STEP))
-    }
-
     /// Takes what evaluations can take; whether that was allowed.
     pub(crate) fn evaluate(&self, work: Work) -> bool {
         let steps = work.steps(to_steps(self.bytes));
@@ -118,8 +111,8 @@ impl<'f> Allowance<'f> {
         self.is_refused.set(true);
     }
 
-    /// Where there is too little, none is taken.
-    fn take(&self, work: u64) -> bool {
+    /// Takes so many steps; whether that was allowed. Where there is too little, none is taken.
+    pub(crate) fn take(&self, work: u64) -> bool {
         let Some(left) = self.left.get() else {
             return true;
         };

@@ -352,6 +352,30 @@ fn only_segments_that_are_asked_for_count() {
     }
 }
 
+/// What the index looks up counts, too.
+#[test]
+fn attributes_count_by_how_many_are_looked_up() {
+    let of = |campaigns: usize, attributes: usize| {
+        let rule = |campaign: usize| {
+            let attribute = |number: usize| format!("user.traits.p.k{campaign}_{number}");
+            let is_one = |number: usize| json!({"==": [{"var": attribute(number)}, 1]});
+            json!({"and": (0..attributes).map(is_one).collect::<Vec<_>>()})
+        };
+        snapshot(&(0..campaigns).map(rule).collect::<Vec<_>>(), Vec::new())
+    };
+    let (without, with) = (json!({"plan": "pro"}), json!({"p": {"k0_0": 1}}));
+    let shown = |snapshot: &Snapshot, traits: &Value| {
+        let nothing = json!({});
+        shown(snapshot, &mut little(traits, &nothing), traits, &nothing)
+    };
+    // Nobody looks for attributes that few ask about where the way to them is missing.
+    let rare = of(100, 400);
+    assert_eq!(shown(&rare, &without), Some(0));
+    assert_eq!(shown(&rare, &with), None);
+    assert_eq!(shown(&of(100, 10), &with), Some(0));
+    assert_eq!(shown(&of(60, 600), &without), None);
+}
+
 /// Who has gone is not worked for.
 #[test]
 fn what_nobody_waits_for_is_given_up() {

@@ -41,7 +41,7 @@ use foldhash::fast::RandomState;
 
 use super::Campaign;
 use crate::rules::native::{Attribute, Source, descend};
-use crate::rules::{FactsArena, Prepared};
+use crate::rules::{Allowance, FactsArena, Prepared};
 use attribute::{AttributeIndex, Memory, Sought, Standing};
 pub(super) use blocks::changed;
 pub(super) use sets::Place;
@@ -172,6 +172,15 @@ fn begins(name: &[u8]) -> u128 {
     }
 }
 
+/// What looking up an attribute takes, in steps.
+const ATTRIBUTE_STEPS: u64 = 3;
+
+/// How many campaigns a set of those that an attribute rules out goes through in a step.
+const CAMPAIGNS_A_STEP: usize = 2_048;
+
+/// How many campaigns are gone through in a step to see what is left.
+const CAMPAIGNS_LEFT_A_STEP: usize = 64;
+
 /// The objects that have members, in the order of [`Rare::by_name`].
 const OBJECTS: [Source; 3] = [Source::Traits, Source::Properties, Source::Context];
 
@@ -179,6 +188,15 @@ impl Block {
     /// The campaigns, best first.
     pub(super) fn campaigns(&self) -> &[Arc<Campaign>] {
         &self.campaigns
+    }
+
+    /// The steps that finding out who is left takes, whoever it is about. What rare attributes take
+    /// depends on which there are.
+    pub(super) fn steps(&self) -> u64 {
+        let campaigns = self.campaigns.len();
+        let attribute = ATTRIBUTE_STEPS + (campaigns / CAMPAIGNS_A_STEP) as u64;
+        let attributes = attribute.saturating_mul(self.common.len() as u64);
+        attributes.saturating_add((campaigns / CAMPAIGNS_LEFT_A_STEP) as u64)
     }
 
     /// How many campaigns have conditions but none that the index could use.
@@ -192,12 +210,18 @@ impl Block {
     }
 
     /// The campaigns that nothing the index knows of rules out.
-    pub(super) fn left<'a>(&self, facts: &Prepared<'_>, arena: &'a FactsArena) -> Left<'a> {
+    /// None that are to be used if that was not allowed.
+    pub(super) fn left<'a>(
+        &self,
+        facts: &Prepared<'_>,
+        arena: &'a FactsArena,
+        allowance: &Allowance<'_>,
+    ) -> Left<'a> {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
         let (open, spare) = (arena.words(words), arena.words(words));
-        self.apply_rare(facts, arena, left, open);
+        self.apply_rare(facts, arena, allowance, left, open);
         self.apply_common(facts, arena, left, open, spare);
         let members = |set| self.memory.sets.members(set, words);
         for segment in &self.segments {
@@ -291,6 +315,7 @@ impl Block {
         &self,
         facts: &Prepared<'_>,
         arena: &FactsArena,
+        allowance: &Allowance<'_>,
         left: &mut [u64],
         open: &mut [u64],
     ) {
@@ -304,6 +329,11 @@ impl Block {
             };
             for (name, value) in object.members() {
                 let attributes = by_name.get(*name).map_or(&[][..], Vec::as_slice);
+                // One member may be the way to any number of them.
+                let steps = ATTRIBUTE_STEPS.saturating_mul(attributes.len() as u64);
+                if !allowance.take(steps) {
+                    return;
+                }
                 for &attribute in attributes {
                     if let Some(rare) = self.rare.attributes.get(attribute as usize) {
                         rare.apply(value, &self.memory, arena, left, open, out);

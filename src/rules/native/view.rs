@@ -207,14 +207,18 @@ impl<'a> View<'a> {
     }
 }
 
-/// Follows names from a value, as the evaluator does: a number is also a place in a list.
+/// Follows names from a value of the facts, where members are in order, to what the evaluator finds: a
+/// number is also a place in a list.
 pub(crate) fn descend<'a>(
     mut value: &'a DataValue<'a>,
     path: &[LeanStr],
 ) -> Option<&'a DataValue<'a>> {
     for name in path {
         value = match value {
-            DataValue::Object(members) => &members.iter().find(|(member, _)| *member == &**name)?.1,
+            DataValue::Object(members) => {
+                let place = members.binary_search_by(|(member, _)| (*member).cmp(&**name));
+                &members.get(place.ok()?)?.1
+            }
             DataValue::Array(items) => items.get(name.parse::<usize>().ok()?)?,
             _ => return None,
         };
