@@ -32,6 +32,8 @@ use crate::targeting::{DecisionAbout, INLINE_WORK_MAX, Matches, PersonState, Tar
 /// The most campaigns that a decision made ahead may hold while its event is in the queue, which does
 /// not count them.
 const AHEAD_HELD_MAX: usize = 256;
+/// How large the traits of the person may be that it is made on and holds as well, in bytes.
+const AHEAD_TRAITS_BYTES_MAX: usize = 8 << 10;
 
 /// What a decision is made on, beside the event.
 #[derive(Debug)]
@@ -79,7 +81,9 @@ impl Decided {
     ) -> Result<(Matches, Option<Box<Undecided>>), Error> {
         match self {
             Self::Nothing => Ok((Matches::default(), None)),
-            Self::Shown(snapshot, decision) => {
+            Self::Shown(snapshot, mut decision) => {
+                // Others may be decided for long before the answer is written.
+                decision.shrink_to_fit();
                 let matched = used(targeting, &snapshot, decision, is_duplicate);
                 Ok((matched, None))
             }
@@ -124,6 +128,9 @@ impl Ahead {
         let own = event.identity()?;
         let snapshot = to_decide_on(targeting, project, wants, event)?;
         let state = targeting.people().state(person)?;
+        if state.traits.len() > AHEAD_TRAITS_BYTES_MAX {
+            return None;
+        }
         let basis = Basis {
             snapshot,
             last_seen: state.last_seen.at(),
@@ -313,7 +320,8 @@ pub(super) async fn decide_apart(
                 if abandoned.load(Ordering::Relaxed) {
                     break;
                 }
-                let decision = decision.unwrap_or_default();
+                let mut decision = decision.unwrap_or_default();
+                decision.shrink_to_fit();
                 stored.matched = used(&this, &basis.snapshot, decision, stored.duplicate);
             }
         });

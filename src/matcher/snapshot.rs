@@ -46,7 +46,8 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Gives back what was reserved for campaigns that did not match, for who keeps it longer.
+    /// Gives back what was reserved for campaigns that did not match, if that is much, for who keeps it
+    /// longer.
     pub fn shrink_to_fit(&mut self) {
         self.matched.shrink_to_fit();
     }

@@ -136,6 +136,19 @@ fn when_somebody_was_last_seen_counts_as_it_is_when_an_event_is_written() {
     assert!((ahead(&app) - 1.0).abs() < 0.5);
 }
 
+/// What waits in the queue holds whom it was decided on.
+#[test]
+fn people_with_much_are_not_decided_on_ahead() {
+    let app = TestApp::start();
+    create(&app.admin(), on_buy("all", json!({})));
+    for (bytes, expected) in [(1_000, 1.0), (10_000, 1.0), (1_000, 2.0)] {
+        identify(&app.client(), "ada", json!({"text": "x".repeat(bytes)}));
+        assert_eq!(names(&buy(&app.client())["matched"]), ["all"]);
+        let ahead = ahead(&app);
+        assert!((ahead - expected).abs() < 0.5, "{bytes}: {ahead}");
+    }
+}
+
 /// Events of a list are decided on by the shard that writes them.
 #[test]
 fn a_single_call_and_a_list_are_answered_alike() {
