@@ -264,6 +264,9 @@ impl Shard {
             released: HashMap::new(),
             moved: Vec::new(),
         };
+        // How long that takes is bounded by what is read of people. If it took its time from the events,
+        // there would be none left, again and again.
+        work.people.read_traits();
         let until = Instant::now() + APPLY_TIME_MAX;
         for (index, unit) in units.iter().enumerate() {
             if index > 0 && Instant::now() >= until {

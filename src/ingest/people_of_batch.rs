@@ -203,6 +203,13 @@ impl<'a> PeopleOfBatch<'a> {
         outgrow
     }
 
+    /// Reads the traits of those who may be changed.
+    pub(super) fn read_traits(&self) {
+        for working in self.people.values().filter(|working| working.is_locked) {
+            working.traits();
+        }
+    }
+
     /// Writes a person's traits into the state; returns it.
     pub(super) fn settled(&mut self, person: PersonId) -> Option<&Arc<PersonState>> {
         let working = self.people.get_mut(&person)?;
