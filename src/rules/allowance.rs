@@ -4,9 +4,9 @@
 //! same decision is allowed or not on every machine and under every load. It is counted twice:
 //!
 //! - What something can take is taken before it is done. What the index does counts by the
-//!   attributes and campaigns it is about; what it leaves to be tried by what each of these can take, and so many times as much
-//!   as the text of the person and the event is long. A campaign that the index rules out costs
-//!   nothing, nor does a segment that nobody asks for.
+//!   attributes and campaigns it is about; what it leaves to be tried by what each of these can take,
+//!   and so many times as much as the text of the person and the event is long. A campaign that the
+//!   index rules out costs nothing, nor does a segment that nobody asks for.
 //! - How much evaluations look at shows only while they run ([`super::effort`]): two objects are
 //!   compared name by name, and how many names they have is known to nobody before. What is looked at
 //!   beyond what was taken is taken then.
