@@ -271,7 +271,7 @@ mod tests {
 
     use serde_json::json;
 
-    use chrono::{DateTime, Utc};
+    use chrono::DateTime;
 
     use super::*;
     use crate::rules::{Allowance, FactsArena, Object, UserFacts};
