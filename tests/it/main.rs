@@ -32,7 +32,6 @@ mod disk_full;
 mod docs;
 mod embedded_pg;
 mod explain;
-mod explain_turns;
 mod golden;
 mod hostile;
 mod http_edges;
