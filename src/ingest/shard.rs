@@ -71,7 +71,8 @@ pub(super) struct Shard {
     pub(super) room: Room,
     /// What the batch has put there, by person.
     pub(super) held: HashMap<PersonId, Weak<Held>>,
-    /// The last of the batch's callers for whom there was no room, and so nothing is decided any more.
+    /// The last of the transaction's callers for whom there was no room, and so nothing is decided any
+    /// more.
     pub(super) given_up: Option<usize>,
     /// The session of the connection, or of the last one: it may not know that it was lost, and has
     /// to be ended before anything else is done.
@@ -224,6 +225,8 @@ impl Shard {
         attempt: usize,
     ) -> Result<Vec<Verdict>, Failure> {
         self.seen.begin();
+        // What another attempt gave up is not in its verdicts.
+        self.given_up = None;
         self.settle_unknown(connection)?;
         self.look_up(connection, units)?;
         if attempt == 0

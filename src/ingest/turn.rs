@@ -121,7 +121,6 @@ impl Shard {
         let deciding = callers.iter().filter(|caller| caller.job.wants.matches);
         self.work.begin(deciding.map(|caller| caller.job.project));
         self.held.clear();
-        self.given_up = None;
         let done = self.settle(&mut units, &mut verdicts);
         if let Err(error) = &done {
             self.metrics.gave_up();
