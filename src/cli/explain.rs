@@ -407,14 +407,8 @@ mod tests {
     fn every_reason_why_traits_are_not_certain_is_said() {
         let certain = TraitsAsOf {
             source: Source::History,
-            certain: true,
             identify_calls: 2,
-            truncated: false,
-            older_than_history: false,
-            unexplained: Vec::new(),
-            set_later: Vec::new(),
-            imported: false,
-            merged_people: 0,
+            ..TraitsAsOf::CURRENT
         };
         let rebuilt = "traits: rebuilt from 2 stored identify calls";
         assert_eq!(traits_remark(&certain), rebuilt);

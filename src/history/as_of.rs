@@ -106,7 +106,7 @@ impl DefinitionsAsOf {
 
 impl TraitsAsOf {
     /// As they are.
-    pub(super) const CURRENT: Self = Self {
+    pub(crate) const CURRENT: Self = Self {
         source: Source::Current,
         certain: true,
         identify_calls: 0,

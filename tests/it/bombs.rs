@@ -213,28 +213,33 @@ fn a_list_about_many_with_much_takes_little_memory() {
     assert_eq!(sql::number(&mut app.sql(), having), PEOPLE as i64);
 }
 
+/// A list with an event of each of so many people whom the server does not remember. But for the first
+/// ones, with little, they have as much as is allowed, in a text that the database keeps small.
+pub fn about_people_with_much(app: &mut TestApp, people: usize, with_little: usize) -> Value {
+    let track = |n| json!({"type": "track", "event": "e", "userId": format!("u{n:04}")});
+    let list: Vec<Value> = (0..people).map(track).collect();
+    let list = json!({ "batch": list });
+    app.client().post("/v1/batch", &list).expect(200);
+    app.terminate(Duration::from_secs(30));
+    sql::run(
+        &mut app.sql(),
+        &format!(
+            "UPDATE persons SET traits = jsonb_build_object('text', repeat('x', 250000)) \
+             WHERE bucketing_value >= 'u{with_little:04}'"
+        ),
+    );
+    app.set("BECKON_USER_CACHE_BYTES", "1048576");
+    app.restart();
+    list
+}
+
 /// Nor does it help to name small people first, from whom one might guess how large the others are.
 #[test]
 fn a_list_about_many_with_little_and_many_with_much_takes_little_memory() {
     const LITTLE: usize = 200;
     const PEOPLE: usize = 1_200;
     let mut app = TestApp::start_with(&[("BECKON_INGEST_SHARDS", "1"), patience()]);
-    let track = |n| json!({"type": "track", "event": "e", "userId": format!("u{n:04}")});
-    let list: Vec<Value> = (0..PEOPLE).map(track).collect();
-    let list = json!({ "batch": list });
-    app.client().post("/v1/batch", &list).expect(200);
-    app.terminate(Duration::from_secs(30));
-    // As large as is allowed, in a text that the database keeps small.
-    sql::run(
-        &mut app.sql(),
-        &format!(
-            "UPDATE persons SET traits = jsonb_build_object('text', repeat('x', 250000)) \
-             WHERE bucketing_value >= 'u{LITTLE:04}'"
-        ),
-    );
-    // Nobody is remembered.
-    app.set("BECKON_USER_CACHE_BYTES", "1048576");
-    app.restart();
+    let list = about_people_with_much(&mut app, PEOPLE, LITTLE);
     app.client()
         .post_text("/v1/batch", r#"{"batch":[]}"#)
         .expect(200);

@@ -27,6 +27,14 @@ fn arithmetic() -> Value {
     json!({">": [{"-": [{"var": "event.properties.total"}, 1]}, 0]})
 }
 
+/// Makes a campaign whose targeting fails on a total that is no number, and one that is always shown; the
+/// first one's id.
+fn odd_and_sound(admin: &Client) -> String {
+    let id = create(admin, on_buy("odd", json!({"targeting": arithmetic()})));
+    create(admin, on_buy("sound", json!({})));
+    id
+}
+
 fn fail(client: &Client, times: usize) {
     for _ in 0..times {
         assert_eq!(
@@ -56,8 +64,7 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
     other.wait_until_ready();
     let elsewhere = Client::new(other.base()).key(CLIENT_KEY);
     let (admin, client) = (app.admin(), app.client());
-    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
-    create(&admin, on_buy("sound", json!({})));
+    let id = odd_and_sound(&admin);
     let well = json!({"total": 9});
     let mut both = ["odd", "sound"];
     both.sort_unstable();
@@ -162,8 +169,7 @@ fn a_campaign_that_fails_in_a_row_goes_out_of_service_everywhere() {
 fn nobody_waits_for_whoever_holds_the_project_of_a_failing_campaign() {
     let app = TestApp::start_with(&[FAILURES_MAX]);
     let (admin, client) = (app.admin(), app.client());
-    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
-    create(&admin, on_buy("sound", json!({})));
+    let id = odd_and_sound(&admin);
     let mut import = app.sql();
     let lock = "BEGIN; UPDATE project_revisions SET revision = revision + 1";
     import.batch_execute(lock).unwrap();
@@ -185,8 +191,7 @@ fn nobody_waits_for_whoever_holds_the_project_of_a_failing_campaign() {
 fn no_single_call_takes_a_campaign_out_of_service() {
     let app = TestApp::start_with(&[FAILURES_MAX]);
     let (admin, client) = (app.admin(), app.client());
-    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
-    create(&admin, on_buy("sound", json!({})));
+    let id = odd_and_sound(&admin);
     let bad = json!({"type": "track", "userId": "u", "event": "buy", "properties": {"total": "x"}});
     let batch = json!({"batch": vec![bad; 100]});
     client.post("/v1/batch?matched=true", &batch).expect(200);
@@ -205,8 +210,7 @@ fn no_single_call_takes_a_campaign_out_of_service() {
 fn a_repeated_call_counts_once() {
     let app = TestApp::start_with(&[FAILURES_MAX]);
     let (admin, client) = (app.admin(), app.client());
-    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
-    create(&admin, on_buy("sound", json!({})));
+    let id = odd_and_sound(&admin);
     let one =
         json!({"user_id": "u", "event": "buy", "properties": {"total": "x"}, "event_id": "1"});
     let item = |id: usize| {
@@ -279,8 +283,7 @@ fn nobody_can_take_all_campaigns_out_with_data_that_is_nested_too_deep() {
 fn zero_leaves_every_campaign_in_service() {
     let app = TestApp::start_with(&[("BECKON_CAMPAIGN_FAILURES_MAX", "0")]);
     let (admin, client) = (app.admin(), app.client());
-    let id = create(&admin, on_buy("odd", json!({"targeting": arithmetic()})));
-    create(&admin, on_buy("sound", json!({})));
+    let id = odd_and_sound(&admin);
     fail(&client, 20);
     pause(TWO_TURNS);
     assert_eq!(quarantine_of(&admin, &id), Value::Null);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::bombs::about_people_with_much;
 use crate::campaign_flow::{create, identify, on_buy};
 use crate::decided_apart::{DEADLINE, beside, neighbour, start_with};
 use crate::support::ledger::assert_ledger;
@@ -67,21 +68,8 @@ fn links_that_are_refused_keep_no_neighbour_waiting() {
 
 #[test]
 fn people_with_much_keep_no_neighbour_waiting() {
-    const PEOPLE: usize = 2_500;
     let mut app = start_with(&[]);
-    let track = |n| json!({"type": "track", "event": "e", "userId": format!("u{n:04}")});
-    let list: Vec<Value> = (0..PEOPLE).map(track).collect();
-    let list = json!({ "batch": list });
-    app.client().post("/v1/batch", &list).expect(200);
-    app.terminate(Duration::from_secs(30));
-    // As large as is allowed, in a text that the database keeps small.
-    sql::run(
-        &mut app.sql(),
-        "UPDATE persons SET traits = jsonb_build_object('text', repeat('x', 250000))",
-    );
-    // Nobody is remembered.
-    app.set("BECKON_USER_CACHE_BYTES", "1048576");
-    app.restart();
+    let list = about_people_with_much(&mut app, 2_500, 0);
     let client = app.client();
     let post = || {
         let status = client.post("/v1/batch", &list).status;
