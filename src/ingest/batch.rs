@@ -1,6 +1,7 @@
 //! One batch, one transaction: claim the message ids, find the people, apply the events one after
 //! the other, write everything sorted by key, commit.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +24,9 @@ use crate::model::{EventId, Identity, MessageId, PersonId, ProjectId};
 use crate::store::person_state::LockPeople;
 use crate::store::{is_missing_partition, partitions};
 use crate::targeting::PersonState;
-use crate::targeting::people::Address;
+use crate::targeting::people::{Address, Remembered};
 
 /// One item of a batch and where its outcome goes.
-#[derive(Debug)]
 pub(super) struct Unit {
     /// Which of the batch's callers sent it.
     pub(super) caller: usize,
@@ -45,8 +45,10 @@ pub(super) struct Unit {
     /// How many received events it stands for in the ledger: one, if none was lost before it got
     /// here.
     pub(super) received: i64,
-    /// What was decided on it before it was queued.
-    pub(super) ahead: Option<Ahead>,
+    /// Whom it is about, if that was remembered before it was queued.
+    pub(super) remembered: Option<Remembered>,
+    /// What was decided on it before it was queued, until that is used.
+    pub(super) ahead: Cell<Option<Ahead>>,
 }
 
 impl Unit {
@@ -71,7 +73,8 @@ impl Unit {
             wants,
             owner: own.map_or(Owner::Somebody, |own| known.owner(own)),
             received: 1,
-            ahead: None,
+            remembered: None,
+            ahead: Cell::default(),
             item,
         }
     }

@@ -25,15 +25,14 @@ use super::shard::Shard;
 use super::{Outcome, Wanted};
 use crate::error::Error;
 use crate::matcher::{Allowance, Decision, Snapshot};
-use crate::model::{Event, Identity, PersonId, ProjectId, RawJson};
+use crate::model::{Event, Identity, ProjectId, RawJson};
 use crate::rules::{EventFacts, FactsArena, Object};
+use crate::targeting::people::Remembered;
 use crate::targeting::{DecisionAbout, INLINE_WORK_MAX, Matches, PersonState, Targeting, facts};
 
 /// The most campaigns that a decision made ahead may hold while its event is in the queue, which does
 /// not count them.
 const AHEAD_HELD_MAX: usize = 256;
-/// How large the traits of the person may be that it is made on and holds as well, in bytes.
-const AHEAD_TRAITS_BYTES_MAX: usize = 8 << 10;
 
 /// What a decision is made on, beside the event.
 #[derive(Debug)]
@@ -113,12 +112,12 @@ thread_local! {
 }
 
 impl Ahead {
-    /// Decides on the one event of a request, which is about this person, if somebody wants that, the
-    /// person's state is remembered and it is little work. Nothing is counted until it is used.
+    /// Decides on the one event of a request, which is about this person, if somebody wants that and it
+    /// is little work. Nothing is counted until it is used.
     pub(super) fn decide(
         targeting: &Targeting,
         project: ProjectId,
-        person: PersonId,
+        person: &Remembered,
         wants: Wanted,
         items: &[(usize, Item)],
     ) -> Option<Self> {
@@ -127,14 +126,11 @@ impl Ahead {
         };
         let own = event.identity()?;
         let snapshot = to_decide_on(targeting, project, wants, event)?;
-        let state = targeting.people().state(person)?;
-        if state.traits.len() > AHEAD_TRAITS_BYTES_MAX {
-            return None;
-        }
+        let state = person.state();
         let basis = Basis {
             snapshot,
             last_seen: state.last_seen.at(),
-            state,
+            state: Arc::clone(state),
         };
         let mut allowance = Allowance::of(INLINE_WORK_MAX, basis.bytes(event));
         let decision = ARENA.with_borrow_mut(|arena| {
@@ -152,11 +148,11 @@ impl Ahead {
     }
 
     /// What was decided, if it was on this.
-    fn on(&self, basis: &Basis) -> Option<&Decision> {
+    fn on(self, basis: &Basis) -> Option<Decision> {
         let holds = Arc::ptr_eq(&self.basis.snapshot, &basis.snapshot)
             && Arc::ptr_eq(&self.basis.state, &basis.state)
             && self.basis.last_seen == basis.last_seen;
-        holds.then_some(&self.decision)
+        holds.then_some(self.decision)
     }
 }
 
@@ -253,12 +249,11 @@ impl Shard {
             state: Arc::clone(state),
             last_seen: self.seen.last(state),
         };
-        let ahead = unit.ahead.as_ref().and_then(|ahead| ahead.on(&basis));
+        let ahead = unit.ahead.take().and_then(|ahead| ahead.on(&basis));
         if ahead.is_some() {
             self.metrics.used_ahead();
         }
-        // A transaction that is tried again finds it again.
-        let decision = ahead.cloned().or_else(|| {
+        let decision = ahead.or_else(|| {
             let left = self.work.left(unit.project);
             let mut allowance = Allowance::of(left, basis.bytes(event));
             self.arena.reset();
@@ -343,7 +338,7 @@ mod tests {
 
     use super::*;
     use crate::matcher::{Campaign, CampaignRow};
-    use crate::model::{Call, Dialect, EventName};
+    use crate::model::{Call, Dialect, EventName, PersonId};
     use crate::rules::Limits;
     use crate::segments::Segments;
 

@@ -64,6 +64,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::model::{Event, EventId, ProjectId};
+use crate::targeting::people::Remembered;
 use crate::targeting::{Matches, Targeting};
 use admission::{Bounds, Load};
 use decide::{Ahead, Undecided, decide_apart};
@@ -181,7 +182,9 @@ struct Job {
     known: Known,
     /// How many events the decoder says these are, for the ledger.
     received: i64,
-    /// What was decided on the one event of a request before it was queued.
+    /// Whom the one event of a request is about, if that was remembered when it was split.
+    remembered: Option<Remembered>,
+    /// What was decided on that event before it was queued.
     ahead: Option<Ahead>,
     reply: oneshot::Sender<Result<Vec<Answer>, Error>>,
     queued_at: Instant,
@@ -342,7 +345,7 @@ impl Ingest {
         let Split {
             parts,
             known,
-            person,
+            mut remembered,
         } = split;
         // Who these are about may have taken its time to find out.
         let queued_at = Instant::now();
@@ -365,8 +368,10 @@ impl Ingest {
                 i64::try_from(items.len()).unwrap_or(i64::MAX)
             };
             remaining -= received;
-            let ahead =
-                person.and_then(|it| Ahead::decide(&self.0.targeting, project, it, wants, &items));
+            let remembered = remembered.take();
+            let ahead = remembered
+                .as_ref()
+                .and_then(|it| Ahead::decide(&self.0.targeting, project, it, wants, &items));
             let job = Job {
                 project,
                 wants,
@@ -375,6 +380,7 @@ impl Ingest {
                 answered: Vec::new(),
                 known: known.clone(),
                 received,
+                remembered,
                 ahead,
                 reply,
                 queued_at,

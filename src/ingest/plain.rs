@@ -59,6 +59,8 @@ struct Statement<'a> {
 
 /// Whom an event is about.
 enum Whom {
+    /// Somebody who was found when the event came, and is who they were.
+    Found(Arc<PersonState>),
     Known(PersonId),
     New,
 }
@@ -89,6 +91,7 @@ impl Shard {
                 continue;
             };
             let state = match whom {
+                Whom::Found(state) => Some(state),
                 Whom::Known(person) => known.get(&person).map(Arc::clone),
                 Whom::New => {
                     let key = (unit.project, own);
@@ -129,6 +132,13 @@ impl Shard {
             return None;
         }
         let people = self.targeting.people();
+        if let Some(found) = &unit.remembered
+            // What those set is compared with one state for all of them.
+            && set_by(&event.call).is_none()
+            && people.still_holds(found)
+        {
+            return Some(Whom::Found(Arc::clone(found.state())));
+        }
         let (own, linked) = identities(event);
         match (people.address(unit.project, own?), linked) {
             (Some(address), None) => Some(Whom::Known(address.person)),
@@ -399,7 +409,7 @@ fn sets_traits(
             (_, None) => {}
             (Whom::Known(person), Some(traits)) => calls.push((*person, traits)),
             (Whom::New, Some(traits)) if parse_traits(traits.as_str()).is_empty() => {}
-            (Whom::New, Some(_)) => return Ok(true),
+            (Whom::New | Whom::Found(_), Some(_)) => return Ok(true),
         }
     }
     let state = |person| known.get(&person).cloned();

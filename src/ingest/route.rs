@@ -5,8 +5,13 @@ use std::sync::Arc;
 
 use super::decode::Item;
 use crate::error::Error;
-use crate::model::{Call, Event, Identity, IdentityKind, MessageId, PersonId, ProjectId};
+use crate::model::{Call, Event, Identity, IdentityKind, MessageId, ProjectId};
 use crate::targeting::Targeting;
+use crate::targeting::people::Remembered;
+
+/// How large the traits of a remembered person may be whose state waits in the queue with the event,
+/// in bytes; it may hold on to what the cache has let go.
+const HELD_TRAITS_BYTES_MAX: usize = 8 << 10;
 
 /// The items of one shard, each with its place in the request.
 pub(super) type Part = (usize, Vec<(usize, Item)>);
@@ -17,8 +22,8 @@ pub(super) struct Split {
     /// What each shard gets.
     pub(super) parts: Vec<Part>,
     pub(super) known: Known,
-    /// Whom the one event of most requests is about, if they are remembered.
-    pub(super) person: Option<PersonId>,
+    /// Whom the one event of most requests is about, if they are remembered and do not have much.
+    pub(super) remembered: Option<Remembered>,
 }
 
 /// Which of a request's identities somebody has.
@@ -215,7 +220,7 @@ pub(super) async fn split(
     Ok(Split {
         parts,
         known: Known::AllBut(Arc::new(newcomers)),
-        person: None,
+        remembered: None,
     })
 }
 
@@ -229,13 +234,17 @@ fn split_one(
     own: &Identity,
     shards: usize,
 ) -> Split {
-    let address = targeting.people().address(project, own);
+    let people = targeting.people();
+    let epoch = people.epoch();
+    let address = people.address(project, own);
     let home = address.map_or_else(|| own.home(project), |address| address.home);
     let part = items.into_iter().enumerate().collect();
     Split {
         parts: vec![(shard_of(home, shards), part)],
         known: address.map_or(Known::Unasked, |_| Known::All),
-        person: address.map(|address| address.person),
+        remembered: address
+            .and_then(|address| people.remembered(epoch, address))
+            .filter(|it| it.state().traits.len() <= HELD_TRAITS_BYTES_MAX),
     }
 }
 

@@ -45,7 +45,8 @@ impl Caller {
         let job = &mut caller.job;
         for (place, item) in taken {
             let mut unit = Unit::new(number, place, job.project, item, &job.known, job.wants);
-            unit.ahead = job.ahead.take();
+            unit.remembered = job.remembered.take();
+            unit.ahead.set(job.ahead.take());
             job.received -= unit.received;
             units.push(unit);
         }
@@ -85,7 +86,10 @@ impl Caller {
                     (_, portion) => portion.map(|portion| portion.saturating_mul(2)),
                 };
                 job.received += left.iter().map(|unit| unit.received).sum::<i64>();
-                job.ahead = left.first_mut().and_then(|unit| unit.ahead.take());
+                if let Some(first) = left.first_mut() {
+                    job.remembered = first.remembered.take();
+                    job.ahead = first.ahead.take();
+                }
                 let left = left.into_iter().map(|unit| (unit.place, unit.item));
                 job.items.splice(0..0, left);
                 job.answered = answers;

@@ -135,8 +135,23 @@ pub struct People {
 pub struct Epoch(u64);
 
 /// What a reader noted before it loaded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed(Option<u64>);
+
+/// Whom an identity named when somebody looked, and how to tell whether it still does.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    state: Arc<PersonState>,
+    epoch: Epoch,
+    observed: Observed,
+}
+
+impl Remembered {
+    /// The person's state at that time.
+    pub fn state(&self) -> &Arc<PersonState> {
+        &self.state
+    }
+}
 
 impl People {
     /// Makes empty caches; three quarters of the bytes go to states, one to addresses. They stay
@@ -250,6 +265,26 @@ impl People {
         self.metrics.states().counted(found)
     }
 
+    /// The person at an address that was remembered in this epoch, if the state is remembered too and
+    /// nobody is about to change it.
+    pub fn remembered(&self, epoch: Epoch, address: Address) -> Option<Remembered> {
+        let observed = self.observe(address.person);
+        let state = self.state(address.person)?;
+        observed.0.is_some().then_some(Remembered {
+            state,
+            epoch,
+            observed,
+        })
+    }
+
+    /// Whether that is what both caches would say now, had they forgotten nothing: nobody was merged,
+    /// and nobody changed the person or is about to.
+    pub fn still_holds(&self, remembered: &Remembered) -> bool {
+        self.epoch() == remembered.epoch
+            && self.observe(remembered.state.id) == remembered.observed
+            && self.others.let_trust()
+    }
+
     /// The last that is known of somebody, for when the database is gone: it may be out of date
     /// since this node was cut off.
     pub fn last_known(&self, project: ProjectId, identity: &Identity) -> Option<Arc<PersonState>> {
@@ -336,7 +371,6 @@ impl Change {
         caches: &People,
         new_state: impl Fn(PersonId) -> Option<&'a Arc<PersonState>>,
     ) {
-        self.end(caches);
         for &person in &self.people {
             let index = caches.index(person);
             let mine = self.slots.binary_search_by_key(&index, |(slot, _)| *slot);
@@ -352,6 +386,8 @@ impl Change {
                 }
             });
         }
+        // Not before: who finds no change in progress takes what is remembered for the newest.
+        self.end(caches);
     }
 
     /// When the outcome is unknown: forgets the people. The change stays in progress, so nobody
@@ -383,6 +419,7 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
     use chrono::DateTime;
 
     use super::*;
@@ -478,6 +515,83 @@ mod tests {
         assert_eq!(plan(&caches), None);
         assert!(removed(&|| caches.states.insert(person, state("new"))));
         assert_eq!(plan(&caches).as_deref(), Some("new"));
+    }
+
+    /// Whom `ada` names, as far as that is remembered.
+    fn found(caches: &People) -> Option<Remembered> {
+        let ada = Identity::user("ada").ok()?;
+        let epoch = caches.epoch();
+        caches.remembered(epoch, caches.address(ProjectId(1), &ada)?)
+    }
+
+    #[test]
+    fn whom_an_identity_named_holds_until_somebody_may_have_changed_that() {
+        let remembering = || {
+            let caches = caches();
+            let (ada, address) = (
+                Identity::user("ada"),
+                Address {
+                    person: PersonId(7),
+                    home: 0,
+                },
+            );
+            caches.remember_address(caches.epoch(), ProjectId(1), &ada.unwrap(), address);
+            caches.remember_loaded(caches.observe(PersonId(7)), &state("old"));
+            caches
+        };
+        let seven = [PersonId(7)];
+        let changes: [(&str, &dyn Fn(&mut People)); 8] = [
+            ("somebody is about to change them", &|caches| {
+                std::mem::forget(caches.begin_change(seven));
+            }),
+            ("somebody has changed them", &|caches| {
+                let new = state("new");
+                caches.begin_change(seven).publish(caches, |_| Some(&new));
+            }),
+            ("the outcome of a change is unknown", &|caches| {
+                let change = caches.begin_change(seven);
+                change.forget(caches);
+                std::mem::forget(change);
+            }),
+            ("it has settled", &|caches| {
+                caches.begin_change(seven).abandon(caches)
+            }),
+            ("people were merged", &|caches| {
+                caches.merged(caches.epoch(), Vec::new());
+            }),
+            ("another node works", &|caches| caches.counted(true, now())),
+            ("another node came and went", &|caches| {
+                caches.counted(true, now());
+                caches.counted(false, now());
+            }),
+            ("nobody counts the nodes", &|caches| {
+                caches.others.grow_older(2 * LEASE);
+            }),
+        ];
+        for (what, change) in changes {
+            let mut caches = remembering();
+            let before = found(&caches).unwrap();
+            assert!(caches.still_holds(&before), "{what}");
+            change(&mut caches);
+            assert!(!caches.still_holds(&before), "{what}");
+        }
+        // What the cache merely has no room for is as true as before.
+        let caches = remembering();
+        let before = found(&caches).unwrap();
+        caches.states.clear();
+        assert!(caches.still_holds(&before));
+        // While somebody is about to change them nobody is found, even if they still are remembered.
+        let caches = remembering();
+        let change = caches.begin_change(seven);
+        assert!(plan(&caches).is_some() && found(&caches).is_none());
+        // Nor may anybody be found as they were between the change's end and the cache's.
+        let new = state("new");
+        change.publish(&caches, |_| {
+            assert!(caches.observe(PersonId(7)).0.is_none());
+            Some(&new)
+        });
+        let after = found(&caches).unwrap();
+        assert!(Arc::ptr_eq(after.state(), &new) && caches.still_holds(&after));
     }
 
     #[test]

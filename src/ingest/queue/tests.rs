@@ -96,6 +96,7 @@ fn send_items(
         answered: Vec::new(),
         known: Known::All,
         received: 0,
+        remembered: None,
         ahead: None,
         reply,
         queued_at: Instant::now(),
