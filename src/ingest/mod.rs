@@ -7,7 +7,8 @@
 //! identity the person was seen with). A shard is one thread with one connection: it takes whatever
 //! waits, and that is a batch; a batch is a transaction. While one batch commits the next one
 //! gathers, so batches grow with the load and an idle server adds no delay. What is too much for one
-//! turn of the shard is done in several, with other callers' in between.
+//! turn of the shard is done in several, with other callers' in between; what is little may be written
+//! by a neighbour, with its own (see `queue`).
 //!
 //! A batch claims its message ids first. Only then does it apply the events, one after the other,
 //! to the state of their people, so a duplicate has no effect to be taken back, and no provisional
@@ -120,6 +121,16 @@ impl Default for IngestOptions {
     }
 }
 
+impl IngestOptions {
+    /// The most of one transaction.
+    fn batch_max(&self) -> Load {
+        Load {
+            rows: self.batch_rows_max,
+            bytes: self.batch_bytes_max,
+        }
+    }
+}
+
 /// What became of one item of a request, in the request's order.
 #[derive(Debug)]
 pub enum Outcome {
@@ -201,7 +212,16 @@ impl Job {
 
     /// What these are of what it holds.
     fn load_now(&self) -> Load {
-        let (rows, held) = (self.rows_now(), self.permit.load());
+        self.load_of(self.rows_now())
+    }
+
+    /// What all of them are of what it holds.
+    fn load_left(&self) -> Load {
+        self.load_of(self.items.len())
+    }
+
+    fn load_of(&self, rows: usize) -> Load {
+        let held = self.permit.load();
         Load {
             rows,
             bytes: held.bytes.saturating_mul(rows) / held.rows.max(1),
@@ -253,20 +273,15 @@ impl Ingest {
             .bounds(options.queue_rows_max, options.queue_bytes_max);
         let (works, working) = std::sync::mpsc::channel::<()>();
         let room = Room::new();
-        for number in 0..options.shards.max(1) {
-            let most = Load {
+        let bounds = Bounds {
+            most: Load {
                 rows: options.queue_rows_max,
                 bytes: options.queue_bytes_max,
-            };
-            let bounds = Bounds {
-                most,
-                deadline: options.deadline,
-            };
-            let batch = Load {
-                rows: options.batch_rows_max,
-                bytes: options.batch_bytes_max,
-            };
-            let (entrance, waiting) = queue::queue(bounds, batch);
+            },
+            deadline: options.deadline,
+        };
+        let pairs = queue::queues(options.shards.max(1), bounds, options.batch_max());
+        for (number, (entrance, waiting)) in pairs.into_iter().enumerate() {
             let metrics = options.metrics.shard(number);
             let is_cut_off = Arc::new(AtomicBool::new(false));
             let shard = shard::Shard::new(

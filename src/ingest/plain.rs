@@ -444,7 +444,7 @@ fn rows<'a>(
         })
         .collect();
     first.sort_unstable_by_key(|(unit, _, _)| (unit.project, unit.digest));
-    let mut rows = EventRows::default();
+    let mut rows = EventRows::with_capacity(first.len());
     for (unit, event, person) in first {
         rows.push(unit.project, unit.id, unit.digest, person, event, None);
     }

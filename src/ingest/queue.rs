@@ -6,11 +6,13 @@
 //! (deficit round robin): a lane whose first job is larger than its credit gets more of it and lets
 //! the others go first. No turn is longer than half a batch: beside one other project, who comes anew
 //! is in the batch after the one under way. A job that took its shard too long is taken in portions, one
-//! a batch.
+//! a batch. Shards leave little work to each other (see [`neighbours`]).
 //!
 //! One short lock guards the queue and the counts of what is held. A [`Permit`] is a place in it,
 //! held from the admission until the answer; nothing that owns one is dropped under the lock, as
 //! giving it back takes the lock again.
+
+mod neighbours;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,23 +23,38 @@ use super::admission::{Bounds, Load, Occupied};
 use super::decode::Item;
 use crate::error::Error;
 use crate::model::ProjectId;
+use neighbours::{InHand, Neighbours, Thread};
 
 /// How many rows a lane may take in its turn, if that is at most half of a batch.
 const ROWS_A_TURN_MAX: usize = 32;
 
-/// Makes a queue: where jobs come in and where they go out, in batches of at most this size. It
-/// closes when either is dropped; what waits when the entrance goes is still handed out.
-pub(super) fn queue(bounds: Bounds, batch: Load) -> (Entrance, Outlet) {
-    let shared = Arc::new(Shared {
-        state: Mutex::default(),
-        arrived: Condvar::new(),
-        bounds,
-        turns: Turns {
-            rows: (batch.rows / 2).clamp(1, ROWS_A_TURN_MAX),
-            bytes_a_row: (batch.bytes / batch.rows.max(1)).max(1),
-        },
-    });
-    (Entrance(Arc::clone(&shared)), Outlet(shared))
+/// Makes the queues of so many shards: where jobs come in and where they go out, in batches of at most
+/// this size. A queue closes when either is dropped; what waits when the entrance goes is still handed
+/// out.
+pub(super) fn queues(count: usize, bounds: Bounds, batch: Load) -> Vec<(Entrance, Outlet)> {
+    let neighbours = Arc::new(Neighbours::default());
+    let of_one = || {
+        Arc::new(Shared {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            bounds,
+            turns: Turns {
+                rows: (batch.rows / 2).clamp(1, ROWS_A_TURN_MAX),
+                bytes_a_row: (batch.bytes / batch.rows.max(1)).max(1),
+            },
+            neighbours: Arc::clone(&neighbours),
+        })
+    };
+    let all: Vec<Arc<Shared>> = (0..count).map(|_| of_one()).collect();
+    let pair = |own: &Arc<Shared>| {
+        let others = all.iter().filter(|other| !Arc::ptr_eq(own, other));
+        let outlet = Outlet {
+            own: Arc::clone(own),
+            others: others.cloned().collect(),
+        };
+        (Entrance(Arc::clone(own)), outlet)
+    };
+    all.iter().map(pair).collect()
 }
 
 #[derive(Debug)]
@@ -46,6 +63,7 @@ struct Shared {
     arrived: Condvar,
     bounds: Bounds,
     turns: Turns,
+    neighbours: Arc<Neighbours>,
 }
 
 /// What a lane may take in its turn.
@@ -72,8 +90,13 @@ struct State {
     /// When something was last taken, or came in while nothing was held.
     moved_at: Option<Instant>,
     closed: bool,
-    /// Whether the outlet sleeps, and so has to be woken.
-    sleeps: bool,
+    /// What waits, and how many of its jobs took their shard too long before.
+    waiting: Load,
+    slow: usize,
+    /// Whether a shard has taken jobs and is not done with them.
+    is_in_hand: bool,
+    /// What the shard's own thread does.
+    thread: Thread,
 }
 
 #[derive(Debug, Default)]
@@ -94,8 +117,8 @@ pub(super) struct Permit {
 /// What a shard finds in its queue.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// A batch.
-    Jobs(Vec<Job>),
+    /// A batch, and the queues that it is of.
+    Jobs(Vec<Job>, InHand),
     /// Nothing came until the moment that was given.
     Nothing,
     /// The queue is closed and empty.
@@ -108,7 +131,11 @@ pub(super) struct Entrance(Arc<Shared>);
 
 /// Where they go out.
 #[derive(Debug)]
-pub(super) struct Outlet(Arc<Shared>);
+pub(super) struct Outlet {
+    own: Arc<Shared>,
+    /// Those of the other shards.
+    others: Vec<Arc<Shared>>,
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,8 +144,9 @@ impl Shared {
     }
 
     fn close(&self) {
-        self.lock().closed = true;
-        self.arrived.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        self.wake(state);
     }
 }
 
@@ -165,6 +193,7 @@ impl Entrance {
             return Err(Error::ShuttingDown);
         }
         let project = job.project;
+        state.comes(&job);
         let lane = state.lanes.entry(project).or_default();
         let is_first = lane.jobs.is_empty();
         lane.jobs.push_back(job);
@@ -172,10 +201,8 @@ impl Entrance {
             lane.credit = self.0.turns.rows;
             state.turns.push_back(project);
         }
-        let wakes = std::mem::take(&mut state.sleeps);
-        drop(state);
-        if wakes {
-            self.0.arrived.notify_one();
+        if self.0.must_wake(&state) {
+            self.0.wake(state);
         }
         Ok(())
     }
@@ -194,9 +221,7 @@ impl Entrance {
     /// What holds a place, and since when the job waits that has waited longest.
     pub(super) fn held(&self) -> (Load, Option<Instant>) {
         let state = self.0.lock();
-        let lanes = state.lanes.values();
-        let oldest = lanes.filter_map(|lane| Some(lane.jobs.front()?.queued_at));
-        (state.held, oldest.min())
+        (state.held, state.waits_since())
     }
 }
 
@@ -209,48 +234,46 @@ impl Drop for Entrance {
 impl Outlet {
     /// Waits for jobs, at most until a moment, and takes what waits, within the bounds of one
     /// transaction; one larger job is taken alone. Jobs whose callers have given up are dropped.
-    pub(super) fn take(&self, rows_max: usize, bytes_max: usize, until: Option<Instant>) -> Taken {
+    /// `shares` says whether it takes along what other shards leave, and leaves them its own.
+    pub(super) fn take(&self, most: Load, until: Option<Instant>, shares: bool) -> Taken {
         loop {
-            let mut state = self.0.lock();
-            while state.turns.is_empty() {
-                if state.closed {
-                    return Taken::Closed;
-                }
-                state.sleeps = true;
-                state = match until {
-                    None => {
-                        let woken = self.0.arrived.wait(state);
-                        woken.unwrap_or_else(PoisonError::into_inner)
-                    }
-                    Some(until) => {
-                        let left = until.saturating_duration_since(Instant::now());
-                        if left.is_zero() {
-                            state.sleeps = false;
-                            return Taken::Nothing;
-                        }
-                        let woken = self.0.arrived.wait_timeout(state, left);
-                        woken.unwrap_or_else(PoisonError::into_inner).0
-                    }
-                };
+            let mut state = self.own.lock();
+            state.thread = Thread::Works;
+            if state.turns.is_empty() && state.closed && !state.is_in_hand {
+                drop(state);
+                self.wake_others();
+                return Taken::Closed;
             }
-            state.sleeps = false;
-            let (jobs, given_up) = state.gather(self.0.turns, rows_max, bytes_max);
+            if self.own.may_take(&mut state, shares) {
+                let is_little = shares && state.is_little();
+                let mut in_hand = InHand::of(&self.own, &mut state, is_little);
+                let (mut jobs, given_up) = state.gather(self.own.turns, most);
+                drop(state);
+                drop(given_up);
+                match is_little {
+                    true => self.take_along(&mut jobs, most, &mut in_hand),
+                    false => self.wake_others(),
+                }
+                if jobs.is_empty() {
+                    continue;
+                }
+                return Taken::Jobs(jobs, in_hand);
+            }
             drop(state);
-            drop(given_up);
-            if !jobs.is_empty() {
-                return Taken::Jobs(jobs);
+            self.wake_others();
+            if !self.own.sleep(until) {
+                return Taken::Nothing;
             }
         }
     }
 
-    /// Puts jobs back before the others of their projects, the last one of a project first. They keep
-    /// their places.
+    /// Puts jobs back before the others of their projects, where they were taken from, the last one of a
+    /// project first. They keep their places.
     pub(super) fn put_back(&self, jobs: Vec<Job>) {
-        if jobs.is_empty() {
-            return;
-        }
-        let mut state = self.0.lock();
         for job in jobs {
+            let queue = Arc::clone(&job.permit.shared);
+            let mut state = queue.lock();
+            state.comes(&job);
             let project = job.project;
             let lane = state.lanes.entry(project).or_default();
             let is_first = lane.jobs.is_empty();
@@ -264,9 +287,10 @@ impl Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.0.close();
-        let mut state = self.0.lock();
+        self.own.close();
+        let mut state = self.own.lock();
         state.turns.clear();
+        (state.waiting, state.slow) = (Load::default(), 0);
         let lanes = state.lanes.values_mut();
         let left: Vec<VecDeque<Job>> = lanes.map(|lane| std::mem::take(&mut lane.jobs)).collect();
         drop(state);
@@ -276,6 +300,12 @@ impl Drop for Outlet {
 }
 
 impl State {
+    /// Counts a job that waits from now on.
+    fn comes(&mut self, job: &Job) {
+        self.waiting.add(job.load_left());
+        self.slow += usize::from(job.portion.is_some());
+    }
+
     fn occupied(&self, project: ProjectId) -> Occupied {
         let lane = self.lanes.get(&project);
         let oldest = lane.and_then(|lane| lane.jobs.front());
@@ -287,12 +317,12 @@ impl State {
     }
 
     /// Fills a batch in turns; the second list is of jobs that nobody waits for any more.
-    fn gather(&mut self, turns: Turns, rows_max: usize, bytes_max: usize) -> (Vec<Job>, Vec<Job>) {
+    fn gather(&mut self, turns: Turns, most: Load) -> (Vec<Job>, Vec<Job>) {
         let now = Instant::now();
         self.moved_at = Some(now);
         let (mut jobs, mut given_up, mut resting) = (Vec::new(), Vec::new(), Vec::new());
         let mut taken = Load::default();
-        while taken.rows < rows_max && taken.bytes < bytes_max {
+        while taken.rows < most.rows && taken.bytes < most.bytes {
             let Some(project) = self.turns.front() else {
                 break;
             };
@@ -335,6 +365,10 @@ impl State {
             lane.is_some_and(|lane| !lane.jobs.is_empty())
         };
         self.turns.extend(resting.into_iter().filter(waits));
+        for job in jobs.iter().chain(&given_up) {
+            self.waiting.take(job.load_left());
+            self.slow -= usize::from(job.portion.is_some());
+        }
         (jobs, given_up)
     }
 }

@@ -20,7 +20,7 @@ use super::statements::{ADD_TO_LEDGER, INSERT_LEDGER, PersonRows, buckets};
 use crate::model::{Event, EventId, Identity, MessageId, PersonId, ProjectId, RawJson};
 
 /// Events in columns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventRows<'a> {
     pub(super) ids: Vec<Uuid>,
     /// The digests of the events' message ids.
@@ -39,6 +39,25 @@ pub(super) struct EventRows<'a> {
 }
 
 impl<'a> EventRows<'a> {
+    /// Room for so many.
+    pub(super) fn with_capacity(rows: usize) -> Self {
+        Self {
+            ids: Vec::with_capacity(rows),
+            digests: Vec::with_capacity(rows),
+            projects: Vec::with_capacity(rows),
+            people: Vec::with_capacity(rows),
+            kinds: Vec::with_capacity(rows),
+            names: Vec::with_capacity(rows),
+            user_ids: Vec::with_capacity(rows),
+            anonymous_ids: Vec::with_capacity(rows),
+            message_ids: Vec::with_capacity(rows),
+            properties: Vec::with_capacity(rows),
+            contexts: Vec::with_capacity(rows),
+            timestamps: Vec::with_capacity(rows),
+            received_at: Vec::with_capacity(rows),
+        }
+    }
+
     /// Adds an event. `details` stand in for the properties of a call that has none.
     pub(super) fn push(
         &mut self,

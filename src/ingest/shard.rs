@@ -136,21 +136,25 @@ impl Shard {
 
     /// Works off one batch, and what is due beside it; false when there will be no other.
     fn turn(&mut self) -> bool {
-        let (rows_max, bytes_max) = (self.options.batch_rows_max, self.options.batch_bytes_max);
-        let until = match self.reconnects() {
+        let is_connected = self.reconnects();
+        let until = match is_connected {
             true => self.seen.due_at(),
             // Whoever waits now hears that there is no database.
             false => Some(Instant::now()),
         };
-        let jobs = match self.jobs.take(rows_max, bytes_max, until) {
-            Taken::Jobs(jobs) => jobs,
-            Taken::Nothing => Vec::new(),
+        let (jobs, in_hand) = match self
+            .jobs
+            .take(self.options.batch_max(), until, is_connected)
+        {
+            Taken::Jobs(jobs, in_hand) => (jobs, Some(in_hand)),
+            Taken::Nothing => (Vec::new(), None),
             Taken::Closed => return false,
         };
         if let Some(first) = jobs.iter().map(|job| job.queued_at).min() {
             self.metrics.batch_taken(first);
         }
         self.work(jobs);
+        drop(in_hand);
         self.metrics.idle();
         if self.seen.is_due() {
             self.flush_seen();

@@ -112,7 +112,7 @@ impl Caller {
 impl Shard {
     /// Does what it can of these jobs in one turn.
     pub(super) fn work(&mut self, jobs: Vec<Job>) {
-        let mut units = Vec::new();
+        let mut units = Vec::with_capacity(jobs.iter().map(Job::rows_now).sum());
         let mut callers: Vec<Caller> = Vec::with_capacity(jobs.len());
         for (number, job) in jobs.into_iter().enumerate() {
             callers.push(Caller::of(number, job, &mut units));

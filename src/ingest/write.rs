@@ -122,7 +122,7 @@ fn write_events(
     ledger: &mut LedgerRows,
 ) -> Result<(), FillError> {
     let aliases: Vec<Option<String>> = units.iter().map(alias_properties).collect();
-    let mut rows = EventRows::default();
+    let mut rows = EventRows::with_capacity(units.len());
     for (index, unit) in units.iter().enumerate() {
         let (
             Item::Event(event),

@@ -517,6 +517,8 @@ mod tests {
         assert_eq!(plan(&caches).as_deref(), Some("new"));
     }
 
+    type Changes<'a> = &'a dyn Fn(&mut People);
+
     /// Whom `ada` names, as far as that is remembered.
     fn found(caches: &People) -> Option<Remembered> {
         let ada = Identity::user("ada").ok()?;
@@ -540,18 +542,17 @@ mod tests {
             caches
         };
         let seven = [PersonId(7)];
-        let changes: [(&str, &dyn Fn(&mut People)); 8] = [
+        // One that has no end is under way for good.
+        let changes: [(&str, Changes<'_>); 8] = [
             ("somebody is about to change them", &|caches| {
-                std::mem::forget(caches.begin_change(seven));
+                let _under_way = caches.begin_change(seven);
             }),
             ("somebody has changed them", &|caches| {
                 let new = state("new");
                 caches.begin_change(seven).publish(caches, |_| Some(&new));
             }),
             ("the outcome of a change is unknown", &|caches| {
-                let change = caches.begin_change(seven);
-                change.forget(caches);
-                std::mem::forget(change);
+                caches.begin_change(seven).forget(caches);
             }),
             ("it has settled", &|caches| {
                 caches.begin_change(seven).abandon(caches)

@@ -14,7 +14,7 @@ use crate::ingest::Wanted;
 use crate::ingest::decode::{Origin, Rejection, Route};
 use crate::ingest::route::Known;
 
-type Answer = oneshot::Receiver<Result<Vec<crate::ingest::Answer>, Error>>;
+pub(super) type Answer = oneshot::Receiver<Result<Vec<crate::ingest::Answer>, Error>>;
 
 const LONG: Duration = Duration::from_secs(60);
 const MANY: usize = 1_000;
@@ -36,8 +36,21 @@ fn open_for_batches(rows: usize, batch_rows: usize) -> (Entrance, Outlet) {
     queue(Bounds { most, deadline }, batch)
 }
 
+fn queue(bounds: Bounds, batch: Load) -> (Entrance, Outlet) {
+    queues(1, bounds, batch).pop().unwrap()
+}
+
+pub(super) fn batch_of(rows: usize) -> Load {
+    Load { rows, bytes: MANY }
+}
+
 /// Sends one job of so many rows, all with the same place.
-fn send(to: &Entrance, project: i64, rows: usize, place: usize) -> Result<Answer, Error> {
+pub(super) fn send(
+    to: &Entrance,
+    project: i64,
+    rows: usize,
+    place: usize,
+) -> Result<Answer, Error> {
     send_by(to, project, rows, place, Instant::now() + LONG)
 }
 
@@ -79,16 +92,22 @@ fn send_item(to: &Entrance, project: i64, item: Item, place: usize) -> Answer {
     send_items(to, project, vec![(place, item)], Instant::now() + LONG).unwrap()
 }
 
-fn send_items(
+/// A job of so many rows, all with the same place, that is admitted.
+pub(super) fn job(to: &Entrance, project: i64, rows: usize, place: usize) -> (Job, Answer) {
+    let items = (0..rows).map(|_| (place, item(0))).collect();
+    job_of(to, project, items, Instant::now() + LONG).unwrap()
+}
+
+fn job_of(
     to: &Entrance,
     project: i64,
     items: Vec<(usize, Item)>,
     give_up_at: Instant,
-) -> Result<Answer, Error> {
+) -> Result<(Job, Answer), Error> {
     let project = ProjectId(project);
     let permit = to.admit(project, &items, Instant::now())?;
     let (reply, answer) = oneshot::channel();
-    to.push(Job {
+    let job = Job {
         project,
         wants: Wanted::default(),
         items,
@@ -102,13 +121,24 @@ fn send_items(
         queued_at: Instant::now(),
         give_up_at,
         permit,
-    })?;
+    };
+    Ok((job, answer))
+}
+
+fn send_items(
+    to: &Entrance,
+    project: i64,
+    items: Vec<(usize, Item)>,
+    give_up_at: Instant,
+) -> Result<Answer, Error> {
+    let (job, answer) = job_of(to, project, items, give_up_at)?;
+    to.push(job)?;
     Ok(answer)
 }
 
 fn jobs_of(from: &Outlet, rows_max: usize) -> Vec<Job> {
-    match from.take(rows_max, MANY, None) {
-        Taken::Jobs(jobs) => jobs,
+    match from.take(batch_of(rows_max), None, true) {
+        Taken::Jobs(jobs, _) => jobs,
         other => panic!("no jobs but {other:?}"),
     }
 }
@@ -169,8 +199,8 @@ fn large_events_count_as_several_rows() {
     let mut answers: Vec<Answer> = (0..100)
         .map(|place| send_item(&entrance, 1, large(), place))
         .collect();
-    let jobs = |from: &Outlet| match from.take(BATCH.rows, BATCH.bytes, None) {
-        Taken::Jobs(jobs) => jobs,
+    let jobs = |from: &Outlet| match from.take(BATCH, None, true) {
+        Taken::Jobs(jobs, _) => jobs,
         other => panic!("no jobs but {other:?}"),
     };
     for round in 0..5 {
@@ -312,7 +342,10 @@ fn what_waits_is_handed_out_after_the_entrance_is_gone() {
     let answer = send(&entrance, 1, 1, 7).unwrap();
     drop(entrance);
     assert_eq!(taken(&outlet, MANY), [(1, 7)]);
-    assert!(matches!(outlet.take(MANY, MANY, None), Taken::Closed));
+    assert!(matches!(
+        outlet.take(batch_of(MANY), None, true),
+        Taken::Closed
+    ));
     drop(answer);
 }
 
@@ -332,7 +365,7 @@ fn a_sleeping_shard_is_woken() {
     std::thread::scope(|scope| {
         let shard = scope.spawn(|| {
             let mut places = Vec::new();
-            while let Taken::Jobs(jobs) = outlet.take(MANY, MANY, None) {
+            while let Taken::Jobs(jobs, _) = outlet.take(batch_of(MANY), None, true) {
                 places.extend(jobs.iter().map(|job| job.items[0].0));
             }
             places
