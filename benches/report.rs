@@ -94,6 +94,33 @@ pub fn machine() -> Value {
     })
 }
 
+/// Refuses options that the bench does not know, so that a slip does not cost a long run. `flags` stand
+/// alone, `valued` have a value after them.
+pub fn refuse_unknown(flags: &[&str], valued: &[&str]) -> Outcome<()> {
+    // Of cargo, and of `goals`.
+    let shared = ["--bench", "--must"];
+    let is_known = |it: &str| {
+        shared
+            .iter()
+            .chain(flags)
+            .chain(valued)
+            .any(|known| *known == it)
+    };
+    let given = std::env::args().skip(1).filter(|it| it.starts_with('-'));
+    for option in given {
+        if !is_known(&option) {
+            let values = valued.iter().map(|name| format!("{name} …"));
+            let known: Vec<String> = flags
+                .iter()
+                .map(|it| (*it).to_owned())
+                .chain(values)
+                .collect();
+            return Err(format!("{option} is none of --must, {}", known.join(", ")).into());
+        }
+    }
+    Ok(())
+}
+
 /// Whether the arguments hold this word.
 pub fn flag(name: &str) -> bool {
     std::env::args().any(|argument| argument == name)

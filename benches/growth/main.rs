@@ -94,6 +94,10 @@ struct Bench {
 }
 
 fn main() -> Outcome<()> {
+    report::refuse_unknown(
+        &["--quick"],
+        &["--part", "--rounds", "--millis", "--folder"],
+    )?;
     let is_quick = report::flag("--quick");
     let rounds = report::argument("--rounds", 3)?;
     let millis = report::argument("--millis", if is_quick { 1_000 } else { 3_000 })?;

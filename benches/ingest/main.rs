@@ -76,6 +76,18 @@ fn main() -> Outcome<()> {
         let argument = |place| arguments.get(place).map_or("", String::as_str);
         return peers::serve(argument(at + 1), argument(at + 2));
     }
+    report::refuse_unknown(
+        &["--slow-sync"],
+        &[
+            "--part",
+            "--connections",
+            "--batch",
+            "--rounds",
+            "--millis",
+            "--memory-seconds",
+            "--folder",
+        ],
+    )?;
     let is_slow = report::flag("--slow-sync");
     let rounds = report::argument("--rounds", 3)?;
     let measured = Duration::from_millis(report::argument("--millis", 1_500)?);

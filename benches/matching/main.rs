@@ -116,6 +116,10 @@ impl SizeResult {
 }
 
 fn main() -> Outcome<()> {
+    report::refuse_unknown(
+        &["--full"],
+        &["--world", "--largest", "--rounds", "--millis"],
+    )?;
     let begin = Instant::now();
     let span = Span {
         rounds: report::argument("--rounds", 3)?,

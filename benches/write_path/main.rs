@@ -74,6 +74,10 @@ struct Writer {
 }
 
 fn main() -> Outcome<()> {
+    report::refuse_unknown(
+        &[],
+        &["--part", "--batch", "--rounds", "--millis", "--folder"],
+    )?;
     let measured = Duration::from_millis(report::argument("--millis", 700)?);
     let rounds = report::argument("--rounds", 3)?;
     let batch = report::argument("--batch", 0)?;

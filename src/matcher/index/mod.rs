@@ -2,7 +2,7 @@
 //!
 //! A [`Block`] holds campaigns of one trigger, or those that need no event, in the order of their
 //! rank. Every campaign's rules are taken apart into conditions that must all hold; those about a
-//! single attribute become a [`Domain`], the set of values for which they can hold. For each
+//! single attribute become a [`Domain`](crate::rules::native::Domain), the set of values for which they can hold. For each
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
 //! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
