@@ -7,7 +7,8 @@
 //! what comes next for itself. Work grows, and each shard does its own again.
 //!
 //! - A queue is in one hand at a time, so events keep their order whoever takes them.
-//! - What is left waits for the transaction under way, and not for [`LEAVES_MAX`] if that takes long.
+//! - What is left waits for the transaction under way, or for [`LEAVES_MAX`] if that takes longer. Only
+//!   what comes after work that was taken along waits for that in any case.
 //! - Nobody leaves anything while no neighbour has little in hand, so an idle server adds no delay.
 //!
 //! Only one lock is held at a time. That no wakening is lost rests on the order of two steps: who leaves
