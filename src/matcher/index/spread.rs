@@ -12,6 +12,10 @@
 
 use multiversion::multiversion;
 use multiversion::target::match_target;
+#[cfg(target_feature = "bmi2")]
+use safe_arch::population_deposit_u64 as pdep;
+#[cfg(all(target_arch = "x86_64", not(target_feature = "bmi2")))]
+use std::arch::x86_64::_pdep_u64 as pdep;
 
 use super::sets::{Place, contains};
 
@@ -91,7 +95,7 @@ fn lay<const WORDS: usize, F: Fn(&mut u64, u64)>(
         let mut bits = members;
         for (word, &askers) in words.iter_mut().zip(askers) {
             let there = match_target! {
-                "x86_64+bmi2" => std::arch::x86_64::_pdep_u64(bits, askers),
+                "x86_64+bmi2" => pdep(bits, askers),
                 _ => deposit(bits, askers),
             };
             change(word, there);
@@ -109,6 +113,7 @@ fn lay<const WORDS: usize, F: Fn(&mut u64, u64)>(
 }
 
 /// The lowest of `bits`, one for each bit of `mask` and at its place.
+#[cfg(any(test, not(target_feature = "bmi2")))]
 fn deposit(mut bits: u64, mut mask: u64) -> u64 {
     let mut deposited = 0;
     while mask != 0 {
