@@ -147,11 +147,13 @@ impl AttributeIndex {
     }
 
     /// The length of its sets.
+    #[inline(always)]
     pub(super) fn words(&self) -> usize {
         self.words as usize
     }
 
     /// Finds where to look a value up, and asks for the memory there.
+    #[inline(always)]
     pub(super) fn seek<'v>(&self, value: Option<&'v DataValue<'v>>, memory: &Memory) -> Sought<'v> {
         Sought::Class(match value {
             None => Class::Missing,
@@ -172,6 +174,7 @@ impl AttributeIndex {
     }
 
     /// Looks a value up, and asks for the memory of whom it rules out.
+    #[inline(always)]
     pub(super) fn look_up(&self, sought: Sought<'_>, memory: &Memory) -> Standing {
         let words = self.words();
         let touch = |set| memory.sets.members(set, words).touch();
@@ -195,6 +198,7 @@ impl AttributeIndex {
         }
     }
 
+    #[inline(always)]
     fn by_class(&self, class: Class) -> Set {
         self.by_class
             .get(class as usize)
@@ -203,6 +207,7 @@ impl AttributeIndex {
     }
 
     /// Who is ruled out, if anybody. `spare` has the length of a set.
+    #[inline(always)]
     pub(super) fn out<'s>(
         &self,
         standing: Standing,
@@ -255,6 +260,7 @@ impl AttributeIndex {
     }
 
     /// Who is to be tried one by one if not ruled out.
+    #[inline(always)]
     pub(super) fn open<'i>(&self, standing: Standing, memory: &'i Memory) -> [Members<'i>; 2] {
         let members = |set| memory.sets.members(set, self.words());
         match standing {

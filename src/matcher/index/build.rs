@@ -1,15 +1,13 @@
 //! Building a block.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::attribute::{AttributeIndex, Memory};
-use super::sets::{Place, contains, insert, offset, remove};
-use super::spread::{self, Spread};
-use super::{Block, CommonAttribute, Name, NameKey, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use super::sets::{Place, contains, insert, remove};
+use super::{Block, Common, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::{Campaign, Schedule};
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
@@ -72,15 +70,7 @@ impl Block {
                 insert(&mut complete, place);
             }
         }
-        let mut common: Vec<_> = common
-            .into_iter()
-            .map(|(attribute, asking)| Common::new(attribute, asking, words, &mut memory))
-            .collect();
-        common.sort_by_key(|attribute| Reverse(attribute.mean_out));
-        let names = names(&common);
-        let mut askers = Vec::new();
-        let common = common.into_iter().map(|it| it.indexed(&mut askers));
-        let common = common.collect();
+        let common = Common::new(common, words, &mut memory);
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {
@@ -105,9 +95,7 @@ impl Block {
             start: start.into(),
             complete: complete.into(),
             scheduled: scheduled.into(),
-            names,
             common,
-            askers: askers.into(),
             rare,
             segments,
             unindexed: plans.iter().filter(|plan| plan.is_unindexed()).count(),
@@ -120,70 +108,6 @@ impl Block {
             memory,
         }
     }
-}
-
-/// A common attribute while its block is built.
-struct Common<'c> {
-    attribute: &'c Attribute,
-    index: AttributeIndex,
-    /// How many campaigns it rules out.
-    mean_out: usize,
-    /// Who asks about it, if its sets are over these only.
-    spread: Option<(Spread, Vec<u64>)>,
-}
-
-impl<'c> Common<'c> {
-    /// For the campaigns that ask, given in rising order, in a block of so many words.
-    fn new(
-        attribute: &'c Attribute,
-        mut asking: Vec<(Place, Domain<'c>)>,
-        words: usize,
-        memory: &mut Memory,
-    ) -> Common<'c> {
-        let mut askers = vec![0; words];
-        for (place, _) in &asking {
-            insert(&mut askers, *place);
-        }
-        let spread = Spread::over(&askers).filter(|_| spread::is_fast());
-        if let Some(spread) = spread {
-            for (place, _) in &mut asking {
-                *place = spread.number(&askers, *place);
-            }
-        }
-        let words = spread.map_or(words, |spread| spread.words(words));
-        let index = AttributeIndex::new(&asking, memory, words);
-        Common {
-            attribute,
-            mean_out: index.mean_out(memory),
-            index,
-            spread: spread.map(|spread| (spread, askers)),
-        }
-    }
-
-    /// Ready to be decided with; who asks is added to `askers`.
-    fn indexed(self, askers: &mut Vec<u64>) -> CommonAttribute {
-        let spread = self.spread.map(|(spread, asking)| {
-            let start = offset(askers.len());
-            askers.extend(asking);
-            (spread, start)
-        });
-        CommonAttribute {
-            index: self.index,
-            spread,
-        }
-    }
-}
-
-/// Which attributes these are, by name.
-fn names(common: &[Common<'_>]) -> Box<[Name]> {
-    let names = common.iter().enumerate().map(|(index, common)| Name {
-        key: NameKey::of(common.attribute.name().unwrap_or_default()),
-        attribute: common.attribute.clone(),
-        index,
-    });
-    let mut names: Vec<Name> = names.collect();
-    names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
-    names.into()
 }
 
 fn take_apart<'c>(

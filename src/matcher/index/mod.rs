@@ -6,8 +6,8 @@
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
 //! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
-//! out. Sets of an attribute are over those campaigns only that ask about it, where that pays
-//! ([`spread`]). A segment is looked up only if a campaign that names it is still there.
+//! out ([`common`]). Sets of an attribute are over those campaigns only that ask about it, where that
+//! pays ([`spread`]). A segment is looked up only if a campaign that names it is still there.
 //!
 //! What is left has passed every condition that is about one attribute or a segment. For most
 //! campaigns that is everything, and they match. The others are tried one by one: those with
@@ -26,13 +26,14 @@
 mod attribute;
 mod blocks;
 mod build;
+mod common;
+mod names;
 mod numbers;
 mod sets;
 mod spread;
 mod texts;
 mod trying;
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -42,11 +43,11 @@ use foldhash::fast::RandomState;
 use super::Campaign;
 use crate::rules::native::{Attribute, Source, descend};
 use crate::rules::{Allowance, FactsArena, Prepared};
-use attribute::{AttributeIndex, Memory, Sought, Standing};
+use attribute::{AttributeIndex, Memory};
 pub(super) use blocks::changed;
+use common::Common;
 pub(super) use sets::Place;
 use sets::{Set, contains, insert};
-use spread::Spread;
 pub(super) use trying::{Found, Left};
 
 /// Campaigns that are decided on together, and their index. Immutable.
@@ -59,12 +60,7 @@ pub(super) struct Block {
     complete: Box<[u64]>,
     /// Campaigns with a schedule.
     scheduled: Box<[u64]>,
-    /// Attributes that many campaigns ask about, those first that rule out most.
-    common: Box<[CommonAttribute]>,
-    /// Who asks about the attributes whose indexes are over these campaigns only.
-    askers: Box<[u64]>,
-    /// Which these are, in order.
-    names: Box<[Name]>,
+    common: Common,
     rare: Rare,
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
@@ -72,25 +68,6 @@ pub(super) struct Block {
     /// How many of these have no trigger.
     unindexed_untriggered: usize,
     memory: Memory,
-}
-
-/// The conditions on an attribute that many campaigns ask about.
-#[derive(Debug)]
-struct CommonAttribute {
-    /// Over the campaigns that ask about it where `spread` says so, over all of the block otherwise.
-    index: AttributeIndex,
-    /// How these are numbered, and where in [`Block::askers`] they stand.
-    spread: Option<(Spread, u32)>,
-}
-
-/// Which attribute a common one is.
-#[derive(Debug)]
-struct Name {
-    /// The name with which the path begins.
-    key: NameKey,
-    attribute: Attribute,
-    /// Its place in [`Block::common`].
-    index: usize,
 }
 
 /// What membership of one segment rules out.
@@ -120,56 +97,6 @@ struct RareAttribute {
     places: Box<[Place]>,
     /// Of these, which come into the set with the attribute.
     enters: Box<[u64]>,
-}
-
-/// The beginning of a name, so that most comparisons need not fetch the name itself.
-#[derive(Debug, Clone, Copy)]
-struct NameKey {
-    /// Up to 16 bytes, the first one highest.
-    begins: u128,
-    length: usize,
-}
-
-impl NameKey {
-    fn of(name: &str) -> NameKey {
-        NameKey {
-            begins: begins(name.as_bytes()),
-            length: name.len(),
-        }
-    }
-
-    /// How another name stands to the one that this is the key of, which is given too.
-    fn order_of(self, other: &str, name: &str) -> Ordering {
-        let key = NameKey::of(other);
-        key.begins.cmp(&self.begins).then_with(|| {
-            if key.length.max(self.length) <= size_of::<u128>() {
-                key.length.cmp(&self.length)
-            } else {
-                other.cmp(name)
-            }
-        })
-    }
-}
-
-/// The first 16 bytes, the first one highest, with zeros for those that are missing. Read as words
-/// that overlap, since copying so few bytes is slower than all the rest.
-fn begins(name: &[u8]) -> u128 {
-    let missing = 16_usize.saturating_sub(name.len());
-    let at = |bytes: u128, length: usize| bytes << (8 * (16 - length));
-    if let Some(all) = name.first_chunk() {
-        u128::from_be_bytes(*all)
-    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u64::from_be_bytes(*first), u64::from_be_bytes(*last));
-        at(first.into(), 8) | u128::from(last) << (8 * missing)
-    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u32::from_be_bytes(*first), u32::from_be_bytes(*last));
-        at(first.into(), 4) | u128::from(last) << (8 * missing)
-    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u16::from_be_bytes(*first), u16::from_be_bytes(*last));
-        at(first.into(), 2) | u128::from(last) << (8 * missing)
-    } else {
-        name.first().map_or(0, |only| at((*only).into(), 1))
-    }
 }
 
 /// What looking up an attribute takes, in steps.
@@ -220,9 +147,9 @@ impl Block {
         let words = self.start.len();
         let left = arena.words(words);
         left.copy_from_slice(&self.start);
-        let (open, spare) = (arena.words(words), arena.words(words));
+        let open = arena.words(words);
         self.apply_rare(facts, arena, allowance, left, open);
-        self.apply_common(facts, arena, left, open, spare);
+        common::rule_out(&self.common, facts, arena, &self.memory, left, open);
         let members = |set| self.memory.sets.members(set, words);
         for segment in &self.segments {
             if members(segment.named_by).meets(left) {
@@ -234,81 +161,6 @@ impl Block {
             }
         }
         Left { left, open }
-    }
-
-    fn apply_common(
-        &self,
-        facts: &Prepared<'_>,
-        arena: &FactsArena,
-        left: &mut [u64],
-        open: &mut [u64],
-        spare: &mut [u64],
-    ) {
-        let values = self.values(facts, arena);
-        // Each step asks for the memory of the next and has no choice to make that depends on it, so
-        // that several look-ups wait together.
-        let mut sought = [Sought::default(); TOGETHER];
-        let mut standings = [Standing::default(); TOGETHER];
-        let values = values.chunks(TOGETHER);
-        for (together, values) in self.common.chunks(TOGETHER).zip(values) {
-            if left.iter().all(|word| *word == 0) {
-                return;
-            }
-            for ((attribute, value), sought) in together.iter().zip(values).zip(&mut sought) {
-                *sought = attribute.index.seek(*value, &self.memory);
-            }
-            let looked_up = together.iter().zip(&sought);
-            for ((attribute, sought), standing) in looked_up.zip(&mut standings) {
-                *standing = attribute.index.look_up(*sought, &self.memory);
-            }
-            for (attribute, standing) in together.iter().zip(&standings) {
-                attribute.apply(*standing, self, left, open, spare);
-            }
-        }
-    }
-
-    /// The values of the common attributes.
-    fn values<'a>(
-        &self,
-        facts: &'a Prepared<'_>,
-        arena: &'a FactsArena,
-    ) -> &'a [Option<&'a DataValue<'a>>] {
-        let view = facts.view();
-        let values = arena.slice(self.common.len(), |_| None);
-        let mut source = None;
-        let mut members: &[_] = &[];
-        for Name {
-            key,
-            attribute,
-            index,
-        } in &self.names
-        {
-            let value = match attribute.name() {
-                None => view.value(attribute),
-                Some(name) => {
-                    if source != Some(attribute.source) {
-                        source = Some(attribute.source);
-                        let object = view.object(attribute.source);
-                        members = object.map_or(&[], |object| object.members());
-                    }
-                    // Both are in order, so no member is looked at twice.
-                    loop {
-                        let Some(((member, value), after)) = members.split_first() else {
-                            break None;
-                        };
-                        match key.order_of(member, name) {
-                            Ordering::Less => members = after,
-                            Ordering::Equal => break descend(value, attribute.rest()),
-                            Ordering::Greater => break None,
-                        }
-                    }
-                }
-            };
-            if let Some(place) = values.get_mut(*index) {
-                *place = value;
-            }
-        }
-        values
     }
 
     fn apply_rare(
@@ -358,60 +210,12 @@ impl Block {
             + size_of_val::<[u64]>(&self.start)
             + size_of_val::<[u64]>(&self.complete)
             + size_of_val::<[u64]>(&self.scheduled)
-            + size_of_val::<[CommonAttribute]>(&self.common)
-            + size_of_val::<[u64]>(&self.askers)
-            + size_of_val::<[Name]>(&self.names)
+            + self.common.heap_bytes()
             + self.rare.attributes.iter().map(rare).sum::<usize>()
             + size_of_val::<[SegmentIndex]>(&self.segments)
             + self.memory.heap_bytes()
     }
 }
-
-impl CommonAttribute {
-    /// Takes out of `left` who is ruled out, and adds to `open` who may not be. `spare` has the length
-    /// of a set.
-    fn apply(
-        &self,
-        standing: Standing,
-        block: &Block,
-        left: &mut [u64],
-        open: &mut [u64],
-        spare: &mut [u64],
-    ) {
-        let Some(spare) = spare.get_mut(..self.index.words()) else {
-            return;
-        };
-        let spread = self.spread.map(|(spread, start)| {
-            let start = start as usize;
-            let askers = block.askers.get(start..start + left.len());
-            (spread, askers.unwrap_or_default())
-        });
-        if let Some(out) = self.index.out(standing, &block.memory, spare) {
-            match spread {
-                Some((spread, askers)) => spread.remove(left, askers, out),
-                None => {
-                    for (word, out) in left.iter_mut().zip(out) {
-                        *word &= !out;
-                    }
-                }
-            }
-        }
-        for opened in self.index.open(standing, &block.memory) {
-            match spread {
-                _ if opened.is_empty() => {}
-                None => opened.insert_into(open),
-                Some((spread, askers)) => {
-                    spare.fill(0);
-                    opened.insert_into(spare);
-                    spread.insert(open, askers, spare);
-                }
-            }
-        }
-    }
-}
-
-/// How many attributes are looked up before the first is applied.
-const TOGETHER: usize = 16;
 
 impl RareAttribute {
     fn apply(
@@ -439,35 +243,6 @@ impl RareAttribute {
             }
             if contains(our_open, index) {
                 insert(open, place);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_stand_to_each_other_as_their_names_do() {
-        let long = "a name of sixteen and more";
-        let others = [
-            "\0",
-            "a\0",
-            "a\0b",
-            "ab",
-            "b",
-            "é",
-            "\u{10ffff}",
-            "a name\0",
-        ];
-        let mut names = others.to_vec();
-        names.extend(["a name of sixteeN and more", "a name of sixteen\0"]);
-        names.extend((0..=long.len()).filter_map(|length| long.get(..length)));
-        for name in &names {
-            for other in &names {
-                let order = NameKey::of(name).order_of(other, name);
-                assert_eq!(order, other.cmp(name), "{other:?} to {name:?}");
             }
         }
     }

@@ -42,6 +42,7 @@ pub(super) struct Spot {
 
 /// How many flips a segment has room for in a set of so many words: about as many as it takes to
 /// cost what the set does.
+#[inline(always)]
 fn room(words: usize) -> usize {
     FLIPS_MIN.max(words / 2)
 }
@@ -104,6 +105,7 @@ impl Lines {
     }
 
     /// Finds the segment in which a number stands, and asks for its memory.
+    #[inline(always)]
     pub(super) fn seek(&self, line: Line, number: f64, words: usize) -> u32 {
         let place = Cut::before(number);
         let is_passed = |cut: &Cut| *cut <= place;
@@ -127,6 +129,7 @@ impl Lines {
     }
 
     /// Finds where a number stands in its segment.
+    #[inline(always)]
     pub(super) fn look_up(&self, line: Line, segment: u32, number: f64, words: usize) -> Spot {
         if segment >= line.count {
             return Spot::default();
@@ -143,6 +146,7 @@ impl Lines {
     }
 
     /// Who is ruled out where the segment begins, and who stands the other way where the number is.
+    #[inline(always)]
     pub(super) fn out(&self, line: Line, spot: Spot, words: usize) -> (&[u64], &[Place]) {
         if spot.segment >= line.count {
             return Default::default();

@@ -75,6 +75,7 @@ impl Sets {
     }
 
     /// The members of a set in a block of so many words.
+    #[inline(always)]
     pub(super) fn members(&self, set: Set, words: usize) -> Members<'_> {
         match set.length {
             0 => Members::None,
@@ -84,11 +85,13 @@ impl Sets {
     }
 
     /// So many words from there.
+    #[inline(always)]
     pub(super) fn row(&self, start: usize, words: usize) -> &[u64] {
         self.rows.get(start..start + words).unwrap_or_default()
     }
 
     /// So many places from there.
+    #[inline(always)]
     pub(super) fn list(&self, start: u32, length: u32) -> &[Place] {
         let (start, length) = (start as usize, length as usize);
         self.places.get(start..start + length).unwrap_or_default()
@@ -112,11 +115,13 @@ pub(super) fn offset(length: usize) -> u32 {
 }
 
 impl Members<'_> {
+    #[inline(always)]
     pub(super) fn is_empty(self) -> bool {
         matches!(self, Members::None)
     }
 
     /// Takes the members out of a set.
+    #[inline(always)]
     pub(super) fn remove_from(self, set: &mut [u64]) {
         match self {
             Members::None => {}
@@ -130,6 +135,7 @@ impl Members<'_> {
     }
 
     /// Adds the members to a set.
+    #[inline(always)]
     pub(super) fn insert_into(self, set: &mut [u64]) {
         match self {
             Members::None => {}
@@ -161,6 +167,7 @@ impl Members<'_> {
     }
 
     /// Asks for the memory of the members before they are needed.
+    #[inline(always)]
     pub(super) fn touch(self) {
         if let Members::Many(bits) = self {
             touch(bits);
@@ -170,6 +177,7 @@ impl Members<'_> {
 
 /// Reads a word of each cache line, so that waiting for one line is waiting for all of them. Rows begin
 /// anywhere in a line, so the last word may be in one more.
+#[inline(always)]
 pub(super) fn touch<T: Copy + Default + BitOr<Output = T>>(row: &[T]) {
     let all = row.iter().step_by(LINE / size_of::<T>()).chain(row.last());
     std::hint::black_box(all.fold(T::default(), |read, word| read | *word));
@@ -178,11 +186,13 @@ pub(super) fn touch<T: Copy + Default + BitOr<Output = T>>(row: &[T]) {
 /// The length of a cache line, in bytes.
 const LINE: usize = 64;
 
+#[inline(always)]
 fn split(place: Place) -> (usize, u64) {
     let place = place as usize;
     (place / 64, 1 << (place % 64))
 }
 
+#[inline(always)]
 pub(super) fn insert(set: &mut [u64], place: Place) {
     let (word, bit) = split(place);
     if let Some(word) = set.get_mut(word) {
@@ -190,6 +200,7 @@ pub(super) fn insert(set: &mut [u64], place: Place) {
     }
 }
 
+#[inline(always)]
 pub(super) fn remove(set: &mut [u64], place: Place) {
     let (word, bit) = split(place);
     if let Some(word) = set.get_mut(word) {
@@ -197,6 +208,7 @@ pub(super) fn remove(set: &mut [u64], place: Place) {
     }
 }
 
+#[inline(always)]
 pub(super) fn flip(set: &mut [u64], place: Place) {
     let (word, bit) = split(place);
     if let Some(word) = set.get_mut(word) {

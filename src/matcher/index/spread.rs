@@ -10,12 +10,10 @@
 //! it takes four times as long as sets over the whole block, so these are used where there is no fast
 //! one ([`is_fast`]).
 
-use multiversion::multiversion;
-use multiversion::target::match_target;
 #[cfg(target_feature = "bmi2")]
-use safe_arch::population_deposit_u64 as pdep;
+pub(super) use safe_arch::population_deposit_u64 as pdep;
 #[cfg(all(target_arch = "x86_64", not(target_feature = "bmi2")))]
-use std::arch::x86_64::_pdep_u64 as pdep;
+pub(super) use std::arch::x86_64::_pdep_u64 as pdep;
 
 use super::sets::{Place, contains};
 
@@ -51,22 +49,49 @@ impl Spread {
     }
 
     /// Takes campaigns out of a set over the block.
-    pub(super) fn remove(self, set: &mut [u64], askers: &[u64], out: &[u64]) {
-        self.lay(set, askers, out, |word, out| *word &= !out);
+    #[inline(always)]
+    pub(super) fn remove(
+        self,
+        set: &mut [u64],
+        askers: &[u64],
+        out: &[u64],
+        deposit: impl Deposit,
+    ) {
+        self.lay(set, askers, out, deposit, |word, out| *word &= !out);
     }
 
     /// Adds campaigns to a set over the block.
-    pub(super) fn insert(self, set: &mut [u64], askers: &[u64], added: &[u64]) {
-        self.lay(set, askers, added, |word, added| *word |= added);
+    #[inline(always)]
+    pub(super) fn insert(
+        self,
+        set: &mut [u64],
+        askers: &[u64],
+        added: &[u64],
+        deposit: impl Deposit,
+    ) {
+        self.lay(set, askers, added, deposit, |word, added| *word |= added);
     }
 
-    fn lay(self, set: &mut [u64], askers: &[u64], members: &[u64], change: impl Fn(&mut u64, u64)) {
+    #[inline(always)]
+    fn lay(
+        self,
+        set: &mut [u64],
+        askers: &[u64],
+        members: &[u64],
+        deposit: impl Deposit,
+        change: impl Fn(&mut u64, u64),
+    ) {
         match self.bits {
-            8 => lay::<8, _>(set, askers, members, change),
-            _ => lay::<4, _>(set, askers, members, change),
+            8 => lay::<8>(set, askers, members, deposit, change),
+            _ => lay::<4>(set, askers, members, deposit, change),
         }
     }
 }
+
+/// The lowest of a word's bits, one for each bit of a mask and at its place.
+pub(super) trait Deposit: Fn(u64, u64) -> u64 + Copy {}
+
+impl<F: Fn(u64, u64) -> u64 + Copy> Deposit for F {}
 
 /// Whether this processor lays a set over a block fast. AMD's before Zen 3 have a `pdep` in microcode,
 /// which goes bit by bit; what they do not have is either of the other two.
@@ -84,21 +109,18 @@ pub(super) fn is_fast() -> bool {
 const WORDS_FEW: usize = 8;
 
 /// Changes each word by the members that are there, of which a word of theirs has `WORDS` words'.
-#[multiversion(targets("x86_64+bmi2"))]
-fn lay<const WORDS: usize, F: Fn(&mut u64, u64)>(
+#[inline(always)]
+fn lay<const WORDS: usize>(
     set: &mut [u64],
     askers: &[u64],
     members: &[u64],
-    change: F,
+    deposit: impl Deposit,
+    change: impl Fn(&mut u64, u64),
 ) {
     let lay_one = |words: &mut [u64], askers: &[u64], members: u64| {
         let mut bits = members;
         for (word, &askers) in words.iter_mut().zip(askers) {
-            let there = match_target! {
-                "x86_64+bmi2" => pdep(bits, askers),
-                _ => deposit(bits, askers),
-            };
-            change(word, there);
+            change(word, deposit(bits, askers));
             bits >>= 64 / WORDS;
         }
     };
@@ -112,9 +134,9 @@ fn lay<const WORDS: usize, F: Fn(&mut u64, u64)>(
     lay_one(rest, askers_rest, last);
 }
 
-/// The lowest of `bits`, one for each bit of `mask` and at its place.
+/// [`Deposit`] without an instruction for it.
 #[cfg(any(test, not(target_feature = "bmi2")))]
-fn deposit(mut bits: u64, mut mask: u64) -> u64 {
+pub(super) fn deposit(mut bits: u64, mut mask: u64) -> u64 {
     let mut deposited = 0;
     while mask != 0 {
         let lowest = mask & mask.wrapping_neg();
@@ -130,8 +152,20 @@ fn deposit(mut bits: u64, mut mask: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use multiversion::multiversion;
+    use multiversion::target::match_target;
+
     use super::super::sets::{insert, places};
     use super::*;
+
+    /// With the instruction, if this processor has it.
+    #[multiversion(targets("x86_64+bmi2"))]
+    fn deposit_here(bits: u64, mask: u64) -> u64 {
+        match_target! {
+            "x86_64+bmi2" => pdep(bits, mask),
+            _ => deposit(bits, mask),
+        }
+    }
 
     /// Numbering campaigns and laying a set of the numbers over the block gives back the campaigns.
     #[test]
@@ -158,15 +192,18 @@ mod tests {
             for place in places(members.iter().copied()) {
                 insert(&mut few, spread.number(&askers, place));
             }
-            let mut set = vec![0; words];
-            spread.insert(&mut set, &askers, &few);
-            assert_eq!(set, members, "seed {seed}");
-            spread.remove(&mut set, &askers, &few);
-            assert_eq!(set, vec![0; words], "seed {seed}");
-            let mut all = vec![u64::MAX; words];
-            spread.remove(&mut all, &askers, &few);
-            let others: Vec<u64> = members.iter().map(|word| !word).collect();
-            assert_eq!(all, others, "seed {seed}");
+            let deposits = [deposit, deposit_here];
+            for deposit in deposits {
+                let mut set = vec![0; words];
+                spread.insert(&mut set, &askers, &few, deposit);
+                assert_eq!(set, members, "seed {seed}");
+                spread.remove(&mut set, &askers, &few, deposit);
+                assert_eq!(set, vec![0; words], "seed {seed}");
+                let mut all = vec![u64::MAX; words];
+                spread.remove(&mut all, &askers, &few, deposit);
+                let others: Vec<u64> = members.iter().map(|word| !word).collect();
+                assert_eq!(all, others, "seed {seed}");
+            }
             for (few, askers) in few.iter().zip(&askers) {
                 let twin = (0..64)
                     .filter(|bit| askers >> bit & 1 == 1)

@@ -98,6 +98,7 @@ impl Tables {
     }
 
     /// Asks for the memory of the slot where a text is if it is listed, most probably; its hash.
+    #[inline(always)]
     pub(super) fn seek(&self, table: Table, text: &str) -> u64 {
         if table.slots == 0 {
             return 0;
@@ -112,6 +113,7 @@ impl Tables {
     }
 
     /// What the text of this hash changes; `None` for one that is not listed.
+    #[inline(always)]
     pub(super) fn look_up(&self, table: Table, text: &str, hash: u64) -> Option<Change> {
         let (begins, length) = (begins(text), text.len());
         for place in places(table, hash) {
@@ -147,12 +149,14 @@ impl Tables {
 }
 
 /// The slots where a text of this hash may be, in turn. One of them is vacant if there are any.
+#[inline(always)]
 fn places(table: Table, hash: u64) -> impl Iterator<Item = usize> {
     let (first, count) = (table.first as usize, table.slots as usize);
     let start = hash as usize;
     (0..count).map(move |step| first + (start.wrapping_add(step) & (count - 1)))
 }
 
+#[inline(always)]
 fn begins(text: &str) -> [u8; BEGINS] {
     let mut begins = [0; BEGINS];
     for (to, from) in begins.iter_mut().zip(text.bytes()) {

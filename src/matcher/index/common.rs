@@ -1,0 +1,288 @@
+//! Attributes that many campaigns ask about, each of which is looked up in every decision.
+//!
+//! That is most of what a decision takes, so [`rule_out`] is compiled twice: for every processor, and for
+//! those that have wide registers and the instructions for bits, as nearly all have. Everything it
+//! calls is inlined into it (`#[inline(always)]`), since what is not would be compiled for every
+//! processor.
+
+use std::cmp::{Ordering, Reverse};
+
+use datalogic_rs::DataValue;
+use multiversion::multiversion;
+use multiversion::target::match_target;
+
+use super::attribute::{AttributeIndex, Memory, Sought, Standing};
+use super::names::NameKey;
+use super::sets::{Place, insert, offset};
+use super::spread::{self, Deposit, Spread};
+use crate::rules::native::{Attribute, Domain, descend};
+use crate::rules::{FactsArena, Prepared};
+
+/// The common attributes of a block.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Those first that rule out most.
+    attributes: Box<[CommonAttribute]>,
+    /// Who asks about the attributes whose indexes are over these campaigns only.
+    askers: Box<[u64]>,
+    /// Which attributes these are, in order.
+    names: Box<[Name]>,
+}
+
+/// The conditions on one attribute.
+#[derive(Debug)]
+struct CommonAttribute {
+    /// Over the campaigns that ask about it where `spread` says so, over all of the block otherwise.
+    index: AttributeIndex,
+    /// How these are numbered, and where in [`Common::askers`] they stand.
+    spread: Option<(Spread, u32)>,
+}
+
+/// Which attribute a common one is.
+#[derive(Debug)]
+struct Name {
+    /// The name with which the path begins.
+    key: NameKey,
+    attribute: Attribute,
+    /// Its place in [`Common::attributes`].
+    index: usize,
+}
+
+/// How many attributes are looked up before the first is applied.
+const TOGETHER: usize = 16;
+
+/// Takes out of `left` whom the values of the common attributes rule out, and adds to `open` who may not
+/// be.
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2+fma+lzcnt+popcnt"))]
+pub(super) fn rule_out(
+    common: &Common,
+    facts: &Prepared<'_>,
+    arena: &FactsArena,
+    memory: &Memory,
+    left: &mut [u64],
+    open: &mut [u64],
+) {
+    let deposit = match_target! {
+        "x86_64+avx2+bmi1+bmi2+fma+lzcnt+popcnt" => |bits, mask| spread::pdep(bits, mask),
+        _ => spread::deposit,
+    };
+    common.rule_out_by(deposit, facts, arena, memory, left, open);
+}
+
+impl Common {
+    /// From who asks about each attribute, in rising order, in a block of so many words.
+    pub(super) fn new<'c>(
+        asking: Vec<(&'c Attribute, Vec<(Place, Domain<'c>)>)>,
+        words: usize,
+        memory: &mut Memory,
+    ) -> Common {
+        let attributes = asking.into_iter();
+        let attributes = attributes.map(|(it, asking)| Indexed::new(it, asking, words, memory));
+        let mut attributes: Vec<_> = attributes.collect();
+        attributes.sort_by_key(|attribute| Reverse(attribute.mean_out));
+        let names = attributes.iter().enumerate().map(|(index, it)| Name {
+            key: NameKey::of(it.attribute.name().unwrap_or_default()),
+            attribute: it.attribute.clone(),
+            index,
+        });
+        let mut names: Vec<Name> = names.collect();
+        names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
+        let mut askers = Vec::new();
+        let attributes = attributes.into_iter().map(|it| CommonAttribute {
+            index: it.index,
+            spread: it.spread.map(|(spread, asking)| {
+                let start = offset(askers.len());
+                askers.extend(asking);
+                (spread, start)
+            }),
+        });
+        Common {
+            attributes: attributes.collect(),
+            askers: askers.into(),
+            names: names.into(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.attributes.len()
+    }
+
+    #[inline(always)]
+    fn rule_out_by(
+        &self,
+        deposit: impl Deposit,
+        facts: &Prepared<'_>,
+        arena: &FactsArena,
+        memory: &Memory,
+        left: &mut [u64],
+        open: &mut [u64],
+    ) {
+        let values = self.values(facts, arena);
+        let spare = arena.words(left.len());
+        // Each step asks for the memory of the next and has no choice to make that depends on it, so
+        // that several look-ups wait together.
+        let mut sought = [Sought::default(); TOGETHER];
+        let mut standings = [Standing::default(); TOGETHER];
+        let values = values.chunks(TOGETHER);
+        for (together, values) in self.attributes.chunks(TOGETHER).zip(values) {
+            if left.iter().all(|word| *word == 0) {
+                return;
+            }
+            for ((attribute, value), sought) in together.iter().zip(values).zip(&mut sought) {
+                *sought = attribute.index.seek(*value, memory);
+            }
+            let looked_up = together.iter().zip(&sought);
+            for ((attribute, sought), standing) in looked_up.zip(&mut standings) {
+                *standing = attribute.index.look_up(*sought, memory);
+            }
+            for (attribute, standing) in together.iter().zip(&standings) {
+                let askers = attribute.askers(&self.askers, left.len());
+                attribute.apply(deposit, *standing, askers, memory, left, open, spare);
+            }
+        }
+    }
+
+    /// The values of the attributes.
+    #[inline(always)]
+    fn values<'a>(
+        &self,
+        facts: &'a Prepared<'_>,
+        arena: &'a FactsArena,
+    ) -> &'a [Option<&'a DataValue<'a>>] {
+        let view = facts.view();
+        let values = arena.slice(self.attributes.len(), |_| None);
+        let mut source = None;
+        let mut members: &[_] = &[];
+        for Name {
+            key,
+            attribute,
+            index,
+        } in &self.names
+        {
+            let value = match attribute.name() {
+                None => view.value(attribute),
+                Some(name) => {
+                    if source != Some(attribute.source) {
+                        source = Some(attribute.source);
+                        let object = view.object(attribute.source);
+                        members = object.map_or(&[], |object| object.members());
+                    }
+                    // Both are in order, so no member is looked at twice.
+                    loop {
+                        let Some(((member, value), after)) = members.split_first() else {
+                            break None;
+                        };
+                        match key.order_of(member, name) {
+                            Ordering::Less => members = after,
+                            Ordering::Equal => break descend(value, attribute.rest()),
+                            Ordering::Greater => break None,
+                        }
+                    }
+                }
+            };
+            if let Some(place) = values.get_mut(*index) {
+                *place = value;
+            }
+        }
+        values
+    }
+
+    /// The memory it takes beyond itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val::<[CommonAttribute]>(&self.attributes)
+            + size_of_val::<[u64]>(&self.askers)
+            + size_of_val::<[Name]>(&self.names)
+    }
+}
+
+impl CommonAttribute {
+    /// Who asks, if its sets are over these only, in a block of so many words.
+    #[inline(always)]
+    fn askers<'a>(&self, all: &'a [u64], words: usize) -> Option<(Spread, &'a [u64])> {
+        let (spread, start) = self.spread?;
+        let start = start as usize;
+        Some((spread, all.get(start..start + words).unwrap_or_default()))
+    }
+
+    /// Takes out of `left` who is ruled out, and adds to `open` who may not be. `spare` has the length
+    /// of a set.
+    #[inline(always)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it is inlined where these are at hand"
+    )]
+    fn apply(
+        &self,
+        deposit: impl Deposit,
+        standing: Standing,
+        askers: Option<(Spread, &[u64])>,
+        memory: &Memory,
+        left: &mut [u64],
+        open: &mut [u64],
+        spare: &mut [u64],
+    ) {
+        let Some(spare) = spare.get_mut(..self.index.words()) else {
+            return;
+        };
+        if let Some(out) = self.index.out(standing, memory, spare) {
+            match askers {
+                Some((spread, askers)) => spread.remove(left, askers, out, deposit),
+                None => {
+                    for (word, out) in left.iter_mut().zip(out) {
+                        *word &= !out;
+                    }
+                }
+            }
+        }
+        for opened in self.index.open(standing, memory) {
+            match askers {
+                _ if opened.is_empty() => {}
+                None => opened.insert_into(open),
+                Some((spread, askers)) => {
+                    spare.fill(0);
+                    opened.insert_into(spare);
+                    spread.insert(open, askers, spare, deposit);
+                }
+            }
+        }
+    }
+}
+
+/// A common attribute while its block is built.
+struct Indexed<'c> {
+    attribute: &'c Attribute,
+    index: AttributeIndex,
+    /// How many campaigns it rules out.
+    mean_out: usize,
+    /// Who asks about it, if its sets are over these only.
+    spread: Option<(Spread, Vec<u64>)>,
+}
+
+impl<'c> Indexed<'c> {
+    fn new(
+        attribute: &'c Attribute,
+        mut asking: Vec<(Place, Domain<'c>)>,
+        words: usize,
+        memory: &mut Memory,
+    ) -> Indexed<'c> {
+        let mut askers = vec![0; words];
+        for (place, _) in &asking {
+            insert(&mut askers, *place);
+        }
+        let spread = Spread::over(&askers).filter(|_| spread::is_fast());
+        if let Some(spread) = spread {
+            for (place, _) in &mut asking {
+                *place = spread.number(&askers, *place);
+            }
+        }
+        let words = spread.map_or(words, |spread| spread.words(words));
+        let index = AttributeIndex::new(&asking, memory, words);
+        Indexed {
+            attribute,
+            mean_out: index.mean_out(memory),
+            index,
+            spread: spread.map(|spread| (spread, askers)),
+        }
+    }
+}
