@@ -15,7 +15,7 @@ pub(super) use safe_arch::population_deposit_u64 as pdep;
 #[cfg(all(target_arch = "x86_64", not(target_feature = "bmi2")))]
 pub(super) use std::arch::x86_64::_pdep_u64 as pdep;
 
-use super::sets::{Place, contains};
+use super::sets::Place;
 
 /// How the campaigns that ask about an attribute are numbered.
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +43,9 @@ impl Spread {
 
     /// The number of a campaign that asks.
     pub(super) fn number(self, askers: &[u64], place: Place) -> Place {
-        let word = place / 64 * 64;
-        let before = (word..place).filter(|place| contains(askers, *place));
-        place / 64 * Place::from(self.bits) + before.count() as Place
+        let word = askers.get(usize::from(place / 64)).copied();
+        let before = word.unwrap_or_default() & ((1 << (place % 64)) - 1);
+        place / 64 * Place::from(self.bits) + before.count_ones() as Place
     }
 
     /// Takes campaigns out of a set over the block.
