@@ -11,6 +11,7 @@ use datalogic_rs::DataValue;
 use multiversion::multiversion;
 use multiversion::target::match_target;
 
+use super::OBJECTS;
 use super::attribute::{AttributeIndex, Memory, Sought, Standing};
 use super::names::NameKey;
 use super::sets::{Place, insert, offset};
@@ -25,8 +26,12 @@ pub(super) struct Common {
     attributes: Box<[CommonAttribute]>,
     /// Who asks about the attributes whose indexes are over these campaigns only.
     askers: Box<[u64]>,
-    /// Which attributes these are, in order.
-    names: Box<[Name]>,
+    /// Which these are.
+    which: Box<[Attribute]>,
+    /// Those that begin with a member, by its name, for each of the three objects.
+    names: [Box<[Name]>; OBJECTS.len()],
+    /// The places of the others.
+    others: Box<[usize]>,
 }
 
 /// The conditions on one attribute.
@@ -38,14 +43,15 @@ struct CommonAttribute {
     spread: Option<(Spread, u32)>,
 }
 
-/// Which attribute a common one is.
+/// An attribute that begins with a member of an object.
 #[derive(Debug)]
 struct Name {
-    /// The name with which the path begins.
+    /// The member's name.
     key: NameKey,
-    attribute: Attribute,
-    /// Its place in [`Common::attributes`].
-    index: usize,
+    /// The attribute's place.
+    index: u32,
+    /// Whether the path leads on from there.
+    is_deeper: bool,
 }
 
 /// How many attributes are looked up before the first is applied.
@@ -80,13 +86,22 @@ impl Common {
         let attributes = attributes.map(|(it, asking)| Indexed::new(it, asking, words, memory));
         let mut attributes: Vec<_> = attributes.collect();
         attributes.sort_by_key(|attribute| Reverse(attribute.mean_out));
-        let names = attributes.iter().enumerate().map(|(index, it)| Name {
-            key: NameKey::of(it.attribute.name().unwrap_or_default()),
-            attribute: it.attribute.clone(),
-            index,
+        let which: Box<[Attribute]> = attributes.iter().map(|it| it.attribute.clone()).collect();
+        let mut in_order: Vec<usize> = (0..which.len()).collect();
+        in_order.sort_by_key(|index| which.get(*index));
+        let names = OBJECTS.map(|object| {
+            let name = |&index: &usize| {
+                let attribute = which.get(index).filter(|it| it.source == object)?;
+                Some(Name {
+                    key: NameKey::of(attribute.name()?),
+                    index: offset(index),
+                    is_deeper: !attribute.rest().is_empty(),
+                })
+            };
+            in_order.iter().filter_map(name).collect()
         });
-        let mut names: Vec<Name> = names.collect();
-        names.sort_by(|left, right| left.attribute.cmp(&right.attribute));
+        let has_no_name = |index: &usize| which.get(*index).is_some_and(|it| it.name().is_none());
+        let others = in_order.into_iter().filter(has_no_name).collect();
         let mut askers = Vec::new();
         let attributes = attributes.into_iter().map(|it| CommonAttribute {
             index: it.index,
@@ -99,7 +114,9 @@ impl Common {
         Common {
             attributes: attributes.collect(),
             askers: askers.into(),
-            names: names.into(),
+            which,
+            names,
+            others,
         }
     }
 
@@ -152,37 +169,38 @@ impl Common {
     ) -> &'a [Option<&'a DataValue<'a>>] {
         let view = facts.view();
         let values = arena.slice(self.attributes.len(), |_| None);
-        let mut source = None;
-        let mut members: &[_] = &[];
-        for Name {
-            key,
-            attribute,
-            index,
-        } in &self.names
-        {
-            let value = match attribute.name() {
-                None => view.value(attribute),
-                Some(name) => {
-                    if source != Some(attribute.source) {
-                        source = Some(attribute.source);
-                        let object = view.object(attribute.source);
-                        members = object.map_or(&[], |object| object.members());
-                    }
-                    // Both are in order, so no member is looked at twice.
-                    loop {
-                        let Some(((member, value), after)) = members.split_first() else {
-                            break None;
-                        };
-                        match key.order_of(member, name) {
-                            Ordering::Less => members = after,
-                            Ordering::Equal => break descend(value, attribute.rest()),
-                            Ordering::Greater => break None,
+        for (object, names) in OBJECTS.into_iter().zip(&self.names) {
+            if names.is_empty() {
+                continue;
+            }
+            let object = view.object(object);
+            let mut members = object.map_or(&[][..], |object| object.members());
+            for name in names {
+                let index = name.index as usize;
+                let attribute = || self.which.get(index);
+                let whole_name = || attribute().and_then(Attribute::name).unwrap_or_default();
+                // Both are in order, so no member is looked at twice.
+                let value = loop {
+                    let Some(((member, value), after)) = members.split_first() else {
+                        break None;
+                    };
+                    match name.key.order_of(member, whole_name) {
+                        Ordering::Less => members = after,
+                        Ordering::Equal if name.is_deeper => {
+                            break descend(value, attribute().map_or(&[], Attribute::rest));
                         }
+                        Ordering::Equal => break Some(value),
+                        Ordering::Greater => break None,
                     }
+                };
+                if let Some(place) = values.get_mut(index) {
+                    *place = value;
                 }
-            };
-            if let Some(place) = values.get_mut(*index) {
-                *place = value;
+            }
+        }
+        for &index in &self.others {
+            if let (Some(place), Some(attribute)) = (values.get_mut(index), self.which.get(index)) {
+                *place = view.value(attribute);
             }
         }
         values
@@ -192,7 +210,13 @@ impl Common {
     pub(super) fn heap_bytes(&self) -> usize {
         size_of_val::<[CommonAttribute]>(&self.attributes)
             + size_of_val::<[u64]>(&self.askers)
-            + size_of_val::<[Name]>(&self.names)
+            + size_of_val::<[Attribute]>(&self.which)
+            + self
+                .names
+                .iter()
+                .map(|names| size_of_val::<[Name]>(names))
+                .sum::<usize>()
+            + size_of_val::<[usize]>(&self.others)
     }
 }
 

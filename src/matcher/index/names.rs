@@ -5,53 +5,62 @@ use std::cmp::Ordering;
 /// The beginning of a name, so that most comparisons need not fetch the name itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NameKey {
-    /// Up to 16 bytes, the first one highest.
-    begins: u128,
-    length: usize,
+    begins: Begins,
+    /// In bytes; longer ones than this can tell count as that long.
+    length: u32,
 }
+
+/// Up to 16 bytes, the first one highest, with zeros for those that are missing.
+type Begins = (u64, u64);
+
+/// How many bytes [`Begins`] has.
+const BYTES: u32 = 16;
 
 impl NameKey {
     #[inline(always)]
     pub(super) fn of(name: &str) -> NameKey {
         NameKey {
             begins: begins(name.as_bytes()),
-            length: name.len(),
+            length: u32::try_from(name.len()).unwrap_or(u32::MAX),
         }
     }
 
-    /// How another name stands to the one that this is the key of, which is given too.
+    /// How another name stands to the one that this is the key of.
     #[inline(always)]
-    pub(super) fn order_of(self, other: &str, name: &str) -> Ordering {
+    pub(super) fn order_of<'n>(self, other: &str, name: impl FnOnce() -> &'n str) -> Ordering {
         let key = NameKey::of(other);
         key.begins.cmp(&self.begins).then_with(|| {
-            if key.length.max(self.length) <= size_of::<u128>() {
+            if key.length.max(self.length) <= BYTES {
                 key.length.cmp(&self.length)
             } else {
-                other.cmp(name)
+                other.cmp(name())
             }
         })
     }
 }
 
-/// The first 16 bytes, the first one highest, with zeros for those that are missing. Read as words
-/// that overlap, since copying so few bytes is slower than all the rest.
+/// Read as words that overlap, since copying so few bytes is slower than all the rest.
 #[inline(always)]
-fn begins(name: &[u8]) -> u128 {
-    let missing = 16_usize.saturating_sub(name.len());
-    let at = |bytes: u128, length: usize| bytes << (8 * (16 - length));
-    if let Some(all) = name.first_chunk() {
-        u128::from_be_bytes(*all)
-    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-        let (first, last) = (u64::from_be_bytes(*first), u64::from_be_bytes(*last));
-        at(first.into(), 8) | u128::from(last) << (8 * missing)
+fn begins(name: &[u8]) -> Begins {
+    let missing = 8_usize.saturating_sub(name.len());
+    let last_of_eight = |word: u64| word << (8 * missing);
+    if let Some(first) = name.first_chunk() {
+        let first = u64::from_be_bytes(*first);
+        let second = match (name.get(8..16), name.last_chunk()) {
+            (Some(second), _) => second.first_chunk().map_or(0, |it| u64::from_be_bytes(*it)),
+            // Of its bytes those that come after the first eight.
+            (None, Some(last)) => u64::from_be_bytes(*last) << (8 * (15 - name.len())) << 8,
+            (None, None) => 0,
+        };
+        (first, second)
     } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         let (first, last) = (u32::from_be_bytes(*first), u32::from_be_bytes(*last));
-        at(first.into(), 4) | u128::from(last) << (8 * missing)
+        (u64::from(first) << 32 | last_of_eight(last.into()), 0)
     } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
         let (first, last) = (u16::from_be_bytes(*first), u16::from_be_bytes(*last));
-        at(first.into(), 2) | u128::from(last) << (8 * missing)
+        (u64::from(first) << 48 | last_of_eight(last.into()), 0)
     } else {
-        name.first().map_or(0, |only| at((*only).into(), 1))
+        (name.first().map_or(0, |only| u64::from(*only) << 56), 0)
     }
 }
 
@@ -77,7 +86,7 @@ mod tests {
         names.extend((0..=long.len()).filter_map(|length| long.get(..length)));
         for name in &names {
             for other in &names {
-                let order = NameKey::of(name).order_of(other, name);
+                let order = NameKey::of(name).order_of(other, || name);
                 assert_eq!(order, other.cmp(name), "{other:?} to {name:?}");
             }
         }
