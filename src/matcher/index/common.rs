@@ -1,9 +1,8 @@
 //! Attributes that many campaigns ask about, each of which is looked up in every decision.
 //!
 //! That is most of what a decision takes, so [`rule_out`] is compiled twice: for every processor, and for
-//! those that have wide registers and the instructions for bits, as nearly all have. Everything it
-//! calls is inlined into it (`#[inline(always)]`), since what is not would be compiled for every
-//! processor.
+//! those that have wide registers and the instructions for bits, as nearly all have. What takes long in it
+//! is inlined into it (`#[inline(always)]`), since what is not would be compiled for every processor.
 
 use std::cmp::{Ordering, Reverse};
 
