@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::attribute::{AttributeIndex, Memory};
 use super::sets::{Place, contains, insert, remove};
-use super::{Block, Common, OBJECTS, Rare, RareAttribute, SegmentIndex};
+use super::{Block, CommonAttributes, OBJECTS, Rare, RareAttribute, SegmentIndex};
 use crate::matcher::{Campaign, Schedule};
 use crate::rules::native::{Attribute, Class, Domain, Node, Outcomes};
 
@@ -70,7 +70,7 @@ impl Block {
                 insert(&mut complete, place);
             }
         }
-        let common = Common::new(common, words, &mut memory);
+        let common = CommonAttributes::new(common, words, &mut memory);
         let mut named: Vec<_> = named.into_iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         let segments = named.into_iter().map(|(name, named)| {

@@ -6,7 +6,7 @@
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
 //! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
-//! out ([`common`]). Sets of an attribute are over those campaigns only that ask about it, where that
+//! out ([`common_attributes`]). Sets of an attribute are over those campaigns only that ask about it, where that
 //! pays ([`spread`]). A segment is looked up only if a campaign that names it is still there.
 //!
 //! What is left has passed every condition that is about one attribute or a segment. For most
@@ -26,7 +26,7 @@
 mod attribute;
 mod blocks;
 mod build;
-mod common;
+mod common_attributes;
 mod names;
 mod numbers;
 mod sets;
@@ -45,7 +45,7 @@ use crate::rules::native::{Attribute, Source, descend};
 use crate::rules::{Allowance, FactsArena, Prepared};
 use attribute::{AttributeIndex, Memory};
 pub(super) use blocks::changed;
-use common::Common;
+use common_attributes::CommonAttributes;
 pub(super) use sets::Place;
 use sets::{Set, contains, insert};
 pub(super) use trying::{Found, Left};
@@ -60,7 +60,7 @@ pub(super) struct Block {
     complete: Box<[u64]>,
     /// Campaigns with a schedule.
     scheduled: Box<[u64]>,
-    common: Common,
+    common: CommonAttributes,
     rare: Rare,
     segments: Box<[SegmentIndex]>,
     /// How many campaigns have conditions but none that the index could use.
@@ -149,7 +149,7 @@ impl Block {
         left.copy_from_slice(&self.start);
         let open = arena.words(words);
         self.apply_rare(facts, arena, allowance, left, open);
-        common::rule_out(&self.common, facts, arena, &self.memory, left, open);
+        common_attributes::rule_out(&self.common, facts, arena, &self.memory, left, open);
         let members = |set| self.memory.sets.members(set, words);
         for segment in &self.segments {
             if members(segment.named_by).meets(left) {

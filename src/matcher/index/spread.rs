@@ -93,7 +93,7 @@ pub(super) trait Deposit: Fn(u64, u64) -> u64 + Copy {}
 
 impl<F: Fn(u64, u64) -> u64 + Copy> Deposit for F {}
 
-/// Whether this processor lays a set over a block fast: what [`rule_out`](super::common::rule_out) uses
+/// Whether this processor lays a set over a block fast: what [`rule_out`](super::common_attributes::rule_out) uses
 /// `pdep` with, and a `pdep` that is not in microcode, which goes bit by bit, as in AMD's before Zen 3; what
 /// these do not have is either of the last two.
 pub(super) fn is_fast() -> bool {

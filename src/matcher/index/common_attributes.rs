@@ -20,7 +20,7 @@ use crate::rules::{FactsArena, Prepared};
 
 /// The common attributes of a block.
 #[derive(Debug)]
-pub(super) struct Common {
+pub(super) struct CommonAttributes {
     /// Those first that rule out most.
     attributes: Box<[CommonAttribute]>,
     /// Who asks about the attributes whose indexes are over these campaigns only.
@@ -38,7 +38,7 @@ pub(super) struct Common {
 struct CommonAttribute {
     /// Over the campaigns that ask about it where `spread` says so, over all of the block otherwise.
     index: AttributeIndex,
-    /// How these are numbered, and where in [`Common::askers`] they stand.
+    /// How these are numbered, and where in [`CommonAttributes::askers`] they stand.
     spread: Option<(Spread, u32)>,
 }
 
@@ -60,7 +60,7 @@ const TOGETHER: usize = 16;
 /// be.
 #[multiversion(targets("x86_64+avx2+bmi1+bmi2+fma+lzcnt+popcnt"))]
 pub(super) fn rule_out(
-    common: &Common,
+    common: &CommonAttributes,
     facts: &Prepared<'_>,
     arena: &FactsArena,
     memory: &Memory,
@@ -74,13 +74,13 @@ pub(super) fn rule_out(
     common.rule_out_by(deposit, facts, arena, memory, left, open);
 }
 
-impl Common {
+impl CommonAttributes {
     /// From who asks about each attribute, in rising order, in a block of so many words.
     pub(super) fn new<'c>(
         asking: Vec<(&'c Attribute, Vec<(Place, Domain<'c>)>)>,
         words: usize,
         memory: &mut Memory,
-    ) -> Common {
+    ) -> CommonAttributes {
         let attributes = asking.into_iter();
         let attributes = attributes.map(|(it, asking)| Indexed::new(it, asking, words, memory));
         let mut attributes: Vec<_> = attributes.collect();
@@ -110,7 +110,7 @@ impl Common {
                 (spread, start)
             }),
         });
-        Common {
+        CommonAttributes {
             attributes: attributes.collect(),
             askers: askers.into(),
             which,
