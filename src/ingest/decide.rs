@@ -80,9 +80,7 @@ impl Decided {
     ) -> Result<(Matches, Option<Box<Undecided>>), Error> {
         match self {
             Self::Nothing => Ok((Matches::default(), None)),
-            Self::Shown(snapshot, mut decision) => {
-                // Others may be decided for long before the answer is written.
-                decision.shrink_to_fit();
+            Self::Shown(snapshot, decision) => {
                 let matched = used(targeting, &snapshot, decision, is_duplicate);
                 Ok((matched, None))
             }
@@ -141,8 +139,7 @@ impl Ahead {
     }
 
     /// What waits in the queue with its event, unless that holds too much.
-    fn held(basis: Basis, mut decision: Decision) -> Option<Self> {
-        decision.shrink_to_fit();
+    fn held(basis: Basis, decision: Decision) -> Option<Self> {
         let is_small = decision.campaigns_held() <= AHEAD_HELD_MAX;
         is_small.then_some(Self { basis, decision })
     }
@@ -315,8 +312,7 @@ pub(super) async fn decide_apart(
                 if abandoned.load(Ordering::Relaxed) {
                     break;
                 }
-                let mut decision = decision.unwrap_or_default();
-                decision.shrink_to_fit();
+                let decision = decision.unwrap_or_default();
                 stored.matched = used(&this, &basis.snapshot, decision, stored.duplicate);
             }
         });

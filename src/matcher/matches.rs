@@ -3,11 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Campaign;
-use super::index::{Block, Place};
+use smallvec::SmallVec;
 
-/// Of so many places too many it is not worth while to give them back.
-const LITTLE: usize = 64;
+use super::Campaign;
+use super::index::{Block, Place, count};
+
+/// So many words of a set are gone through together.
+const WORDS: usize = 128;
 
 /// Campaigns to show, best first.
 ///
@@ -17,7 +19,7 @@ const LITTLE: usize = 64;
 #[derive(Clone, Default)]
 pub struct Matches {
     /// The blocks in which some match, and where in `places` those of each end.
-    blocks: Vec<(Arc<Block>, usize)>,
+    blocks: SmallVec<[(Arc<Block>, usize); 1]>,
     places: Vec<Place>,
 }
 
@@ -45,29 +47,32 @@ impl Matches {
         })
     }
 
-    /// Gives back what was reserved for campaigns that did not match, if that is much, for who keeps them
-    /// longer.
-    pub fn shrink_to_fit(&mut self) {
-        if self.places.capacity() > 2 * self.places.len() + LITTLE {
-            self.blocks.shrink_to_fit();
-            self.places.shrink_to_fit();
-        }
-    }
-
-    /// Adds those of the next block, of which there are at most so many.
-    pub(super) fn add(
-        &mut self,
-        block: &Arc<Block>,
-        most: usize,
-        mut places: impl Iterator<Item = Place>,
-    ) {
+    /// Adds those of the next block.
+    pub(super) fn add(&mut self, block: &Arc<Block>, shown: &[u64]) {
         // A decision that finds nothing does not allocate.
-        let Some(first) = places.next() else {
+        let many = count(shown);
+        if many == 0 {
             return;
-        };
-        self.places.reserve(most);
-        self.places.push(first);
-        self.places.extend(places);
+        }
+        self.places.reserve(many);
+        for (words, first) in shown.chunks(WORDS).zip((0..).step_by(WORDS * 64)) {
+            // Which words have any is found without a branch for each, which could not be foreseen.
+            let (mut which, mut filled) = ([0_u8; WORDS], 0);
+            for (word, index) in words.iter().zip(0..) {
+                if let Some(which) = which.get_mut(filled) {
+                    *which = index;
+                }
+                filled += usize::from(*word != 0);
+            }
+            for &index in which.iter().take(filled) {
+                let mut left = words.get(usize::from(index)).copied().unwrap_or_default();
+                while left != 0 {
+                    let bit = left.trailing_zeros() as Place;
+                    self.places.push(first + Place::from(index) * 64 + bit);
+                    left &= left - 1;
+                }
+            }
+        }
         self.blocks.push((Arc::clone(block), self.places.len()));
     }
 }
@@ -129,14 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn much_room_that_was_not_needed_is_given_back() {
-        let mut many = found(1_000);
-        assert_eq!((many.len(), many.places.capacity() >= 1_000), (1, true));
-        many.shrink_to_fit();
-        assert_eq!((many.len(), many.places.capacity()), (1, 1));
-        let mut few = found(20);
-        let before = few.places.capacity();
-        few.shrink_to_fit();
-        assert_eq!((few.len(), few.places.capacity()), (1, before));
+    fn no_more_room_is_taken_than_for_those_that_match() {
+        let many = found(1_000);
+        assert_eq!((many.len(), many.places.capacity() < 8), (1, true));
+        let ids: Vec<_> = many.iter().map(|it| it.id.as_str()).collect();
+        assert_eq!(ids, ["7"]);
     }
 }

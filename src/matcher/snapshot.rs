@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use foldhash::fast::RandomState;
 use serde_json::Value;
 
 use super::failures::{Notes, Runs};
@@ -46,12 +47,6 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Gives back what was reserved for campaigns that did not match, if that is much, for who keeps it
-    /// longer.
-    pub fn shrink_to_fit(&mut self) {
-        self.matched.shrink_to_fit();
-    }
-
     /// How many campaigns it holds on to.
     pub fn campaigns_held(&self) -> usize {
         self.matched.len() + self.notes.len() + self.failing.len()
@@ -65,7 +60,7 @@ pub struct Snapshot {
     /// The name of the moment that it was read at.
     moment: Option<Box<str>>,
     campaigns: Roster,
-    by_trigger: HashMap<Box<str>, Vec<Arc<Block>>>,
+    by_trigger: HashMap<Box<str>, Vec<Arc<Block>>, RandomState>,
     on_fetch: Vec<Arc<Block>>,
     segments: Segments,
     flags: HashMap<String, Flag>,

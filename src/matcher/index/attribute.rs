@@ -15,7 +15,7 @@ use crate::rules::native::{Class, Domain, is_numeric_text};
 pub(super) struct Memory {
     pub(super) sets: Sets,
     lines: Lines,
-    tables: Tables,
+    tables: Tables<Change>,
 }
 
 /// The conditions on one attribute, of all campaigns of a block.
@@ -206,27 +206,27 @@ impl AttributeIndex {
             .unwrap_or_default()
     }
 
-    /// Who is ruled out, if anybody. `spare` has the length of a set.
+    /// Who is ruled out. `spare` has the length of a set.
     #[inline(always)]
     pub(super) fn out<'s>(
         &self,
         standing: Standing,
         memory: &'s Memory,
         spare: &'s mut [u64],
-    ) -> Option<&'s [u64]> {
+    ) -> Members<'s> {
         let words = self.words();
         let (set, start, not, also) = match standing {
             Standing::Class(class) => (self.by_class(class), 0, 0, 0),
             Standing::Number(spot) => {
                 let (out, flips) = memory.lines.out(self.numbers, spot, words);
                 if flips.is_empty() {
-                    return (!out.is_empty()).then_some(out);
+                    return Members::Many(out);
                 }
                 for (spare, out) in spare.iter_mut().zip(out) {
                     *spare = *out;
                 }
                 flips.iter().for_each(|place| flip(spare, *place));
-                return Some(spare);
+                return Members::Many(spare);
             }
             Standing::Text { listed, .. } => match listed {
                 None => (self.by_other_text, 0, 0, 0),
@@ -241,22 +241,22 @@ impl AttributeIndex {
             Standing::Text { is_numeric, .. } if is_numeric => self.on_numeric_text,
             _ => Set::default(),
         };
-        if (not, also) == (0, 0) && on_numeric_text == Set::default() {
+        let not_out = memory.sets.list(start, not.into());
+        let also_out = memory.sets.list(start + u32::from(not), also.into());
+        if on_numeric_text == Set::default() {
             match members {
-                Members::None => return None,
-                Members::Many(out) => return Some(out),
-                Members::Few(_) => {}
+                Members::None => return Members::Few(also_out),
+                members if (not, also) == (0, 0) => return members,
+                _ => {}
             }
         }
         spare.fill(0);
         members.insert_into(spare);
-        let not_out = memory.sets.list(start, not.into());
         not_out.iter().for_each(|&place| remove(spare, place));
-        let also_out = memory.sets.list(start + u32::from(not), also.into());
         also_out.iter().for_each(|&place| insert(spare, place));
         let may_hold = memory.sets.members(on_numeric_text, words);
         may_hold.remove_from(spare);
-        Some(spare)
+        Members::Many(spare)
     }
 
     /// Who is to be tried one by one if not ruled out.

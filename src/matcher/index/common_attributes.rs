@@ -12,8 +12,9 @@ use multiversion::target::match_target;
 
 use super::OBJECTS;
 use super::attribute::{AttributeIndex, Memory, Sought, Standing};
+use super::combined::{Asking, Combined};
 use super::names::NameKey;
-use super::sets::{Place, insert, offset};
+use super::sets::{Members, Place, insert, offset, remove};
 use super::spread::{self, Deposit, Spread};
 use crate::rules::native::{Attribute, Domain, descend};
 use crate::rules::{FactsArena, Prepared};
@@ -21,11 +22,12 @@ use crate::rules::{FactsArena, Prepared};
 /// The common attributes of a block.
 #[derive(Debug)]
 pub(super) struct CommonAttributes {
-    /// Those first that rule out most.
+    /// Those that are applied one by one. Those first that rule out most.
     attributes: Box<[CommonAttribute]>,
+    combined: Combined,
     /// Who asks about the attributes whose indexes are over these campaigns only.
     askers: Box<[u64]>,
-    /// Which these are.
+    /// Which the attributes are, those that are combined last.
     which: Box<[Attribute]>,
     /// Those that begin with a member, by its name, for each of the three objects.
     names: [Box<[Name]>; OBJECTS.len()],
@@ -77,15 +79,18 @@ pub(super) fn rule_out(
 impl CommonAttributes {
     /// From who asks about each attribute, in rising order, in a block of so many words.
     pub(super) fn new<'c>(
-        asking: Vec<(&'c Attribute, Vec<(Place, Domain<'c>)>)>,
+        asking: Vec<Asking<'c>>,
         words: usize,
         memory: &mut Memory,
     ) -> CommonAttributes {
+        let (mut combined, last, asking) = Combined::new(asking, words, &mut memory.sets);
+        combined.shrink();
         let attributes = asking.into_iter();
         let attributes = attributes.map(|(it, asking)| Indexed::new(it, asking, words, memory));
         let mut attributes: Vec<_> = attributes.collect();
         attributes.sort_by_key(|attribute| Reverse(attribute.mean_out));
-        let which: Box<[Attribute]> = attributes.iter().map(|it| it.attribute.clone()).collect();
+        let which = attributes.iter().map(|it| it.attribute).chain(last);
+        let which: Box<[Attribute]> = which.cloned().collect();
         let mut in_order: Vec<usize> = (0..which.len()).collect();
         in_order.sort_by_key(|index| which.get(*index));
         let names = OBJECTS.map(|object| {
@@ -112,6 +117,7 @@ impl CommonAttributes {
         });
         CommonAttributes {
             attributes: attributes.collect(),
+            combined,
             askers: askers.into(),
             which,
             names,
@@ -121,7 +127,7 @@ impl CommonAttributes {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.attributes.len()
+        self.which.len()
     }
 
     #[inline(always)]
@@ -135,6 +141,9 @@ impl CommonAttributes {
         open: &mut [u64],
     ) {
         let values = self.values(facts, arena);
+        let words = left.len();
+        let (values, of_combined) = values.split_at(self.attributes.len());
+        let rows = self.combined.seek(of_combined, arena, &memory.sets, words);
         let spare = arena.words(left.len());
         // Each step asks for the memory of the next and has no choice to make that depends on it, so
         // that several look-ups wait together.
@@ -157,6 +166,7 @@ impl CommonAttributes {
                 attribute.apply(deposit, *standing, askers, memory, left, open, spare);
             }
         }
+        self.combined.remove(rows, &memory.sets, left);
     }
 
     /// The values of the attributes.
@@ -167,7 +177,7 @@ impl CommonAttributes {
         arena: &'a FactsArena,
     ) -> &'a [Option<&'a DataValue<'a>>] {
         let view = facts.view();
-        let values = arena.slice(self.attributes.len(), |_| None);
+        let values = arena.slice(self.which.len(), |_| None);
         for (object, names) in OBJECTS.into_iter().zip(&self.names) {
             if names.is_empty() {
                 continue;
@@ -208,6 +218,7 @@ impl CommonAttributes {
     /// The memory it takes beyond itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of_val::<[CommonAttribute]>(&self.attributes)
+            + self.combined.heap_bytes()
             + size_of_val::<[u64]>(&self.askers)
             + size_of_val::<[Attribute]>(&self.which)
             + self
@@ -248,15 +259,18 @@ impl CommonAttribute {
         let Some(spare) = spare.get_mut(..self.index.words()) else {
             return;
         };
-        if let Some(out) = self.index.out(standing, memory, spare) {
-            match askers {
-                Some((spread, askers)) => spread.remove(left, askers, out, deposit),
-                None => {
-                    for (word, out) in left.iter_mut().zip(out) {
-                        *word &= !out;
-                    }
+        match (self.index.out(standing, memory, spare), askers) {
+            (Members::None, _) => {}
+            (Members::Many(out), Some((spread, askers))) => {
+                spread.remove(left, askers, out, deposit);
+            }
+            // Laying so few over the block one by one is less than laying all of it.
+            (Members::Few(out), Some((spread, askers))) => {
+                for &number in out {
+                    remove(left, spread.place(askers, number, deposit));
                 }
             }
+            (out, None) => out.remove_from(left),
         }
         for opened in self.index.open(standing, memory) {
             match askers {

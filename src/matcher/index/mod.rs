@@ -26,6 +26,7 @@
 mod attribute;
 mod blocks;
 mod build;
+mod combined;
 mod common_attributes;
 mod names;
 mod numbers;
@@ -46,7 +47,7 @@ use crate::rules::{Allowance, FactsArena, Prepared};
 use attribute::{AttributeIndex, Memory};
 pub(super) use blocks::changed;
 use common_attributes::CommonAttributes;
-pub(super) use sets::Place;
+pub(super) use sets::{Place, count};
 use sets::{Set, contains, insert};
 pub(super) use trying::{Found, Left};
 
@@ -160,7 +161,16 @@ impl Block {
                 .remove_from(left);
             }
         }
-        Left { left, open }
+        let mut is_any_tried = false;
+        for ((open, left), complete) in open.iter_mut().zip(&*left).zip(&self.complete) {
+            *open = *left & (*open | !complete);
+            is_any_tried |= *open != 0;
+        }
+        Left {
+            left,
+            tried: open,
+            is_any_tried,
+        }
     }
 
     fn apply_rare(
@@ -230,13 +240,15 @@ impl RareAttribute {
         let value = descend(member, self.attribute.rest());
         let words = self.enters.len();
         let standing = self.index.look_up(self.index.seek(value, memory), memory);
-        let out_of_ours = self.index.out(standing, memory, arena.words(words));
+        let out_of_ours = arena.words(words);
+        let ruled_out = self.index.out(standing, memory, arena.words(words));
+        ruled_out.insert_into(out_of_ours);
         let our_open = arena.words(words);
         for opened in self.index.open(standing, memory) {
             opened.insert_into(our_open);
         }
         for (&place, index) in self.places.iter().zip(0..) {
-            if out_of_ours.is_some_and(|out| contains(out, index)) {
+            if contains(out_of_ours, index) {
                 insert(out, place);
             } else if contains(&self.enters, index) {
                 insert(left, place);

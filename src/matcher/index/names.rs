@@ -11,7 +11,7 @@ pub(super) struct NameKey {
 }
 
 /// Up to 16 bytes, the first one highest, with zeros for those that are missing.
-type Begins = (u64, u64);
+pub(super) type Begins = (u64, u64);
 
 /// How many bytes [`Begins`] has.
 const BYTES: u32 = 16;
@@ -41,7 +41,7 @@ impl NameKey {
 
 /// Read as words that overlap, since copying so few bytes is slower than all the rest.
 #[inline(always)]
-fn begins(name: &[u8]) -> Begins {
+pub(super) fn begins(name: &[u8]) -> Begins {
     let missing = 8_usize.saturating_sub(name.len());
     let last_of_eight = |word: u64| word << (8 * missing);
     if let Some(first) = name.first_chunk() {

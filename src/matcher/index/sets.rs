@@ -3,7 +3,9 @@
 //! All sets of a block stand in two arrays, so that a decision, which looks into many of them,
 //! finds them side by side and not all over the memory.
 
-use std::ops::BitOr;
+use multiversion::multiversion;
+#[cfg(target_arch = "x86_64")]
+use safe_arch::prefetch_t0 as fetch;
 
 /// A campaign's place in its block.
 pub(in crate::matcher) type Place = u16;
@@ -153,7 +155,7 @@ impl Members<'_> {
         match self {
             Members::None => false,
             Members::Few(places) => places.iter().any(|&place| contains(set, place)),
-            Members::Many(bits) => set.iter().zip(bits).any(|(word, bits)| word & bits != 0),
+            Members::Many(bits) => meets(set, bits),
         }
     }
 
@@ -162,7 +164,7 @@ impl Members<'_> {
         match self {
             Members::None => 0,
             Members::Few(places) => places.len(),
-            Members::Many(bits) => bits.iter().map(|word| word.count_ones() as usize).sum(),
+            Members::Many(bits) => count(bits),
         }
     }
 
@@ -175,12 +177,18 @@ impl Members<'_> {
     }
 }
 
-/// Reads a word of each cache line, so that waiting for one line is waiting for all of them. Rows begin
-/// anywhere in a line, so the last word may be in one more.
+/// Asks for the cache lines of a row without waiting for them. Rows begin anywhere in a line, so the last
+/// word may be in one more.
 #[inline(always)]
-pub(super) fn touch<T: Copy + Default + BitOr<Output = T>>(row: &[T]) {
-    let all = row.iter().step_by(LINE / size_of::<T>()).chain(row.last());
-    std::hint::black_box(all.fold(T::default(), |read, word| read | *word));
+pub(super) fn touch<T: Copy>(row: &[T]) {
+    let lines = row.iter().step_by(LINE / size_of::<T>()).chain(row.last());
+    lines.for_each(fetch);
+}
+
+/// Reading asks for it as well.
+#[cfg(not(target_arch = "x86_64"))]
+fn fetch<T: Copy>(word: &T) {
+    std::hint::black_box(*word);
 }
 
 /// The length of a cache line, in bytes.
@@ -219,6 +227,18 @@ pub(super) fn flip(set: &mut [u64], place: Place) {
 pub(super) fn contains(set: &[u64], place: Place) -> bool {
     let (word, bit) = split(place);
     set.get(word).is_some_and(|word| word & bit != 0)
+}
+
+/// Whether two sets have members in common.
+pub(super) fn meets(set: &[u64], other: &[u64]) -> bool {
+    let common = set.iter().zip(other).map(|(word, other)| word & other);
+    common.fold(0, |all, word| all | word) != 0
+}
+
+/// How many members a set has.
+#[multiversion(targets("x86_64+popcnt"))]
+pub(in crate::matcher) fn count(set: &[u64]) -> usize {
+    set.iter().map(|word| word.count_ones() as usize).sum()
 }
 
 /// The places in a set, which is given in words, in rising order.

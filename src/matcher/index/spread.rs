@@ -48,6 +48,15 @@ impl Spread {
         place / 64 * Place::from(self.bits) + before.count_ones() as Place
     }
 
+    /// The place of the campaign that has this number.
+    #[inline(always)]
+    pub(super) fn place(self, askers: &[u64], number: Place, deposit: impl Deposit) -> Place {
+        let bits = Place::from(self.bits);
+        let (word, bit) = (number / bits, number % bits);
+        let askers = askers.get(usize::from(word)).copied().unwrap_or_default();
+        word * 64 + deposit(1 << bit, askers).trailing_zeros() as Place
+    }
+
     /// Takes campaigns out of a set over the block.
     #[inline(always)]
     pub(super) fn remove(

@@ -7,12 +7,13 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 
-use super::sets::{Set, offset};
+use super::names;
+use super::sets::{Set, offset, touch};
 
-/// The tables of a block.
+/// Tables of one kind of a block. `T` is what a listed text changes.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
-    slots: Vec<Slot>,
+pub(super) struct Tables<T> {
+    slots: Vec<Slot<T>>,
     /// The texts that a slot has no room for, one after another.
     long: String,
     hasher: RandomState,
@@ -36,14 +37,27 @@ pub(super) enum Change {
     Exceptions { start: u32, not: u16, also: u16 },
 }
 
+/// Nothing.
+impl Default for Change {
+    fn default() -> Self {
+        Change::Exceptions {
+            start: 0,
+            not: 0,
+            also: 0,
+        }
+    }
+}
+
+/// Half a cache line, so that none is in two of them.
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    begins: [u8; BEGINS],
+#[repr(align(32))]
+struct Slot<T> {
+    begins: u64,
     /// In bytes; [`VACANT`] where there is no text.
     length: u32,
     /// Where a long text begins.
     long: u32,
-    change: Change,
+    change: T,
 }
 
 /// Texts up to this length stand in the slot.
@@ -51,29 +65,22 @@ const BEGINS: usize = 8;
 
 const VACANT: u32 = u32::MAX;
 
-impl Slot {
-    const EMPTY: Slot = Slot {
-        begins: [0; BEGINS],
-        length: VACANT,
-        long: 0,
-        change: Change::Exceptions {
-            start: 0,
-            not: 0,
-            also: 0,
-        },
-    };
-}
-
-impl Tables {
+impl<T: Copy + Default> Tables<T> {
     /// Adds a table of these texts, each once.
-    pub(super) fn add(&mut self, texts: &[(&str, Change)]) -> Table {
+    pub(super) fn add(&mut self, texts: &[(&str, T)]) -> Table {
         if texts.is_empty() {
             return Table::default();
         }
         // Between a third and two thirds are taken.
         let count = (texts.len() * 3 / 2 + 1).next_power_of_two();
         let first = self.slots.len();
-        self.slots.resize(first + count, Slot::EMPTY);
+        let vacant = Slot {
+            begins: 0,
+            length: VACANT,
+            long: 0,
+            change: T::default(),
+        };
+        self.slots.resize(first + count, vacant);
         let table = Table {
             first: offset(first),
             slots: offset(count),
@@ -105,16 +112,13 @@ impl Tables {
         }
         let hash = self.hasher.hash_one(text);
         let slot = places(table, hash).next();
-        std::hint::black_box(
-            slot.and_then(|slot| self.slots.get(slot))
-                .map(|it| it.length),
-        );
+        touch(slot.and_then(|slot| self.slots.get(slot..=slot)).unwrap_or_default());
         hash
     }
 
     /// What the text of this hash changes; `None` for one that is not listed.
     #[inline(always)]
-    pub(super) fn look_up(&self, table: Table, text: &str, hash: u64) -> Option<Change> {
+    pub(super) fn look_up(&self, table: Table, text: &str, hash: u64) -> Option<T> {
         let (begins, length) = (begins(text), text.len());
         for place in places(table, hash) {
             let slot = self.slots.get(place).filter(|it| it.length != VACANT)?;
@@ -129,7 +133,7 @@ impl Tables {
     }
 
     /// All changes of a table.
-    pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = Change> {
+    pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = T> {
         let (first, count) = (table.first as usize, table.slots as usize);
         let slots = self.slots.get(first..first + count).unwrap_or_default();
         let taken = slots.iter().filter(|slot| slot.length != VACANT);
@@ -144,7 +148,7 @@ impl Tables {
 
     /// The memory it takes beyond itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val::<[Slot]>(&self.slots) + self.long.len()
+        size_of_val::<[Slot<T>]>(&self.slots) + self.long.len()
     }
 }
 
@@ -156,13 +160,10 @@ fn places(table: Table, hash: u64) -> impl Iterator<Item = usize> {
     (0..count).map(move |step| first + (start.wrapping_add(step) & (count - 1)))
 }
 
+/// Up to [`BEGINS`] bytes.
 #[inline(always)]
-fn begins(text: &str) -> [u8; BEGINS] {
-    let mut begins = [0; BEGINS];
-    for (to, from) in begins.iter_mut().zip(text.bytes()) {
-        *to = from;
-    }
-    begins
+fn begins(text: &str) -> u64 {
+    names::begins(text.as_bytes()).0
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Block;
-use super::sets::places;
+use super::sets::{insert, meets, places};
 use crate::matcher::failures::{Notes, Runs};
 use crate::matcher::{Campaign, Matches};
 use crate::rules::native::Outcomes;
@@ -13,9 +15,14 @@ use crate::rules::{Allowance, EvalErrorKind, Prepared, Work};
 #[derive(Debug, Clone, Copy)]
 pub(in crate::matcher) struct Left<'a> {
     pub(super) left: &'a [u64],
-    /// To be tried, whatever the index says.
-    pub(super) open: &'a [u64],
+    /// Those of them that are to be tried; the others match unless their schedule is against it.
+    pub(super) tried: &'a [u64],
+    /// Whether there are such.
+    pub(super) is_any_tried: bool,
 }
+
+/// A set of a block's campaigns.
+type Words = SmallVec<[u64; 96]>;
 
 /// What a decision on a block found.
 #[derive(Debug)]
@@ -32,7 +39,10 @@ pub(in crate::matcher) struct Found<'s> {
 impl Block {
     /// What it can take to try those that are left.
     pub(in crate::matcher) fn work(&self, left: Left<'_>) -> Work {
-        let tried = places(self.words(left).map(|(_, tried)| tried));
+        if !left.is_any_tried {
+            return Work::default();
+        }
+        let tried = places(left.tried.iter().copied());
         let tried = tried.filter_map(|place| self.campaigns.get(usize::from(place)));
         tried.map(|it| it.work()).sum()
     }
@@ -49,21 +59,19 @@ impl Block {
         facts: &Prepared<'_>,
         found: &mut Found<'_>,
     ) {
-        let now = facts.facts().now;
-        let all_looked_at = match found.runs.is_some_and(Runs::is_any) {
-            true => u64::MAX,
-            false => 0,
-        };
-        let mut matched = std::mem::take(&mut found.matched);
-        let most = left.left.iter().map(|word| word.count_ones() as usize);
-        let most = most.sum();
+        let are_all_looked_at = found.runs.is_some_and(Runs::is_any);
         // A campaign that matches for certain is not touched, which would be waited for.
-        let words = self.words(left).zip(&self.scheduled).zip(0_u16..);
-        let shown = words.map(|(((left, tried), scheduled), index)| {
-            let looked_at = left & (tried | scheduled | all_looked_at);
-            let refused = places([looked_at]).filter(|&place| {
-                let campaign = self.campaigns.get(usize::from(index * 64 + place));
-                !campaign.is_some_and(|it| {
+        if !left.is_any_tried && !are_all_looked_at && !meets(left.left, &self.scheduled) {
+            found.matched.add(self, left.left);
+            return;
+        }
+        let now = facts.facts().now;
+        let mut shown = Words::from(left.left);
+        let words = shown.iter_mut().zip(left.tried).zip(&self.scheduled);
+        for (((shown, tried), scheduled), index) in words.zip(0_u16..) {
+            let all = if are_all_looked_at { u64::MAX } else { 0 };
+            for place in places([*shown & (tried | scheduled | all)]) {
+                let is_shown = self.campaigns.get(usize::from(index * 64 + place)).is_some_and(|it| {
                     let is_certain = tried & (1 << place) == 0;
                     let is_shown = it.schedule.is_open(now)
                         && (is_certain || (!found.allowance.is_over() && it.holds(facts, found)));
@@ -71,18 +79,13 @@ impl Block {
                         it.not_failed(found);
                     }
                     is_shown
-                })
-            });
-            refused.fold(left, |left, place| left & !(1 << place))
-        });
-        matched.add(self, most, places(shown));
-        found.matched = matched;
-    }
-
-    /// The words of the set that is left, each with those of it that have to be tried.
-    fn words(&self, left: Left<'_>) -> impl Iterator<Item = (u64, u64)> {
-        let words = left.left.iter().zip(left.open).zip(&self.complete);
-        words.map(|((&left, open), complete)| (left, left & (open | !complete)))
+                });
+                if !is_shown {
+                    *shown &= !(1 << place);
+                }
+            }
+        }
+        found.matched.add(self, &shown);
     }
 
     /// The campaigns for which `is_shown`, which are tried one by one, added to `found`.
@@ -91,12 +94,13 @@ impl Block {
         found: &mut Found<'_>,
         mut is_shown: impl FnMut(&Campaign, &mut Found<'_>) -> bool,
     ) {
-        let mut matched = std::mem::take(&mut found.matched);
-        let places = self.campaigns.iter().zip(0..);
-        let shown =
-            places.filter(|(campaign, _)| !found.allowance.is_over() && is_shown(campaign, found));
-        matched.add(self, 0, shown.map(|(_, place)| place));
-        found.matched = matched;
+        let mut shown = Words::from_elem(0, self.campaigns.len().div_ceil(64));
+        for (campaign, place) in self.campaigns.iter().zip(0..) {
+            if !found.allowance.is_over() && is_shown(campaign, found) {
+                insert(&mut shown, place);
+            }
+        }
+        found.matched.add(self, &shown);
     }
 }
 

@@ -140,6 +140,11 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// Whether there is any.
+    pub(crate) fn is_any(self) -> bool {
+        self != Open::default()
+    }
+
     fn or(self, other: Open) -> Open {
         Open {
             numbers: self.numbers || other.numbers,

@@ -116,12 +116,10 @@ impl Listed {
         let Outcome::Stored(stored) = outcome else {
             return None;
         };
-        let mut matched = stored.matched;
-        matched.shrink_to_fit();
         Some(Self {
             id: stored.id,
             duplicate: stored.duplicate,
-            matched,
+            matched: stored.matched,
         })
     }
 }
