@@ -128,7 +128,8 @@ impl Combined {
                 between: offset(self.between.len()),
             });
             self.cuts.extend(&outcomes.cuts);
-            self.between.extend(outcomes.between.iter().map(|out| step(*out)));
+            self.between
+                .extend(outcomes.between.iter().map(|out| step(*out)));
             let with = |out: &Vec<u64>| {
                 let out = out.iter().cycle();
                 rows.iter().zip(out).map(|(row, out)| row | out).collect()
@@ -157,7 +158,9 @@ impl Combined {
         let mut members = self.members.iter().zip(values);
         for (row, group) in rows.iter_mut().zip(&self.groups) {
             let members = members.by_ref().take(group.members as usize);
-            let combination: u32 = members.map(|(member, value)| self.step(member, *value)).sum();
+            let combination: u32 = members
+                .map(|(member, value)| self.step(member, *value))
+                .sum();
             *row = group.rows + combination * offset(words);
             touch(sets.row(*row as usize, words));
         }
@@ -258,7 +261,10 @@ impl<'c> Outcomes<'c> {
                 return None;
             }
             for text in listed {
-                flip(texts.entry(text).or_insert_with(|| other_text.clone()), *place);
+                flip(
+                    texts.entry(text).or_insert_with(|| other_text.clone()),
+                    *place,
+                );
             }
             cuts.extend(begins_or_ends.iter().map(|cut| (*cut, *place)));
             if texts.len() > LISTED_MAX {
@@ -367,7 +373,10 @@ mod tests {
                 .collect();
             let mut asking: Vec<Asking<'_>> = Vec::new();
             for attribute in 0..5 {
-                let of_it = asked.iter().zip(0..).filter(|((it, _), _)| *it == attribute);
+                let of_it = asked
+                    .iter()
+                    .zip(0..)
+                    .filter(|((it, _), _)| *it == attribute);
                 let domains: Vec<_> = of_it
                     .map(|((_, condition), place)| (place, Domain::of(condition.node()).unwrap()))
                     .collect();
@@ -400,7 +409,11 @@ mod tests {
                 };
                 let in_order: Vec<_> = which.iter().map(|it| value(it)).collect();
                 let mut left = vec![u64::MAX; words];
-                combined.remove(combined.seek(&in_order, &arena, &sets, words), &sets, &mut left);
+                combined.remove(
+                    combined.seek(&in_order, &arena, &sets, words),
+                    &sets,
+                    &mut left,
+                );
                 for (attribute, asking) in domains.iter().filter(|(it, _)| which.contains(it)) {
                     for (place, domain) in asking {
                         assert_eq!(

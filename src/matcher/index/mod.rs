@@ -6,7 +6,7 @@
 //! attribute the block knows which campaigns a value rules out: sets of campaigns by class of
 //! value and by text ([`texts`]), and places on the number line ([`numbers`]). A decision starts with all
 //! campaigns as a set of bits and takes out, attribute by attribute, those that its value rules
-//! out ([`common_attributes`]). Sets of an attribute are over those campaigns only that ask about it, where that
+//! out ([`common_attributes`]), those with few outcomes several at once ([`combined`]). Sets of an attribute are over those campaigns only that ask about it, where that
 //! pays ([`spread`]). A segment is looked up only if a campaign that names it is still there.
 //!
 //! What is left has passed every condition that is about one attribute or a segment. For most

@@ -212,6 +212,10 @@ mod tests {
             }
             let deposits = [deposit, deposit_here];
             for deposit in deposits {
+                for place in places(askers.iter().copied()) {
+                    let number = spread.number(&askers, place);
+                    assert_eq!(spread.place(&askers, number, deposit), place, "seed {seed}");
+                }
                 let mut set = vec![0; words];
                 spread.insert(&mut set, &askers, &few, deposit);
                 assert_eq!(set, members, "seed {seed}");

@@ -112,7 +112,10 @@ impl<T: Copy + Default> Tables<T> {
         }
         let hash = self.hasher.hash_one(text);
         let slot = places(table, hash).next();
-        touch(slot.and_then(|slot| self.slots.get(slot..=slot)).unwrap_or_default());
+        touch(
+            slot.and_then(|slot| self.slots.get(slot..=slot))
+                .unwrap_or_default(),
+        );
         hash
     }
 

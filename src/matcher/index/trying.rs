@@ -21,7 +21,7 @@ pub(in crate::matcher) struct Left<'a> {
     pub(super) is_any_tried: bool,
 }
 
-/// A set of a block's campaigns.
+/// A set of a block's campaigns; the largest blocks have so many words.
 type Words = SmallVec<[u64; 96]>;
 
 /// What a decision on a block found.
@@ -65,22 +65,14 @@ impl Block {
             found.matched.add(self, left.left);
             return;
         }
-        let now = facts.facts().now;
+        let certain_too = if are_all_looked_at { u64::MAX } else { 0 };
         let mut shown = Words::from(left.left);
         let words = shown.iter_mut().zip(left.tried).zip(&self.scheduled);
         for (((shown, tried), scheduled), index) in words.zip(0_u16..) {
-            let all = if are_all_looked_at { u64::MAX } else { 0 };
-            for place in places([*shown & (tried | scheduled | all)]) {
-                let is_shown = self.campaigns.get(usize::from(index * 64 + place)).is_some_and(|it| {
-                    let is_certain = tried & (1 << place) == 0;
-                    let is_shown = it.schedule.is_open(now)
-                        && (is_certain || (!found.allowance.is_over() && it.holds(facts, found)));
-                    if is_shown {
-                        it.not_failed(found);
-                    }
-                    is_shown
-                });
-                if !is_shown {
+            for place in places([*shown & (tried | scheduled | certain_too)]) {
+                let campaign = self.campaigns.get(usize::from(index * 64 + place));
+                let is_certain = tried & (1 << place) == 0;
+                if !campaign.is_some_and(|it| it.is_shown(is_certain, facts, found)) {
                     *shown &= !(1 << place);
                 }
             }
@@ -105,6 +97,21 @@ impl Block {
 }
 
 impl Campaign {
+    /// Whether it is open and, unless that is certain, holds.
+    fn is_shown(
+        self: &Arc<Self>,
+        is_certain: bool,
+        facts: &Prepared<'_>,
+        found: &mut Found<'_>,
+    ) -> bool {
+        let is_shown = self.schedule.is_open(facts.facts().now)
+            && (is_certain || (!found.allowance.is_over() && self.holds(facts, found)));
+        if is_shown {
+            self.not_failed(found);
+        }
+        is_shown
+    }
+
     /// Whether the rules, segments and targeting hold.
     fn holds(self: &Arc<Self>, facts: &Prepared<'_>, found: &mut Found<'_>) -> bool {
         let view = facts.view();
