@@ -323,3 +323,131 @@ impl<'c> Indexed<'c> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use chrono::DateTime;
+    use serde_json::{Value, json};
+
+    use super::super::sets::contains;
+    use super::super::twins::{is_open, may_hold, random};
+    use super::*;
+    use crate::rules::{Condition, Facts, Limits, UserFacts};
+
+    const ATTRIBUTES: u64 = 12;
+
+    /// A condition on one of these attributes: flags, texts out of many and out of few, numbers, and texts
+    /// and numbers mixed.
+    fn condition(attribute: u64, random: &mut impl FnMut(u64) -> u64) -> Value {
+        let var = json!({ "var": format!("user.traits.{attribute}") });
+        let text = |number: u64| format!("a text {number}");
+        match attribute {
+            0 | 1 => json!({ "==": [var, random(2) == 1] }),
+            2..=4 => json!({ "!=": [var, text(random(60))] }),
+            5 | 6 => match random(4) {
+                0 => json!({ "==": [var, text(random(60))] }),
+                1 => json!({ "in": [var, [text(random(60)), text(random(60))]] }),
+                2 => json!({ "!": { "in": [var, [text(random(60)), text(random(60))]] } }),
+                _ => json!({ "!=": [var, text(random(60))] }),
+            },
+            7 => json!({ "in": [var, [text(random(4)), text(random(4))]] }),
+            8 | 9 => match random(3) {
+                0 => json!({ ">": [var, random(300)] }),
+                1 => json!({ "<=": [random(300), var, random(600)] }),
+                _ => json!({ "!==": [var, random(300)] }),
+            },
+            _ => match random(5) {
+                0 => json!({ "==": [var, random(20)] }),
+                1 => json!({ "!==": [var, random(20)] }),
+                2 => json!({ "===": [var, text(random(60))] }),
+                3 => json!({ "in": [text(random(60)), var] }),
+                _ => json!({ "!!": var }),
+            },
+        }
+    }
+
+    fn value(random: &mut impl FnMut(u64) -> u64) -> Option<String> {
+        Some(match random(20) {
+            0 => return None,
+            1 => "null".to_owned(),
+            2 => "[]".to_owned(),
+            3 => "true".to_owned(),
+            4 => "false".to_owned(),
+            5 => "\"\"".to_owned(),
+            6 => format!("\"{}\"", random(20)),
+            7..=10 => random(300).to_string(),
+            11 => format!("{}.5", random(20)),
+            _ => format!("\"a text {}\"", random(63)),
+        })
+    }
+
+    /// Whom the values rule out, and who is to be tried, is what each campaign's own domain says, in blocks
+    /// small and large.
+    #[test]
+    fn values_rule_out_whom_their_domains_do() {
+        for (seed, campaigns) in [(1_u64, 5), (2, 130), (3, 700), (4, 2_000)] {
+            let mut random = random(seed);
+            let asked: Vec<(u64, Condition)> = (0..campaigns)
+                .map(|_| {
+                    let attribute = random(ATTRIBUTES);
+                    let rule = condition(attribute, &mut random);
+                    (
+                        attribute,
+                        Condition::parse(&rule, &Limits::default()).unwrap(),
+                    )
+                })
+                .collect();
+            let domains: Vec<(&Attribute, Domain<'_>)> = asked
+                .iter()
+                .map(|(_, condition)| Domain::of(condition.node()).unwrap())
+                .collect();
+            let asking = (0..ATTRIBUTES).filter_map(|attribute| {
+                let of_it = asked.iter().zip(&domains).zip(0..);
+                let of_it = of_it.filter(|(((it, _), _), _)| *it == attribute);
+                let of_it: Vec<_> = of_it.map(|((_, domain), place)| (place, domain)).collect();
+                let (_, (attribute, _)) = of_it.first()?;
+                let places = of_it
+                    .iter()
+                    .map(|(place, domain)| (*place, domain.1.clone()));
+                Some((*attribute, places.collect()))
+            });
+            let words = asked.len().div_ceil(64);
+            let mut memory = Memory::default();
+            let mut asking: Vec<Asking<'_>> = asking.collect();
+            asking.sort_by_key(|(attribute, _)| *attribute);
+            let common = CommonAttributes::new(asking, words, &mut memory);
+            for _ in 0..500 {
+                let arena = FactsArena::new();
+                let members = (0..ATTRIBUTES).filter_map(|name| {
+                    value(&mut random).map(|value| format!("\"{name}\":{value}"))
+                });
+                let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+                let traits = arena.parse(&text);
+                let user = UserFacts {
+                    id: "ada",
+                    traits,
+                    created_at: DateTime::UNIX_EPOCH,
+                    last_seen_at: DateTime::UNIX_EPOCH,
+                };
+                let facts = Facts {
+                    user,
+                    event: None,
+                    now: DateTime::UNIX_EPOCH,
+                    segments: &|_| false,
+                };
+                let facts = Prepared::new(facts, &arena);
+                let (mut left, mut open) = (vec![u64::MAX; words], vec![0; words]);
+                rule_out(&common, &facts, &arena, &memory, &mut left, &mut open);
+                for ((attribute, domain), place) in domains.iter().zip(0..) {
+                    let mut members = traits.members().iter();
+                    let value = members.find(|it| Some(it.0) == attribute.name());
+                    let value = value.map(|it| &it.1);
+                    let found = (contains(&left, place), contains(&open, place));
+                    let expected = (may_hold(domain, value), is_open(domain, value));
+                    assert_eq!(found, expected, "seed {seed}, {domain:?} with {text}");
+                }
+            }
+        }
+    }
+}

@@ -34,6 +34,8 @@ mod sets;
 mod spread;
 mod texts;
 mod trying;
+#[cfg(test)]
+mod twins;
 
 use std::collections::HashMap;
 use std::sync::Arc;
