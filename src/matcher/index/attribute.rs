@@ -219,6 +219,9 @@ impl AttributeIndex {
             Standing::Class(class) => (self.by_class(class), 0, 0, 0),
             Standing::Number(spot) => {
                 let (out, flips) = memory.lines.out(self.numbers, spot, words);
+                if out.is_empty() {
+                    return Members::None;
+                }
                 if flips.is_empty() {
                     return Members::Many(out);
                 }
