@@ -5,9 +5,8 @@
 //! cache is after a long time: newcomers push others out, and do not add to it.
 //!
 //! Every five minutes the events are counted and emptied, as those of an hour are 50 GB. Nothing is
-//! sampled meanwhile. Then comes a surge, in which all connections are busy at once. The allocator keeps
-//! for a while what that takes; without it, the first moment in which the machine stood still was a step,
-//! and a straight line took it for growth.
+//! sampled meanwhile. Then comes a surge, in which all connections are busy at once, as they are now and
+//! then in any hour.
 //!
 //! The first third is left out. Through the rest goes a straight line; its slope has a 95 %
 //! confidence interval, widened for samples that depend on the one before.
