@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use super::numbers::{Line, Lines, Spot};
 use super::sets::{Members, Place, Set, Sets, flip, insert, offset, remove};
 use super::texts::{Change, Table, Tables};
-use crate::rules::native::{Class, Domain, is_numeric_text};
+use crate::rules::native::{Class, Domain, Lookup, is_numeric_text};
 
 /// What the indexes of a block's attributes refer to.
 #[derive(Debug, Default)]
@@ -155,22 +155,17 @@ impl AttributeIndex {
     /// Finds where to look a value up, and asks for the memory there.
     #[inline(always)]
     pub(super) fn seek<'v>(&self, value: Option<&'v DataValue<'v>>, memory: &Memory) -> Sought<'v> {
-        Sought::Class(match value {
-            None => Class::Missing,
-            Some(DataValue::Null) => Class::Null,
-            Some(DataValue::Bool(false)) => Class::False,
-            Some(DataValue::Bool(true)) => Class::True,
-            Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
-            Some(DataValue::Number(number)) => {
-                let number = number.as_f64();
-                let segment = memory.lines.seek(self.numbers, number, self.words());
-                return Sought::Number { number, segment };
-            }
-            Some(DataValue::String(text)) => {
-                let hash = memory.tables.seek(self.texts, text);
-                return Sought::Text { text, hash };
-            }
-        })
+        match Lookup::of(value) {
+            Lookup::Class(class) => Sought::Class(class),
+            Lookup::Number(number) => Sought::Number {
+                number,
+                segment: memory.lines.seek(self.numbers, number, self.words()),
+            },
+            Lookup::Text(text) => Sought::Text {
+                text,
+                hash: memory.tables.seek(self.texts, text),
+            },
+        }
     }
 
     /// Looks a value up, and asks for the memory of whom it rules out.

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use datalogic_rs::DataValue;
 use foldhash::fast::RandomState;
 
-use super::sets::{Place, Sets, flip, insert, offset, touch};
+use super::sets::{Members, Place, Sets, flip, insert, offset, touch};
 use super::texts::{Table, Tables};
 use crate::rules::FactsArena;
-use crate::rules::native::{Attribute, Class, Cut, Domain};
+use crate::rules::native::{Attribute, Class, Cut, Domain, Lookup};
 
 /// An attribute and who asks about it, in rising order.
 pub(super) type Asking<'c> = (&'c Attribute, Vec<(Place, Domain<'c>)>);
@@ -147,9 +147,9 @@ impl Combined {
     /// For each group, where the set of the combination that these values have begins; its memory is asked
     /// for. `values` are those of the attributes in their order.
     #[inline(always)]
-    pub(super) fn seek<'a>(
+    pub(super) fn seek<'a, 'v>(
         &self,
-        values: &[Option<&DataValue<'_>>],
+        values: &[Option<&'v DataValue<'v>>],
         arena: &'a FactsArena,
         sets: &Sets,
         words: usize,
@@ -168,40 +168,34 @@ impl Combined {
     }
 
     #[inline(always)]
-    fn step(&self, member: &Member, value: Option<&DataValue<'_>>) -> u32 {
-        let class = match value {
-            None => Class::Missing,
-            Some(DataValue::Null) => Class::Null,
-            Some(DataValue::Bool(false)) => Class::False,
-            Some(DataValue::Bool(true)) => Class::True,
-            Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
-            Some(DataValue::Number(number)) => {
-                let place = Cut::before(number.as_f64());
+    fn step<'v>(&self, member: &Member, value: Option<&'v DataValue<'v>>) -> u32 {
+        match Lookup::of(value) {
+            Lookup::Class(class) => {
+                let step = member.by_class.get(class as usize);
+                step.copied().unwrap_or_default()
+            }
+            Lookup::Number(number) => {
+                let place = Cut::before(number);
                 let first = member.cuts as usize;
                 let cuts = self.cuts.get(first..first + member.count as usize);
                 let cuts = cuts.unwrap_or_default().iter();
                 let passed = cuts.filter(|cut| **cut <= place).count();
                 let step = self.between.get(member.between as usize + passed);
-                return step.copied().unwrap_or_default();
+                step.copied().unwrap_or_default()
             }
-            Some(DataValue::String(text)) => {
+            Lookup::Text(text) => {
                 let hash = self.texts.seek(member.texts, text);
                 let listed = self.texts.look_up(member.texts, text, hash);
-                return listed.unwrap_or(member.by_other_text);
+                listed.unwrap_or(member.by_other_text)
             }
-        };
-        let step = member.by_class.get(class as usize);
-        step.copied().unwrap_or_default()
+        }
     }
 
     /// Takes out of `left` whom the combinations rule out whose sets begin there.
     #[inline(always)]
     pub(super) fn remove(&self, rows: &[u32], sets: &Sets, left: &mut [u64]) {
         for row in rows {
-            let out = sets.row(*row as usize, left.len());
-            for (word, out) in left.iter_mut().zip(out) {
-                *word &= !out;
-            }
+            Members::Many(sets.row(*row as usize, left.len())).remove_from(left);
         }
     }
 

@@ -32,6 +32,29 @@ impl Class {
     }
 }
 
+/// A value as an index looks it up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lookup<'v> {
+    Class(Class),
+    Number(f64),
+    Text(&'v str),
+}
+
+impl<'v> Lookup<'v> {
+    #[inline(always)]
+    pub(crate) fn of(value: Option<&'v DataValue<'v>>) -> Self {
+        Lookup::Class(match value {
+            None => Class::Missing,
+            Some(DataValue::Null) => Class::Null,
+            Some(DataValue::Bool(false)) => Class::False,
+            Some(DataValue::Bool(true)) => Class::True,
+            Some(DataValue::Array(_) | DataValue::Object(_)) => Class::Collection,
+            Some(DataValue::Number(number)) => return Lookup::Number(number.as_f64()),
+            Some(DataValue::String(text)) => return Lookup::Text(text),
+        })
+    }
+}
+
 /// Finitely many texts, or all but finitely many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Texts<'n> {

@@ -23,7 +23,7 @@ mod view;
 
 use lean_string::LeanStr;
 
-pub(crate) use domain::{Class, Domain, is_numeric_text};
+pub(crate) use domain::{Class, Domain, Lookup, is_numeric_text};
 pub use outcome::Outcomes;
 pub(crate) use ranges::{Cut, Ranges};
 pub(crate) use solve::possible;
