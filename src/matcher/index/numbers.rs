@@ -212,6 +212,7 @@ impl Lines {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::super::sets::contains;
+    use super::super::twins::random;
     use super::*;
     use crate::rules::native::Domain;
     use crate::rules::{Condition, Limits};
@@ -221,13 +222,7 @@ mod tests {
     #[test]
     fn a_number_rules_out_whom_its_ranges_do_not_hold() {
         for (seed, campaigns, values) in [(1_u64, 3, 4), (2, 70, 2), (3, 200, 50), (4, 700, 9)] {
-            let mut state = seed;
-            let mut random = |below: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
-            };
+            let mut random = random(seed);
             let conditions: Vec<Condition> = (0..campaigns)
                 .map(|_| {
                     let (low, more) = (random(values), random(values));

@@ -174,6 +174,7 @@ mod tests {
     use multiversion::target::match_target;
 
     use super::super::sets::{insert, places};
+    use super::super::twins::random;
     use super::*;
 
     /// With the instruction, if this processor has it.
@@ -189,13 +190,8 @@ mod tests {
     #[test]
     fn a_set_over_those_who_ask_is_that_over_the_block() {
         for (seed, words, share) in [(1_u64, 9, 20), (2, 30, 9), (3, 96, 12), (4, 11, 8)] {
-            let mut state = seed;
-            let mut is_one_of = |many: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % many == 0
-            };
+            let mut random = random(seed);
+            let mut is_one_of = |many: u64| random(many) == 0;
             let (mut askers, mut members) = (vec![0; words], vec![0; words]);
             for place in 0..words as Place * 64 {
                 if is_one_of(share) {
