@@ -27,6 +27,9 @@ const CONNECTIONS: usize = 256;
 const LOAD: f64 = 0.7;
 /// A quarter of it is for addresses, which would take four times as much as that.
 const CACHE: (&str, &str) = ("BECKON_USER_CACHE_BYTES", "16MiB");
+/// With huge pages the kernel makes memory of what lies unused between pages in use, at a time of its own
+/// (khugepaged comes by once in the first hour), which is no growth of the server's.
+const SMALL_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 const EVERY: Duration = Duration::from_millis(500);
 /// How long the maximum is measured.
 const MAXIMUM_OVER: Duration = Duration::from_secs(15);
@@ -58,7 +61,7 @@ struct Slope {
 pub fn run(bench: &mut Bench, length: Duration) -> Outcome<(Value, Vec<Goal>)> {
     // There is never more than one: a node that has others remembers less.
     bench.beckon.kill()?;
-    bench.beckon = Server::beckon_with(&bench.stage.url, &[CACHE])?;
+    bench.beckon = Server::beckon_with(&bench.stage.url, &[CACHE, SMALL_PAGES])?;
     bench.visit_everybody()?;
     let maximum = maximum(bench)?;
     let per_second = LOAD * maximum;
